@@ -1,0 +1,73 @@
+//! The key under which the kernel hands a redirected connect to the process that accepts it.
+
+use crate::endpoint::Endpoint;
+
+/// A TCP connection as both its ends can name it: network namespace, client endpoint, listener endpoint.
+///
+/// Ports alone collide across source addresses and namespaces; all three together are unique while the connection
+/// lives. Size: 48 bytes, alignment 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HandoverKey {
+    netns_cookie: u64,
+    client: Endpoint,
+    listener: Endpoint,
+    reserved: [u8; 4],
+}
+
+impl HandoverKey {
+    /// Makes the key of the connection from `client` to `listener` inside the namespace with `netns_cookie`.
+    #[inline(always)]
+    pub const fn new(netns_cookie: u64, client: Endpoint, listener: Endpoint) -> Self {
+        Self {
+            netns_cookie,
+            client,
+            listener,
+            reserved: [0; 4],
+        }
+    }
+}
+
+/// The listener ports of one network namespace; its addresses are 127.0.0.1 and ::1.
+///
+/// Size: 4 bytes, alignment 1.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenerPorts {
+    v4: [u8; 2],
+    v6: [u8; 2],
+}
+
+impl ListenerPorts {
+    /// Makes the pair; `None` where the namespace has no listener of that family.
+    pub const fn new(v4: Option<u16>, v6: Option<u16>) -> Self {
+        const fn bytes(port: Option<u16>) -> [u8; 2] {
+            match port {
+                Some(port) => port.to_be_bytes(),
+                None => [0; 2],
+            }
+        }
+        Self {
+            v4: bytes(v4),
+            v6: bytes(v6),
+        }
+    }
+
+    /// The listener that serves connects to `destination`: the one of the same address family.
+    #[inline(always)]
+    pub const fn for_destination(&self, destination: &Endpoint) -> Option<Endpoint> {
+        let port = if destination.is_v4() {
+            self.v4
+        } else {
+            self.v6
+        };
+        match u16::from_be_bytes(port) {
+            0 => None,
+            port if destination.is_v4() => Some(Endpoint::v4([127, 0, 0, 1], port)),
+            port => Some(Endpoint::v6(
+                [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+                port,
+            )),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The record of one redirected connect: who asked, for what, and where it was sent instead.
+
+use crate::endpoint::Endpoint;
+use crate::origin::Origin;
+
+/// Where a connect wanted to go, where it was sent, and the socket options that shaped its route.
+///
+/// Size: 64 bytes, alignment 4.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    original: Endpoint,
+    redirect: Endpoint,
+    source: Endpoint,
+    reserved: [u8; 2],
+    bound_ifindex: u32,
+    mark: u32,
+}
+
+impl Route {
+    /// Makes a route from the destination the application asked for to the listener it gets.
+    #[inline(always)]
+    pub const fn new(original: Endpoint, redirect: Endpoint) -> Self {
+        Self {
+            original,
+            redirect,
+            source: Endpoint::UNSPECIFIED,
+            reserved: [0; 2],
+            bound_ifindex: 0,
+            mark: 0,
+        }
+    }
+
+    /// Adds what the application had set on its socket: bound source address, bound interface and firewall mark.
+    #[inline(always)]
+    pub const fn with_socket(mut self, source: Endpoint, bound_ifindex: u32, mark: u32) -> Self {
+        self.source = source;
+        self.bound_ifindex = bound_ifindex;
+        self.mark = mark;
+        self
+    }
+
+    /// The destination the application asked for.
+    #[inline(always)]
+    pub const fn original(&self) -> Endpoint {
+        self.original
+    }
+
+    /// The listener the connect was sent to.
+    #[inline(always)]
+    pub const fn redirect(&self) -> Endpoint {
+        self.redirect
+    }
+
+    /// The source address the application had bound, if it had.
+    pub const fn source(&self) -> Option<Endpoint> {
+        if self.source.is_unspecified() {
+            None
+        } else {
+            Some(self.source)
+        }
+    }
+
+    /// The interface the application had bound its socket to (`SO_BINDTODEVICE`), if it had.
+    pub const fn bound_ifindex(&self) -> Option<u32> {
+        match self.bound_ifindex {
+            0 => None,
+            index => Some(index),
+        }
+    }
+
+    /// The socket's firewall mark (`SO_MARK`); 0 when unset.
+    pub const fn mark(&self) -> u32 {
+        self.mark
+    }
+}
+
+/// One redirected connect, kept in the socket's own storage and handed over when the SYN leaves.
+///
+/// Size: 144 bytes, alignment 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interception {
+    origin: Origin,
+    connected_at_ns: u64,
+    route: Route,
+}
+
+impl Interception {
+    /// Makes a record of a connect at `connected_at_ns` nanoseconds since boot (`bpf_ktime_get_boot_ns`).
+    #[inline(always)]
+    pub const fn new(origin: Origin, route: Route, connected_at_ns: u64) -> Self {
+        Self {
+            origin,
+            connected_at_ns,
+            route,
+        }
+    }
+
+    /// Who asked.
+    pub const fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// For what, and where it was sent.
+    #[inline(always)]
+    pub const fn route(&self) -> &Route {
+        &self.route
+    }
+
+    /// When, in nanoseconds since boot.
+    pub const fn connected_at_ns(&self) -> u64 {
+        self.connected_at_ns
+    }
+}

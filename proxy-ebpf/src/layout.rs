@@ -1,0 +1,17 @@
+//! Sizes and alignments of everything that crosses the kernel boundary, checked when either side is compiled.
+
+use crate::endpoint::Endpoint;
+use crate::handover::{HandoverKey, ListenerPorts};
+use crate::interception::{Interception, Route};
+use crate::offsets::KernelOffsets;
+use crate::origin::Origin;
+
+const _: () = {
+    assert!(size_of::<Endpoint>() == 18 && align_of::<Endpoint>() == 1);
+    assert!(size_of::<Origin>() == 72 && align_of::<Origin>() == 8);
+    assert!(size_of::<Route>() == 64 && align_of::<Route>() == 4);
+    assert!(size_of::<Interception>() == 144 && align_of::<Interception>() == 8);
+    assert!(size_of::<HandoverKey>() == 48 && align_of::<HandoverKey>() == 8);
+    assert!(size_of::<ListenerPorts>() == 4 && align_of::<ListenerPorts>() == 1);
+    assert!(size_of::<KernelOffsets>() == 36 && align_of::<KernelOffsets>() == 4);
+};

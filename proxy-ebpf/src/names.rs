@@ -1,0 +1,35 @@
+//! Names of maps, programs and globals in the BPF object, as the loader asks for them, and the sizes of the maps.
+
+/// Hash map: intercepted destination ports (`u16`, host order) → 1.
+pub const MAP_PORTS: &str = "PORTS";
+/// Hash map: thread group ids that are never intercepted → 1.
+pub const MAP_OWN_PROCESSES: &str = "OWN_PROCESSES";
+/// Hash map: network namespace cookie → [`crate::handover::ListenerPorts`].
+pub const MAP_LISTENERS: &str = "LISTENERS";
+/// Hash map: [`crate::handover::HandoverKey`] → [`crate::interception::Interception`].
+pub const MAP_HANDOVER: &str = "HANDOVER";
+/// Per-CPU array of `u64`, indexed by [`crate::verdict::Verdict`].
+pub const MAP_COUNTERS: &str = "COUNTERS";
+
+/// The global that holds [`crate::offsets::KernelOffsets`].
+pub const GLOBAL_OFFSETS: &str = "OFFSETS";
+
+/// Program on `cgroup/connect4`.
+pub const PROGRAM_CONNECT4: &str = "pgusher_connect4";
+/// Program on `cgroup/connect6`.
+pub const PROGRAM_CONNECT6: &str = "pgusher_connect6";
+/// Program on `cgroup/getpeername4`.
+pub const PROGRAM_GETPEERNAME4: &str = "pgusher_getpeername4";
+/// Program on `cgroup/getpeername6`.
+pub const PROGRAM_GETPEERNAME6: &str = "pgusher_getpeername6";
+/// Program on `sock_ops`.
+pub const PROGRAM_SOCK_OPS: &str = "pgusher_sock_ops";
+
+/// The most destination ports that can be intercepted.
+pub const MAX_PORTS: usize = 64;
+/// The most processes that can be exempt at once: the running one and its successor during an upgrade, with room.
+pub const MAX_OWN_PROCESSES: usize = 8;
+/// The most network namespaces with a listener.
+pub const MAX_LISTENERS: usize = 4096;
+/// The most connections between SYN and accept; entries live for microseconds, a full accept queue included.
+pub const MAX_HANDOVER: usize = 65_536;

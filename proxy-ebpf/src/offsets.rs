@@ -1,0 +1,70 @@
+//! Where the running kernel keeps the task fields that helpers do not return.
+//!
+//! Rust programs have no CO-RE field relocations, so userspace reads these offsets from the kernel's BTF and sets
+//! them as a global before the programs are loaded.
+
+/// A byte offset inside a kernel structure, or "this kernel did not say".
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldOffset(u32);
+
+impl FieldOffset {
+    /// The field was not found; what depends on it is reported absent.
+    pub const ABSENT: Self = Self(u32::MAX);
+
+    /// Makes an offset of `bytes` from the start of the structure.
+    pub const fn new(bytes: u32) -> Self {
+        Self(bytes)
+    }
+
+    /// The offset in bytes, if the field is there.
+    #[inline(always)]
+    pub const fn get(self) -> Option<usize> {
+        if self.0 == u32::MAX {
+            None
+        } else {
+            Some(self.0 as usize)
+        }
+    }
+}
+
+/// The offsets the connect hooks follow from the calling task.
+///
+/// Size: 36 bytes, alignment 4. Field paths are those of include/linux/sched.h, mm_types.h and fs.h.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelOffsets {
+    /// `task_struct::group_leader`
+    pub task_group_leader: FieldOffset,
+    /// `task_struct::start_boottime` (`real_start_time` before Linux 5.5)
+    pub task_start_boottime: FieldOffset,
+    /// `task_struct::loginuid`
+    pub task_loginuid: FieldOffset,
+    /// `task_struct::mm`
+    pub task_mm: FieldOffset,
+    /// `mm_struct::exe_file`
+    pub mm_exe_file: FieldOffset,
+    /// `file::f_inode`
+    pub file_inode: FieldOffset,
+    /// `inode::i_ino`
+    pub inode_number: FieldOffset,
+    /// `inode::i_sb`
+    pub inode_super_block: FieldOffset,
+    /// `super_block::s_dev`
+    pub super_block_device: FieldOffset,
+}
+
+impl KernelOffsets {
+    /// No offset known: only what helpers return is captured.
+    pub const ABSENT: Self = Self {
+        task_group_leader: FieldOffset::ABSENT,
+        task_start_boottime: FieldOffset::ABSENT,
+        task_loginuid: FieldOffset::ABSENT,
+        task_mm: FieldOffset::ABSENT,
+        mm_exe_file: FieldOffset::ABSENT,
+        file_inode: FieldOffset::ABSENT,
+        inode_number: FieldOffset::ABSENT,
+        inode_super_block: FieldOffset::ABSENT,
+        super_block_device: FieldOffset::ABSENT,
+    };
+}

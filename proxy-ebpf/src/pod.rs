@@ -1,0 +1,18 @@
+//! `aya::Pod` for the shared types: the loader may read and write them as plain bytes.
+#![expect(
+    unsafe_code,
+    reason = "Pod is an unsafe marker trait; `layout` asserts what it promises"
+)]
+
+use crate::handover::{HandoverKey, ListenerPorts};
+use crate::interception::Interception;
+use crate::offsets::KernelOffsets;
+
+// SAFETY: `repr(C)`, no padding (asserted in `layout` by size), every bit pattern is valid.
+unsafe impl aya::Pod for HandoverKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for ListenerPorts {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Interception {}
+// SAFETY: as above.
+unsafe impl aya::Pod for KernelOffsets {}

@@ -1,0 +1,151 @@
+//! `cgroup/connect4` and `cgroup/connect6`: where a connection's life begins.
+//!
+//! Ours by the shared decision: the socket gets a record of who asked for what, and the address in the caller's
+//! hands becomes our listener's. Everything else goes on as if we were not there.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_boot_ns, bpf_setsockopt};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use aya_log_ebpf::warn;
+use proxy_ebpf::decision::{Attempt, Decision, should_intercept};
+use proxy_ebpf::endpoint::Endpoint;
+use proxy_ebpf::interception::{Interception, Route};
+use proxy_ebpf::verdict::Verdict;
+
+use super::context::{octets, read_v4, read_v6, read_words, write_v4, write_v6};
+use super::maps::{Maps, count, forget_socket, socket_record_or_new};
+use super::origin;
+
+/// The hook's return value: let connect() go on with the address as it is now.
+const PROCEED: i32 = 1;
+
+#[cgroup_sock_addr(connect4)]
+fn pgusher_connect4(context: SockAddrContext) -> i32 {
+    if let Some(listener) = intercept(&context, read_v4(&context)) {
+        write_v4(&context, &listener);
+    }
+    PROCEED
+}
+
+#[cgroup_sock_addr(connect6)]
+fn pgusher_connect6(context: SockAddrContext) -> i32 {
+    if let Some(listener) = intercept(&context, read_v6(&context)) {
+        write_v6(&context, &listener);
+    }
+    PROCEED
+}
+
+/// Decides and records; returns the listener to write into the context when the connect is ours.
+#[inline(always)]
+fn intercept(context: &SockAddrContext, destination: Endpoint) -> Option<Endpoint> {
+    // SAFETY: 4-byte and pointer reads of context fields; the helper takes the context itself.
+    let (protocol, socket_type, socket, netns_cookie) = unsafe {
+        let raw = &*context.sock_addr;
+        (
+            raw.protocol,
+            raw.type_,
+            raw.__bindgen_anon_1.sk,
+            bpf_get_netns_cookie(context.as_ptr()),
+        )
+    };
+    let attempt = Attempt {
+        protocol,
+        socket_type,
+        destination,
+        tgid: context.tgid(),
+        netns_cookie,
+    };
+    match should_intercept(&attempt, &Maps) {
+        Decision::Ignore => {
+            forget_socket(socket);
+            None
+        }
+        Decision::Pass(verdict) => {
+            forget_socket(socket);
+            count(verdict);
+            None
+        }
+        Decision::Redirect {
+            destination,
+            listener,
+        } => match record(
+            context,
+            socket,
+            Route::new(destination, listener),
+            netns_cookie,
+        ) {
+            Some(()) => {
+                count(Verdict::Redirected);
+                Some(listener)
+            }
+            None => {
+                count(Verdict::StorageFailed);
+                warn!(
+                    context,
+                    "process {}: no socket storage, the connect goes direct", attempt.tgid
+                );
+                None
+            }
+        },
+    }
+}
+
+/// Keeps the record with the socket; `None` when the socket cannot hold one or stays tied to another device.
+#[inline(always)]
+fn record(
+    context: &SockAddrContext,
+    socket: *mut bpf_sock,
+    route: Route,
+    netns_cookie: u64,
+) -> Option<()> {
+    let slot = socket_record_or_new(socket)?;
+    // SAFETY: the verifier allows these reads of a full socket.
+    let (ifindex, mark) = unsafe { ((*socket).bound_dev_if, (*socket).mark) };
+    let source = bound_source(socket);
+    if ifindex != 0 && bind_to_loopback(context).is_err() {
+        forget_socket(socket);
+        return None;
+    }
+    let origin = origin::capture(context, netns_cookie);
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    *slot = Interception::new(origin, route.with_socket(source, ifindex, mark), now);
+    Some(())
+}
+
+/// The source address the application bound before connecting, or unspecified.
+#[inline(always)]
+fn bound_source(socket: *mut bpf_sock) -> Endpoint {
+    const AF_INET: u32 = 2;
+    // SAFETY: the verifier allows word reads of a full socket.
+    unsafe {
+        let port = (*socket).src_port as u16;
+        if (*socket).family == AF_INET {
+            return Endpoint::v4((*socket).src_ip4.to_ne_bytes(), port);
+        }
+        let words = read_words(&raw const (*socket).src_ip6);
+        Endpoint::v6(octets(words), port)
+    }
+}
+
+/// Ties the socket to `lo`: bound to another interface it could never reach our listener. The application's own
+/// choice is kept in the record and applied to the upstream connection.
+#[inline(always)]
+fn bind_to_loopback(context: &SockAddrContext) -> Result<(), i64> {
+    const SOL_SOCKET: i32 = 1;
+    const SO_BINDTODEVICE: i32 = 25;
+    let mut device = *b"lo\0\0";
+    // SAFETY: the option value is four readable bytes on the stack.
+    let result = unsafe {
+        bpf_setsockopt(
+            context.as_ptr(),
+            SOL_SOCKET,
+            SO_BINDTODEVICE,
+            device.as_mut_ptr().cast(),
+            device.len() as i32,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(result) }
+}

@@ -1,0 +1,118 @@
+//! The maps, and the decision's view of them.
+
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::btf_maps::{HashMap, PerCpuArray, SkStorage};
+use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
+use aya_ebpf::macros::btf_map;
+use proxy_ebpf::decision::InterceptionState;
+use proxy_ebpf::handover::{HandoverKey, ListenerPorts};
+use proxy_ebpf::interception::Interception;
+use proxy_ebpf::names::{MAX_HANDOVER, MAX_LISTENERS, MAX_OWN_PROCESSES, MAX_PORTS};
+use proxy_ebpf::offsets::KernelOffsets;
+use proxy_ebpf::verdict::Verdict;
+
+#[btf_map]
+static PORTS: HashMap<u16, u8, MAX_PORTS> = HashMap::new();
+
+#[btf_map]
+static OWN_PROCESSES: HashMap<u32, u8, MAX_OWN_PROCESSES> = HashMap::new();
+
+#[btf_map]
+static LISTENERS: HashMap<u64, ListenerPorts, MAX_LISTENERS> = HashMap::new();
+
+#[btf_map]
+static HANDOVER: HashMap<HandoverKey, Interception, MAX_HANDOVER> = HashMap::new();
+
+#[btf_map]
+static COUNTERS: PerCpuArray<u64, { Verdict::ALL.len() }> = PerCpuArray::new();
+
+/// One record per redirected socket; it goes when the socket goes.
+#[btf_map]
+static SOCKETS: SkStorage<Interception> = SkStorage::new();
+
+/// Set by the loader. Not `aya_ebpf::Global`: the union inside it gets a name (`MaybeUninit<…>`) that bpf-linker
+/// 0.10 does not mangle and the kernel's BTF check refuses ("Invalid name").
+#[unsafe(no_mangle)]
+static OFFSETS: KernelOffsets = KernelOffsets::ABSENT;
+
+/// The maps as the decision sees them.
+pub(super) struct Maps;
+
+impl InterceptionState for Maps {
+    #[inline(always)]
+    fn intercepts_port(&self, port: u16) -> bool {
+        PORTS.get_ptr(port).is_some()
+    }
+
+    #[inline(always)]
+    fn is_own_process(&self, tgid: u32) -> bool {
+        OWN_PROCESSES.get_ptr(tgid).is_some()
+    }
+
+    #[inline(always)]
+    fn listener_ports(&self, netns_cookie: u64) -> Option<ListenerPorts> {
+        // SAFETY: userspace never removes an entry while the programs are attached and values are four bytes.
+        LISTENERS
+            .get_ptr(netns_cookie)
+            .map(|ports| unsafe { *ports })
+    }
+}
+
+#[inline(always)]
+pub(super) fn offsets() -> KernelOffsets {
+    // SAFETY: reads a static; volatile because the loader changes it behind the compiler's back.
+    unsafe { core::ptr::read_volatile(&raw const OFFSETS) }
+}
+
+#[inline(always)]
+pub(super) fn count(verdict: Verdict) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(verdict.index()) {
+        // SAFETY: a per-CPU slot that only this CPU writes while the program runs.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Publishes a connect for the accepting side.
+///
+/// # Errors
+/// The kernel's error when the map is full.
+#[inline(always)]
+pub(super) fn publish(key: &HandoverKey, interception: &Interception) -> Result<(), i32> {
+    HANDOVER.insert(key, interception, 0)
+}
+
+/// The record kept with a socket, if it was redirected.
+#[inline(always)]
+pub(super) fn socket_record(socket: *mut bpf_sock) -> Option<&'static mut Interception> {
+    socket_storage(socket, 0)
+}
+
+/// The record kept with a socket, made (zeroed) if there is none.
+#[inline(always)]
+pub(super) fn socket_record_or_new(socket: *mut bpf_sock) -> Option<&'static mut Interception> {
+    const CREATE: u64 = aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE as u64;
+    socket_storage(socket, CREATE)
+}
+
+/// Forgets what a socket was redirected for: it connects somewhere else now.
+#[inline(always)]
+pub(super) fn forget_socket(socket: *mut bpf_sock) {
+    let map = core::ptr::from_ref(&SOCKETS).cast_mut().cast();
+    // SAFETY: the map is one of ours, `socket` comes from the context; a missing record is not an error.
+    unsafe { bpf_sk_storage_delete(map, socket.cast()) };
+}
+
+#[inline(always)]
+fn socket_storage(socket: *mut bpf_sock, flags: u64) -> Option<&'static mut Interception> {
+    if socket.is_null() {
+        return None;
+    }
+    let map = core::ptr::from_ref(&SOCKETS).cast_mut().cast();
+    // SAFETY: the map is one of ours, `socket` comes from the context and was checked against null; the kernel
+    // returns null or memory of the map's value size that lives as long as the socket.
+    unsafe {
+        bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), flags)
+            .cast::<Interception>()
+            .as_mut()
+    }
+}

@@ -1,0 +1,78 @@
+//! Captures who is calling, from the task that runs connect().
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_probe_read_kernel};
+use aya_ebpf::programs::SockAddrContext;
+use proxy_ebpf::offsets::{FieldOffset, KernelOffsets};
+use proxy_ebpf::origin::Origin;
+
+/// Captures the calling process. A field whose offset is unknown or whose read faults stays absent.
+#[inline(always)]
+pub(super) fn capture(context: &SockAddrContext, netns_cookie: u64) -> Origin {
+    // SAFETY: helpers without preconditions.
+    let (cgroup_id, task) = unsafe { (bpf_get_current_cgroup_id(), bpf_get_current_task()) };
+    let mut origin = Origin::new(
+        context.tgid(),
+        context.uid(),
+        context.gid(),
+        cgroup_id,
+        netns_cookie,
+    );
+    if let Ok(comm) = bpf_get_current_comm() {
+        origin.set_comm(comm);
+    }
+    let task = Task {
+        address: task,
+        kernel: super::maps::offsets(),
+    };
+    if let Some(start_time) = task.start_time_ns() {
+        origin.set_start_time_ns(start_time);
+    }
+    if let Some(login_uid) = read(task.address, task.kernel.task_loginuid) {
+        origin.set_login_uid(login_uid);
+    }
+    if let Some((device, inode)) = task.executable() {
+        origin.set_exe(device, inode);
+    }
+    origin
+}
+
+/// A task in kernel memory, with the offsets to read it by.
+struct Task {
+    address: u64,
+    kernel: KernelOffsets,
+}
+
+impl Task {
+    /// Start time of the thread group's leader: a thread's own start time would not match /proc/PID/stat.
+    #[inline(always)]
+    fn start_time_ns(&self) -> Option<u64> {
+        let leader: u64 = read(self.address, self.kernel.task_group_leader)?;
+        read(leader, self.kernel.task_start_boottime)
+    }
+
+    /// Device and inode of the file the process runs.
+    #[inline(always)]
+    fn executable(&self) -> Option<(u32, u64)> {
+        let mm: u64 = read(self.address, self.kernel.task_mm)?;
+        let file: u64 = read(mm, self.kernel.mm_exe_file)?;
+        let inode: u64 = read(file, self.kernel.file_inode)?;
+        let number: u64 = read(inode, self.kernel.inode_number)?;
+        let super_block: u64 = read(inode, self.kernel.inode_super_block)?;
+        let device: u32 = read(super_block, self.kernel.super_block_device)?;
+        Some((device, number))
+    }
+}
+
+/// Reads a field of the structure at `base`; a null base or a fault is `None`.
+#[inline(always)]
+fn read<T>(base: u64, field: FieldOffset) -> Option<T> {
+    let offset = field.get()?;
+    if base == 0 {
+        return None;
+    }
+    let address = (base as usize).wrapping_add(offset) as *const T;
+    // SAFETY: probe_read_kernel checks the address and reports a fault instead of taking it.
+    unsafe { bpf_probe_read_kernel(address) }.ok()
+}

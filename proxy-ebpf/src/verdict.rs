@@ -1,0 +1,55 @@
+//! The outcomes the hooks count, each per CPU, so that `pgusher status` can tell what was not intercepted and why.
+
+/// One counted outcome; the discriminant is its index in the counter array.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A connect was sent to our listener.
+    Redirected = 0,
+    /// A connect of pgusher itself went its own way.
+    OwnProcess = 1,
+    /// A connect from a network namespace without a listener went direct.
+    OtherNetns = 2,
+    /// A connect to an IPv6 link-local address went direct: the hook cannot see its scope.
+    LinkLocal = 3,
+    /// A connect of a family this namespace has no listener for went direct.
+    NoListener = 4,
+    /// Socket storage could not be had, or a device binding not be lifted; the connect went direct.
+    StorageFailed = 5,
+    /// A redirected connect was handed over as its SYN left.
+    Published = 6,
+    /// A hand-over entry could not be stored; the accepting side refuses that connection.
+    PublishFailed = 7,
+}
+
+impl Verdict {
+    /// Every outcome, in the order of the counter array.
+    pub const ALL: [Self; 8] = [
+        Self::Redirected,
+        Self::OwnProcess,
+        Self::OtherNetns,
+        Self::LinkLocal,
+        Self::NoListener,
+        Self::StorageFailed,
+        Self::Published,
+        Self::PublishFailed,
+    ];
+
+    /// The index in the counter array.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_outcomes_is_in_index_order() {
+        for (position, verdict) in Verdict::ALL.iter().enumerate() {
+            assert_eq!(verdict.index() as usize, position);
+        }
+    }
+}
