@@ -1,0 +1,113 @@
+//! The admin socket: a running instance's answers, over HTTP on a unix socket only its owner can open.
+
+mod client;
+mod status;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use nix::sys::stat::{Mode, umask};
+use tokio::net::UnixListener;
+use tracing::error;
+
+pub use client::{ClientError, fetch_status};
+pub use status::{Fixed, Observed, Status};
+
+/// The status document's path.
+const STATUS_PATH: &str = "/v1/status";
+
+/// Why there is no admin socket.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Another instance answers there.
+    #[error(
+        "another pgusher is running: it answers at {0}; stop it, or give this one its own --admin-socket"
+    )]
+    InUse(PathBuf),
+    /// The socket cannot be made.
+    #[error("cannot make the admin socket {path}: {source}")]
+    Bind {
+        /// The socket's path.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+}
+
+/// A bound admin socket; its file goes when it is dropped.
+pub struct AdminSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl AdminSocket {
+    /// Binds the socket with mode 0600, in place of one that a dead instance left behind.
+    ///
+    /// # Errors
+    /// [`AdminError`]
+    pub fn bind(path: &Path) -> Result<Self, AdminError> {
+        let failed = |source| AdminError::Bind {
+            path: path.to_path_buf(),
+            source,
+        };
+        if UnixStream::connect(path).is_ok() {
+            return Err(AdminError::InUse(path.to_path_buf()));
+        }
+        if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+            fs::create_dir_all(directory).map_err(failed)?;
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        // The mode must be right from the moment the name exists.
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let bound = UnixListener::bind(path);
+        umask(before);
+        Ok(Self {
+            listener: bound.map_err(failed)?,
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// Answers for as long as the task lives.
+    pub async fn serve(self, observed: Observed) {
+        let service = Router::new()
+            .route(STATUS_PATH, get(answer_status))
+            .with_state(Arc::new(observed));
+        let Self { listener, path } = self;
+        let _file = SocketFile(path);
+        if let Err(error) = axum::serve(listener, service).await {
+            error!(%error, "the admin socket failed; `pgusher status` will not answer");
+        }
+    }
+}
+
+/// Removes the socket's file when the server ends.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            error!(%error, path = %self.0.display(), "cannot remove the admin socket");
+        }
+    }
+}
+
+async fn answer_status(
+    State(observed): State<Arc<Observed>>,
+) -> Result<Json<Status>, (StatusCode, String)> {
+    observed
+        .status()
+        .map(Json)
+        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}

@@ -1,0 +1,87 @@
+//! Asks a running instance.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use super::{STATUS_PATH, Status};
+
+/// The largest answer taken.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error(
+        "no pgusher answers at {path}: {source}; is it running, and was it given another --admin-socket?"
+    )]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// What listens there does not speak HTTP as we do.
+    #[error("the admin socket's answer cannot be read: {0}")]
+    Transport(Box<dyn std::error::Error + Send + Sync>),
+    /// The instance refused.
+    #[error("the instance answered {status}: {text}")]
+    Refused {
+        /// HTTP's code.
+        status: StatusCode,
+        /// Its explanation.
+        text: String,
+    },
+}
+
+/// Asks the instance at `socket` for its status.
+///
+/// # Errors
+/// [`ClientError`]
+pub async fn fetch_status(socket: &Path) -> Result<Status, ClientError> {
+    let transport = |error: Box<dyn std::error::Error + Send + Sync>| ClientError::Transport(error);
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| ClientError::NotRunning {
+            path: socket.to_path_buf(),
+            source,
+        })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| transport(error.into()))?;
+    let request = Request::get(STATUS_PATH)
+        .header(hyper::header::HOST, "pgusher")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| transport(error.into()))?;
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await?
+            .to_bytes();
+        Ok((status, body))
+    };
+    let answer = tokio::select! {
+        answer = exchange => answer,
+        closed = connection => Err(match closed {
+            Ok(()) => "the connection was closed".into(),
+            Err(error) => error.into(),
+        }),
+    };
+    match answer.map_err(transport)? {
+        (StatusCode::OK, body) => {
+            serde_json::from_slice(&body).map_err(|error| transport(error.into()))
+        }
+        (status, body) => Err(ClientError::Refused {
+            status,
+            text: String::from_utf8_lossy(&body).into_owned(),
+        }),
+    }
+}

@@ -1,0 +1,165 @@
+//! The status document: what it says and where it reads it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use proxy_ebpf::verdict::Verdict;
+use serde::{Deserialize, Serialize};
+
+use crate::audit::AuditStats;
+use crate::config::ListenAddress;
+use crate::intercept::{Counters, Coverage, HookError};
+use crate::session::{SessionCounts, Stages};
+
+/// What the admin socket can see of a running instance.
+pub struct Observed {
+    ports: Vec<u16>,
+    cgroup: PathBuf,
+    listen: Vec<ListenAddress>,
+    coverage: Coverage,
+    counters: Counters,
+    stages: Arc<Stages>,
+    since: Instant,
+}
+
+/// A running instance at one moment.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Status {
+    version: String,
+    pid: u32,
+    uptime_seconds: u64,
+    ports: Vec<u16>,
+    cgroup: PathBuf,
+    listen: Vec<std::net::SocketAddr>,
+    sessions: SessionCounts,
+    audit: AuditStats,
+    kernel: KernelCounts,
+    coverage: Coverage,
+}
+
+/// The hooks' counters; docs/architecture.md says what each means.
+#[derive(Debug, Serialize, Deserialize)]
+struct KernelCounts {
+    redirected: u64,
+    own_process: u64,
+    other_netns: u64,
+    link_local: u64,
+    no_listener: u64,
+    storage_failed: u64,
+    published: u64,
+    publish_failed: u64,
+}
+
+impl KernelCounts {
+    fn read(counters: &Counters) -> Result<Self, HookError> {
+        Ok(Self {
+            redirected: counters.read(Verdict::Redirected)?,
+            own_process: counters.read(Verdict::OwnProcess)?,
+            other_netns: counters.read(Verdict::OtherNetns)?,
+            link_local: counters.read(Verdict::LinkLocal)?,
+            no_listener: counters.read(Verdict::NoListener)?,
+            storage_failed: counters.read(Verdict::StorageFailed)?,
+            published: counters.read(Verdict::Published)?,
+            publish_failed: counters.read(Verdict::PublishFailed)?,
+        })
+    }
+}
+
+/// What stays the same while an instance runs.
+pub struct Fixed {
+    /// Intercepted ports.
+    pub ports: Vec<u16>,
+    /// The cgroup the hooks are attached to.
+    pub cgroup: PathBuf,
+    /// Our listeners.
+    pub listen: Vec<ListenAddress>,
+    /// What was there before us.
+    pub coverage: Coverage,
+}
+
+impl Observed {
+    /// Starts observing; the uptime counts from here.
+    pub fn new(fixed: Fixed, counters: Counters, stages: Arc<Stages>) -> Self {
+        Self {
+            ports: fixed.ports,
+            cgroup: fixed.cgroup,
+            listen: fixed.listen,
+            coverage: fixed.coverage,
+            counters,
+            stages,
+            since: Instant::now(),
+        }
+    }
+
+    /// Reads everything now.
+    ///
+    /// # Errors
+    /// [`HookError`] when the kernel's counters cannot be read.
+    pub fn status(&self) -> Result<Status, HookError> {
+        let sessions = self.stages.sessions.counts();
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.since.elapsed().as_secs(),
+            ports: self.ports.clone(),
+            cgroup: self.cgroup.clone(),
+            listen: self.listen.iter().map(|listen| listen.0).collect(),
+            audit: self.stages.audit.stats(sessions.active),
+            sessions,
+            kernel: KernelCounts::read(&self.counters)?,
+            coverage: self.coverage,
+        })
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |items: Vec<String>| items.join(", ");
+        writeln!(
+            out,
+            "pgusher {} (pid {}), up {} s",
+            self.version, self.pid, self.uptime_seconds
+        )?;
+        writeln!(
+            out,
+            "intercepting  ports {} in {}, to {}",
+            list(self.ports.iter().map(u16::to_string).collect()),
+            self.cgroup.display(),
+            list(self.listen.iter().map(ToString::to_string).collect())
+        )?;
+        let sessions = &self.sessions;
+        writeln!(
+            out,
+            "sessions      {} now, {} since start, {} refused",
+            sessions.active, sessions.total, sessions.refused
+        )?;
+        let audit = &self.audit;
+        writeln!(
+            out,
+            "audit         {} written, {} waiting, {} dropped, {} sink failures",
+            audit.written, audit.queued, audit.dropped, audit.failures
+        )?;
+        let kernel = &self.kernel;
+        writeln!(
+            out,
+            "kernel        {} redirected, {} published, {} not published",
+            kernel.redirected, kernel.published, kernel.publish_failed
+        )?;
+        writeln!(
+            out,
+            "went direct   {} own, {} other network namespace, {} link-local, {} no listener, {} no storage",
+            kernel.own_process,
+            kernel.other_netns,
+            kernel.link_local,
+            kernel.no_listener,
+            kernel.storage_failed
+        )?;
+        write!(
+            out,
+            "not covered   {} established sessions, {} unix sockets (at start)",
+            self.coverage.established, self.coverage.unix_sockets
+        )
+    }
+}

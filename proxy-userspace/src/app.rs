@@ -1,0 +1,222 @@
+//! Wires everything up, runs until told to stop, and takes everything down again.
+
+mod host;
+mod signals;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::admin::{AdminSocket, Fixed, Observed};
+use crate::audit::record::{Body, Record};
+use crate::audit::{self, Audit, Writer};
+use crate::config::Config;
+use crate::identify::Identifier;
+use crate::intercept::{self, Attached, Cgroup, Coverage, Listeners, Loaded, Targets};
+use crate::route::Router;
+use crate::session::{self, Sessions, Stages};
+
+pub(crate) use host::check_pid_namespace;
+use signals::Signals;
+
+/// A running proxy.
+struct Running {
+    stages: Arc<Stages>,
+    listeners: Listeners,
+    hooks: Attached,
+    sessions: TaskTracker,
+    companions: Companions,
+    writer: Writer,
+}
+
+/// Tasks that live as long as the proxy: admin socket, sweeper, the hooks' log.
+struct Companions {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Companions {
+    fn new() -> Self {
+        Self {
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks
+            .spawn(self.stop.clone().run_until_cancelled_owned(task));
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Runs the proxy until SIGTERM or SIGINT and a completed drain.
+///
+/// # Errors
+/// What could not be set up, with what to do about it; nothing stays attached then.
+pub async fn run(config: Config) -> Result<()> {
+    let mut signals = Signals::install()?;
+    let mut running = start(&config).await?;
+    host::notify_ready();
+    tokio::select! {
+        () = accept_forever(&running) => {}
+        name = signals.next() => info!(signal = name, "stopping: new connects go direct from here on"),
+    }
+    host::notify_stopping();
+    running.hooks.stop_redirecting();
+    drain(running, &config, &mut signals).await
+}
+
+/// Everything that can fail, in an order that leaves interception for last.
+async fn start(config: &Config) -> Result<Running> {
+    let admin = AdminSocket::bind(&config.admin_socket)?;
+    check_pid_namespace()?;
+    host::raise_descriptor_limit(Sessions::max_connections(config.limits.max_sessions.get()));
+    let cgroup = Cgroup::open(config.cgroup.as_deref())?;
+    let listeners = Listeners::bind(config.listen_port)?;
+    let mut hooks = Loaded::load(&host::kernel_offsets()).context("cannot start interception")?;
+    hooks.configure(&Targets {
+        ports: config.ports.clone(),
+        own_tgid: std::process::id(),
+        netns_cookie: listeners.netns_cookie(),
+        listeners: listeners.ports()?,
+    })?;
+    let max_connections = Sessions::max_connections(config.limits.max_sessions.get());
+    let (audit, writer) = audit::start(&config.audit, max_connections)?;
+    let coverage = report_coverage(config, &audit).await;
+    let stages = Arc::new(stages(config, &mut hooks, &listeners, audit)?);
+
+    let companions = Companions::new();
+    let fixed = Fixed {
+        ports: config.ports.clone(),
+        cgroup: cgroup.path().to_path_buf(),
+        listen: listeners.addresses()?,
+        coverage,
+    };
+    companions.start(admin.serve(Observed::new(fixed, hooks.counters()?, Arc::clone(&stages))));
+    companions.start(intercept::sweep_forever(Arc::clone(&stages.handover)));
+    match hooks.log() {
+        Ok(log) => companions.start(intercept::forward_log(log)),
+        Err(error) => warn!(%error, "the BPF programs' own log cannot be read"),
+    }
+    let hooks = hooks.attach(&cgroup).context("cannot start interception")?;
+    info!(ports = ?config.ports, cgroup = %cgroup.path().display(), "interception attached");
+    Ok(Running {
+        stages,
+        listeners,
+        hooks,
+        sessions: TaskTracker::new(),
+        companions,
+        writer,
+    })
+}
+
+fn stages(
+    config: &Config,
+    hooks: &mut Loaded,
+    listeners: &Listeners,
+    audit: Audit,
+) -> Result<Stages> {
+    let root = intercept::cgroup_root().unwrap_or_else(|error| {
+        warn!(%error, "cgroup paths in records will not be verified");
+        Path::new("/sys/fs/cgroup").to_path_buf()
+    });
+    Ok(Stages {
+        handover: Arc::new(hooks.handover()?),
+        netns_cookie: listeners.netns_cookie(),
+        identifier: Identifier::new(&root),
+        router: Router::new(listeners.addresses()?, config.limits.dial_timeout),
+        audit,
+        sessions: Sessions::new(config.limits.max_sessions.get()),
+        limits: config.limits,
+        force: CancellationToken::new(),
+    })
+}
+
+/// Says what interception will not reach, in the log and in the audit trail: coverage is part of the truth.
+async fn report_coverage(config: &Config, audit: &Audit) -> Coverage {
+    let coverage = match intercept::uncovered(&config.ports) {
+        Ok(coverage) => coverage,
+        Err(error) => {
+            warn!(%error, "cannot count the connections that exist already");
+            return Coverage::default();
+        }
+    };
+    if coverage != Coverage::default() {
+        warn!(
+            "not covered: {} established sessions, {} unix sockets",
+            coverage.established, coverage.unix_sockets
+        );
+    }
+    audit.record(Record::now(Body::Coverage(coverage))).await;
+    coverage
+}
+
+/// Accepts and serves; ends never.
+///
+/// # Cancel safety
+/// Cancel safe: a connection is either being served or still in the accept queue.
+async fn accept_forever(running: &Running) {
+    loop {
+        let room = running.stages.sessions.room().await;
+        let accepted = running.listeners.accept().await;
+        running.stages.sessions.count_accepted();
+        let stages = Arc::clone(&running.stages);
+        running.sessions.spawn(async move {
+            session::serve(stages, accepted).await;
+            drop(room);
+        });
+    }
+}
+
+/// Lets sessions go on until they end, time runs out, or a second signal comes; then leaves nothing behind.
+async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Result<()> {
+    running.sessions.close();
+    let forced = tokio::select! {
+        // Connects redirected before the hooks went are still served.
+        () = accept_forever(&running) => None,
+        () = running.sessions.wait() => None,
+        () = sleep(config.drain_timeout) => Some("the drain timeout has passed"),
+        _ = signals.next() => Some("a second signal came"),
+    };
+    let Running {
+        stages,
+        listeners,
+        hooks,
+        sessions,
+        companions,
+        writer,
+    } = running;
+    if let Some(why) = forced {
+        warn!(
+            sessions = stages.sessions.counts().active,
+            "{why}: ending the sessions that are left"
+        );
+        stages.force.cancel();
+        sessions.wait().await;
+    }
+    drop(listeners);
+    drop(hooks);
+    companions.stop().await;
+    // The last handle on the audit queue; the writer ends when it has written what is queued.
+    drop(stages);
+    tokio::task::spawn_blocking(|| writer.join())
+        .await
+        .context("the audit writer did not end")?;
+    anyhow::ensure!(
+        forced != Some("a second signal came"),
+        "stopped by a second signal"
+    );
+    info!("stopped; nothing is attached any more");
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! The record of one connection while it lives.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::queue::{Audit, ClosingPlace};
+use super::record::{Body, CloseReason, Kind, Login, Mode, Party, Record, Session, Startup};
+use crate::identify::Identity;
+use crate::relay::{EndedBy, Relayed};
+use crate::startup::Encryption;
+
+/// Writes a connection's closing record when dropped, however the connection's task ends.
+pub struct SessionGuard {
+    /// Where the closing record goes; its place in the queue was taken when the connection was accepted.
+    place: Option<ClosingPlace>,
+    session: Session,
+    since: Instant,
+}
+
+impl SessionGuard {
+    /// Opens the record of a connection from `client`. Under the `block` policy this waits for room in the queue.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing has been recorded before it returns.
+    pub async fn open(audit: &Audit, client: SocketAddr) -> Self {
+        let started = Timestamp::now();
+        Self {
+            place: Some(audit.closing_place().await),
+            since: Instant::now(),
+            session: Session {
+                party: Party {
+                    session: Uuid::now_v7(),
+                    client: client.into(),
+                    destination: None,
+                    origin: None,
+                },
+                started,
+                duration_ms: 0,
+                mode: Mode::Relay,
+                kind: Kind::None,
+                startup: None,
+                encryption: Encryption::None,
+                login: Login::default(),
+                bytes_to_server: 0,
+                bytes_to_client: 0,
+                close: CloseReason::InternalError,
+            },
+        }
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> Uuid {
+        self.session.party.session
+    }
+
+    /// Adds who is connecting and where to.
+    pub fn identified(&mut self, origin: Identity, destination: SocketAddr) {
+        self.session.party.origin = Some(origin);
+        self.session.party.destination = Some(destination.into());
+    }
+
+    /// The opening record, with what is known by now.
+    pub fn start_record(&self) -> Record {
+        Record::now(Body::SessionStart(Box::new(self.session.party.clone())))
+    }
+
+    /// Adds what the client wants.
+    pub fn opened(&mut self, kind: Kind, startup: Option<Startup>, encryption: Encryption) {
+        self.session.kind = kind;
+        self.session.startup = startup;
+        self.session.encryption = encryption;
+    }
+
+    /// Adds how the login went.
+    pub fn login(&mut self, login: Login) {
+        self.session.login = login;
+    }
+
+    /// Adds bytes delivered: to the server, to the client.
+    pub fn delivered(&mut self, (to_server, to_client): (u64, u64)) {
+        self.session.bytes_to_server += to_server;
+        self.session.bytes_to_client += to_client;
+    }
+
+    /// Closes the record of a connection that was relayed.
+    pub fn relayed(mut self, relayed: &Relayed) {
+        self.delivered((relayed.to_server, relayed.to_client));
+        self.close(match relayed.ended_by {
+            EndedBy::ClientClosed => CloseReason::ClientClosed,
+            EndedBy::ServerClosed => CloseReason::ServerClosed,
+            EndedBy::ClientReset => CloseReason::ClientReset,
+            EndedBy::ServerReset => CloseReason::ServerReset,
+            EndedBy::HalfClosedTimeout => CloseReason::HalfClosedTimeout,
+            EndedBy::Shutdown => CloseReason::Shutdown,
+        });
+    }
+
+    /// Closes the record with a reason.
+    pub fn close(mut self, reason: CloseReason) {
+        self.session.close = reason;
+    }
+}
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        self.session.duration_ms =
+            u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Some(place) = self.place.take() {
+            place.send(Record::now(Body::Session(Box::new(self.session.clone()))));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The bounded queue between sessions and the writer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::record::Record;
+use crate::config::OverflowPolicy;
+
+/// Counts of the audit trail, for `pgusher status`.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) written: AtomicU64,
+    pub(super) dropped: AtomicU64,
+    pub(super) failures: AtomicU64,
+}
+
+/// A reading of the counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditStats {
+    /// Records the sink has taken.
+    pub written: u64,
+    /// Records lost under the `drop` policy.
+    pub dropped: u64,
+    /// Times the sink failed.
+    pub failures: u64,
+    /// Records waiting for the sink.
+    pub queued: usize,
+}
+
+/// The sessions' end of the audit trail.
+#[derive(Clone)]
+pub struct Audit {
+    queue: mpsc::Sender<Record>,
+    policy: OverflowPolicy,
+    counts: Arc<Counts>,
+    /// How many records fit besides the reserved places.
+    capacity: usize,
+}
+
+/// A place in the queue for a connection's closing record.
+pub(super) enum ClosingPlace {
+    /// Reserved, so that the record cannot be lost and sending it never waits.
+    Reserved(mpsc::OwnedPermit<Record>),
+    /// To be had if there is room then.
+    IfRoom(Audit),
+    /// The writer has stopped.
+    None,
+}
+
+impl Audit {
+    pub(super) fn new(
+        queue: mpsc::Sender<Record>,
+        policy: OverflowPolicy,
+        counts: Arc<Counts>,
+    ) -> Self {
+        Self {
+            capacity: queue.max_capacity(),
+            queue,
+            policy,
+            counts,
+        }
+    }
+
+    /// Records something, waiting or dropping as declared when the sink cannot keep up.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the record is either queued or not.
+    pub async fn record(&self, record: Record) {
+        match self.policy {
+            // The writer outlives all sessions; after it, at exit, there is nobody left to tell.
+            OverflowPolicy::Block => drop(self.queue.send(record).await),
+            OverflowPolicy::Drop => self.record_if_room(record),
+        }
+    }
+
+    fn record_if_room(&self, record: Record) {
+        if self.queue.try_send(record).is_err() {
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a place for a closing record; under `block` this waits until there is one.
+    pub(super) async fn closing_place(&self) -> ClosingPlace {
+        match self.policy {
+            OverflowPolicy::Drop => ClosingPlace::IfRoom(self.clone()),
+            OverflowPolicy::Block => match self.queue.clone().reserve_owned().await {
+                Ok(permit) => ClosingPlace::Reserved(permit),
+                Err(_) => ClosingPlace::None,
+            },
+        }
+    }
+
+    /// The counts as they stand; `live_sessions` is how many places are reserved and empty.
+    pub fn stats(&self, live_sessions: usize) -> AuditStats {
+        let reserved = match self.policy {
+            OverflowPolicy::Block => live_sessions,
+            OverflowPolicy::Drop => 0,
+        };
+        AuditStats {
+            written: self.counts.written.load(Ordering::Relaxed),
+            dropped: self.counts.dropped.load(Ordering::Relaxed),
+            failures: self.counts.failures.load(Ordering::Relaxed),
+            queued: (self.capacity - self.queue.capacity()).saturating_sub(reserved),
+        }
+    }
+}
+
+impl ClosingPlace {
+    /// Sends the record; never waits.
+    pub(super) fn send(self, record: Record) {
+        match self {
+            Self::Reserved(permit) => drop(permit.send(record)),
+            Self::IfRoom(audit) => audit.record_if_room(record),
+            Self::None => {}
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The records, field by field as docs/audit.md describes them. Changing the meaning of a field means a new version.
+
+use std::net::SocketAddr;
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use crate::identify::{Grade, Identity};
+use crate::intercept::Coverage;
+use crate::startup::Encryption;
+use crate::wire::login::{LoginOutcome, LoginWatch};
+use crate::wire::opening::{StartupMessage, name_text};
+
+/// The schema's version, in every record.
+const SCHEMA_VERSION: u32 = 1;
+
+/// One audit record.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record {
+    v: u32,
+    time: Timestamp,
+    #[serde(flatten)]
+    body: Body,
+}
+
+/// What a record is about.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Body {
+    /// A connection was accepted and its process identified.
+    SessionStart(Box<Party>),
+    /// A connection ended.
+    Session(Box<Session>),
+    /// Records were lost before this one.
+    Gap {
+        /// How many.
+        dropped: u64,
+    },
+    /// What interception does not reach, at start-up.
+    Coverage(Coverage),
+}
+
+impl Record {
+    /// Makes a record of this moment.
+    pub fn now(body: Body) -> Self {
+        Self {
+            v: SCHEMA_VERSION,
+            time: Timestamp::now(),
+            body,
+        }
+    }
+}
+
+/// Who is connected to what.
+#[derive(Clone, Debug, Serialize)]
+pub struct Party {
+    /// The session's id, the same in all its records.
+    pub session: Uuid,
+    /// The client's address, as its connection to our listener shows it.
+    pub client: Address,
+    /// Where the application wanted to go; none when nobody knows.
+    pub destination: Option<Address>,
+    /// The process that connected; none when nobody knows.
+    pub origin: Option<Identity>,
+}
+
+/// A session from accept to close.
+#[derive(Clone, Debug, Serialize)]
+pub struct Session {
+    /// Who was connected to what.
+    #[serde(flatten)]
+    pub party: Party,
+    /// When the connection was accepted.
+    pub started: Timestamp,
+    /// From accept to close.
+    pub duration_ms: u64,
+    /// Which of pgusher's modes applied.
+    pub mode: Mode,
+    /// What the client wanted.
+    pub kind: Kind,
+    /// What the client's startup packet said, where it could be read.
+    pub startup: Option<Startup>,
+    /// How the session was encrypted.
+    pub encryption: Encryption,
+    /// How the server answered the login.
+    pub login: Login,
+    /// Bytes delivered to the server.
+    pub bytes_to_server: u64,
+    /// Bytes delivered to the client.
+    pub bytes_to_client: u64,
+    /// Why it ended.
+    pub close: CloseReason,
+}
+
+/// An address and port.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Address {
+    address: std::net::IpAddr,
+    port: u16,
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address: address.ip().to_canonical(),
+            port: address.port(),
+        }
+    }
+}
+
+/// pgusher's modes.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Bytes pass unchanged; the client authenticates to the server itself.
+    Relay,
+}
+
+/// What a connection turned out to be for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Nothing readable ever came.
+    #[default]
+    None,
+    /// A session.
+    Session,
+    /// A session with `replication` set.
+    Replication,
+    /// A cancel request.
+    Cancel,
+    /// Encrypted, or of a protocol not known here.
+    Opaque,
+}
+
+/// A startup packet's parameters.
+#[derive(Clone, Debug, Serialize)]
+pub struct Startup {
+    protocol: String,
+    user: Option<String>,
+    database: Option<String>,
+    application_name: Option<String>,
+    parameters: Vec<(String, String)>,
+    grade: Grade,
+}
+
+impl From<&StartupMessage> for Startup {
+    fn from(message: &StartupMessage) -> Self {
+        let (major, minor) = message.protocol();
+        Self {
+            protocol: format!("{major}.{minor}"),
+            user: message.user().map(name_text),
+            database: message.database().map(name_text),
+            application_name: message.last("application_name").map(name_text),
+            parameters: message
+                .parameters()
+                .map(|(name, value)| (name_text(name), name_text(value)))
+                .collect(),
+            grade: Grade::Claimed,
+        }
+    }
+}
+
+/// How a login went.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Login {
+    #[serde(serialize_with = "outcome_name")]
+    outcome: LoginOutcome,
+    sqlstate: Option<String>,
+    backend_pid: Option<u32>,
+    grade: Option<Grade>,
+}
+
+impl Login {
+    /// What the server's own words came to.
+    pub fn observed(watch: &LoginWatch) -> Self {
+        let outcome = watch.outcome();
+        let (sqlstate, is_known) = match outcome {
+            LoginOutcome::Rejected { sqlstate } => (sqlstate.clone(), true),
+            LoginOutcome::Accepted => (None, true),
+            LoginOutcome::Unanswered | LoginOutcome::Opaque => (None, false),
+        };
+        Self {
+            outcome: outcome.clone(),
+            sqlstate,
+            backend_pid: watch.backend_pid(),
+            grade: is_known.then_some(Grade::Confirmed),
+        }
+    }
+}
+
+fn outcome_name<S: Serializer>(outcome: &LoginOutcome, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match outcome {
+        LoginOutcome::Unanswered => "unanswered",
+        LoginOutcome::Accepted => "accepted",
+        LoginOutcome::Rejected { .. } => "rejected",
+        LoginOutcome::Opaque => "opaque",
+    })
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloseReason {
+    /// The client closed first.
+    ClientClosed,
+    /// The server closed first.
+    ServerClosed,
+    /// The client's connection was reset.
+    ClientReset,
+    /// The server's connection was reset.
+    ServerReset,
+    /// The server had closed and the client said nothing more.
+    HalfClosedTimeout,
+    /// The opening took too long.
+    StartupTimeout,
+    /// The opening was no PostgreSQL packet.
+    MalformedStartup,
+    /// The client closed before its opening was complete.
+    NoStartup,
+    /// The server could not be reached.
+    UpstreamUnreachable,
+    /// As many sessions as allowed were there already.
+    TooManySessions,
+    /// The connection did not come through the hooks.
+    NoOriginalDestination,
+    /// pgusher was told to stop.
+    Shutdown,
+    /// The session's task ended without a reason: a defect of pgusher's.
+    InternalError,
+}

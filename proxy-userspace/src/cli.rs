@@ -1,0 +1,100 @@
+//! The command line.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, DEFAULT_ADMIN_SOCKET, Settings};
+use crate::{admin, app, doctor};
+
+/// An identity proxy for PostgreSQL that no application has to know about
+#[derive(Debug, Parser)]
+#[command(name = "pgusher", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Intercept connections and relay them, until SIGTERM or Ctrl-C
+    Run {
+        /// Settings file (TOML); flags win over it
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+    /// Show what a running instance is doing
+    Status {
+        /// The instance's admin socket
+        #[arg(long, value_name = "PATH", default_value = DEFAULT_ADMIN_SOCKET)]
+        admin_socket: PathBuf,
+        /// Print the whole document as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check whether this host has what interception needs, and say what is missing
+    Doctor {
+        /// Print the checks as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs the command line; the exit code is 0 for success, 1 for failure, 2 for a command line that was refused.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run { config, settings } => run(*settings, config),
+        Command::Status { admin_socket, json } => status(&admin_socket, json),
+        Command::Doctor { json } => return doctor::main(json),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pgusher: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(settings: Settings, file: Option<PathBuf>) -> Result<()> {
+    let config = Config::resolve(settings, file.as_deref())?;
+    start_log(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(app::run(config));
+    // A /proc read may hang for as long as the process it reads likes; it must not hold up the exit.
+    runtime.shutdown_background();
+    result
+}
+
+fn status(socket: &std::path::Path, json: bool) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let status = runtime.block_on(admin::fetch_status(socket))?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        println!("{status}");
+    }
+    Ok(())
+}
+
+fn start_log(filter: &str) -> Result<()> {
+    let filter: EnvFilter = filter.parse().context("setting `log`")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .try_init()
+        .map_err(anyhow::Error::from_boxed)
+        .context("cannot start the log")
+}

@@ -1,0 +1,160 @@
+//! The settings as they can be written, on the command line and in the file alike.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+/// Every setting of `pgusher run`, unset where the operator said nothing.
+#[derive(Clone, Debug, Default, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Destination port to intercept; repeat for more [default: 5432]
+    #[arg(long, value_name = "PORT")]
+    pub port: Vec<u16>,
+
+    /// Attach to this cgroup (v2) and all below it [default: the cgroup-v2 root]
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Port of pgusher's own listeners on 127.0.0.1 and ::1 [default: 0, any free port]
+    #[arg(long, value_name = "PORT")]
+    pub listen_port: Option<u16>,
+
+    /// Where audit records go: stdout, journald or file:/absolute/path [default: stdout]
+    #[arg(long, value_name = "SINK")]
+    pub audit_sink: Option<SinkKind>,
+
+    /// When the audit sink cannot keep up: `block` new sessions, or `drop` records and record the gap [default: block]
+    #[arg(long, value_name = "POLICY")]
+    pub audit_overflow: Option<OverflowPolicy>,
+
+    /// Audit records that may wait for the sink, besides one for each live session [default: 4096]
+    #[arg(long, value_name = "RECORDS")]
+    pub audit_queue: Option<usize>,
+
+    /// Close a client that has not completed its startup packet by then [default: 60s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub startup_timeout: Option<Duration>,
+
+    /// Give up connecting to a server after this long [default: 15s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub dial_timeout: Option<Duration>,
+
+    /// Close a silent client this long after its server closed [default: 60s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub half_closed_timeout: Option<Duration>,
+
+    /// Let sessions go on this long after SIGTERM [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub drain_timeout: Option<Duration>,
+
+    /// Sessions at one time; cancel requests do not count [default: 10000]
+    #[arg(long, value_name = "SESSIONS")]
+    pub max_sessions: Option<usize>,
+
+    /// Unix socket (mode 0600) for `pgusher status` [default: /run/pgusher/pgusher.sock]
+    #[arg(long, value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
+
+    /// Log filter, e.g. `info` or `proxy_userspace=debug`; the log goes to stderr [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+impl Settings {
+    /// These settings, with the gaps filled from `base`.
+    #[must_use]
+    pub fn over(self, base: Self) -> Self {
+        Self {
+            port: if self.port.is_empty() {
+                base.port
+            } else {
+                self.port
+            },
+            cgroup: self.cgroup.or(base.cgroup),
+            listen_port: self.listen_port.or(base.listen_port),
+            audit_sink: self.audit_sink.or(base.audit_sink),
+            audit_overflow: self.audit_overflow.or(base.audit_overflow),
+            audit_queue: self.audit_queue.or(base.audit_queue),
+            startup_timeout: self.startup_timeout.or(base.startup_timeout),
+            dial_timeout: self.dial_timeout.or(base.dial_timeout),
+            half_closed_timeout: self.half_closed_timeout.or(base.half_closed_timeout),
+            drain_timeout: self.drain_timeout.or(base.drain_timeout),
+            max_sessions: self.max_sessions.or(base.max_sessions),
+            admin_socket: self.admin_socket.or(base.admin_socket),
+            log: self.log.or(base.log),
+        }
+    }
+}
+
+/// Where audit records go.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum SinkKind {
+    /// One JSON line each on standard output.
+    Stdout,
+    /// One journal entry each, the JSON line as its message.
+    Journald,
+    /// One JSON line each, appended to a file (mode 0600) that is opened again when it was moved away.
+    File(PathBuf),
+}
+
+impl FromStr for SinkKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "stdout" => Ok(Self::Stdout),
+            "journald" => Ok(Self::Journald),
+            _ => match text.strip_prefix("file:").map(PathBuf::from) {
+                Some(path) if path.is_absolute() => Ok(Self::File(path)),
+                Some(path) => Err(format!("`{}` is not an absolute path", path.display())),
+                None => Err(format!(
+                    "`{text}` is none of stdout, journald, file:/absolute/path"
+                )),
+            },
+        }
+    }
+}
+
+impl TryFrom<String> for SinkKind {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// What happens when the audit sink cannot keep up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OverflowPolicy {
+    /// No record is lost: new sessions wait until the sink has room.
+    Block,
+    /// No session waits: records are lost, counted, and the gap is a record itself.
+    Drop,
+}
+
+/// Parses a duration such as `60s`, `1m 30s` or `500ms`.
+///
+/// # Errors
+/// What is wrong with the text.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let signed: jiff::SignedDuration = text
+        .parse()
+        .map_err(|error| format!("`{text}` is not a duration such as 60s or 1m30s: {error}"))?;
+    Duration::try_from(signed).map_err(|_| format!("`{text}` is negative"))
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text)
+        .map(Some)
+        .map_err(serde::de::Error::custom)
+}

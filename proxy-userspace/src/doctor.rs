@@ -1,0 +1,240 @@
+//! `pgusher doctor`: does this host have what interception needs, and if not, what to do about it.
+
+use std::process::ExitCode;
+
+use procfs::process::Process;
+use proxy_ebpf::offsets::{FieldOffset, KernelOffsets};
+use serde::Serialize;
+
+use crate::app;
+use crate::intercept::{self, Cgroup, Listeners, Loaded};
+
+/// One check's outcome.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    verdict: Verdict,
+    detail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    /// Interception works, with less in its records.
+    Limited,
+    /// Interception does not work.
+    Missing,
+}
+
+/// The capabilities interception needs, by bit number (include/uapi/linux/capability.h).
+const CAPABILITIES: [(&str, u32); 4] = [
+    ("CAP_NET_ADMIN", 12),
+    ("CAP_SYS_PTRACE", 19),
+    ("CAP_PERFMON", 38),
+    ("CAP_BPF", 39),
+];
+/// Includes what CAP_PERFMON and CAP_BPF allow.
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Runs every check and prints the outcomes; success when nothing is missing.
+pub fn main(json: bool) -> ExitCode {
+    let checks = run_checks();
+    if json {
+        match serde_json::to_string_pretty(&checks) {
+            Ok(text) => println!("{text}"),
+            Err(error) => eprintln!("pgusher: cannot print the checks: {error}"),
+        }
+    } else {
+        for check in &checks {
+            let mark = match check.verdict {
+                Verdict::Ok => "ok     ",
+                Verdict::Limited => "limited",
+                Verdict::Missing => "MISSING",
+            };
+            println!("{mark}  {:<14}  {}", check.name, check.detail);
+        }
+    }
+    if checks.iter().any(|check| check.verdict == Verdict::Missing) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn run_checks() -> Vec<Check> {
+    vec![
+        kernel(),
+        capabilities(),
+        pid_namespace(),
+        cgroup(),
+        kernel_types(),
+        listeners(),
+        programs(),
+    ]
+}
+
+impl Check {
+    fn new(name: &'static str, verdict: Verdict, detail: impl Into<String>) -> Self {
+        Self {
+            name,
+            verdict,
+            detail: detail.into(),
+        }
+    }
+
+    fn from_result<T, E: Into<anyhow::Error>>(
+        name: &'static str,
+        result: Result<T, E>,
+        describe: impl FnOnce(T) -> String,
+    ) -> Self {
+        match result {
+            Ok(value) => Self::new(name, Verdict::Ok, describe(value)),
+            Err(error) => Self::new(name, Verdict::Missing, format!("{:#}", error.into())),
+        }
+    }
+}
+
+fn kernel() -> Check {
+    let version = procfs::sys::kernel::Version::current();
+    Check::from_result("kernel", version, |version| {
+        format!(
+            "Linux {}.{}.{}",
+            version.major, version.minor, version.patch
+        )
+    })
+}
+
+fn capabilities() -> Check {
+    const NAME: &str = "capabilities";
+    let effective = match Process::myself().and_then(|process| process.status()) {
+        Ok(status) => status.capeff,
+        Err(error) => return Check::new(NAME, Verdict::Missing, error.to_string()),
+    };
+    let has = |bit: u32| effective >> bit & 1 == 1;
+    let lacking: Vec<&str> = CAPABILITIES
+        .into_iter()
+        .filter(|(_, bit)| !has(*bit) && !(*bit >= 38 && has(CAP_SYS_ADMIN)))
+        .map(|(name, _)| name)
+        .collect();
+    if lacking.is_empty() {
+        Check::new(
+            NAME,
+            Verdict::Ok,
+            "BPF, network administration, reading other processes",
+        )
+    } else {
+        let detail = format!(
+            "{} not effective; run as root or grant them",
+            lacking.join(", ")
+        );
+        Check::new(NAME, Verdict::Missing, detail)
+    }
+}
+
+fn pid_namespace() -> Check {
+    Check::from_result("pid namespace", app::check_pid_namespace(), |()| {
+        "the host's".to_owned()
+    })
+}
+
+fn cgroup() -> Check {
+    Check::from_result("cgroup v2", Cgroup::open(None), |cgroup| {
+        format!("root at {}", cgroup.path().display())
+    })
+}
+
+/// Without these fields interception works and says less about who connected.
+fn kernel_types() -> Check {
+    const NAME: &str = "kernel BTF";
+    let offsets = match intercept::kernel_offsets() {
+        Ok(offsets) => offsets,
+        Err(error) => {
+            let detail = format!(
+                "{error}; start time, executable and login uid will be absent from records"
+            );
+            return Check::new(NAME, Verdict::Limited, detail);
+        }
+    };
+    let lacking = absent_facts(&offsets);
+    if lacking.is_empty() {
+        Check::new(
+            NAME,
+            Verdict::Ok,
+            "start time, executable and login uid can be captured",
+        )
+    } else {
+        Check::new(
+            NAME,
+            Verdict::Limited,
+            format!("cannot be captured here: {}", lacking.join(", ")),
+        )
+    }
+}
+
+fn absent_facts(offsets: &KernelOffsets) -> Vec<&'static str> {
+    let is_absent = |fields: &[FieldOffset]| fields.contains(&FieldOffset::ABSENT);
+    let facts = [
+        (
+            "start time",
+            [offsets.task_group_leader, offsets.task_start_boottime].to_vec(),
+        ),
+        ("login uid", [offsets.task_loginuid].to_vec()),
+        (
+            "executable",
+            [
+                offsets.task_mm,
+                offsets.mm_exe_file,
+                offsets.file_inode,
+                offsets.inode_number,
+                offsets.inode_super_block,
+                offsets.super_block_device,
+            ]
+            .to_vec(),
+        ),
+    ];
+    facts
+        .into_iter()
+        .filter(|(_, fields)| is_absent(fields))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+fn listeners() -> Check {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build();
+    let bound = runtime.and_then(|runtime| {
+        let _context = runtime.enter();
+        Listeners::bind(0).and_then(|listeners| listeners.addresses())
+    });
+    Check::from_result("listeners", bound, |addresses| match addresses.len() {
+        1 => "IPv4 loopback only".to_owned(),
+        _ => "IPv4 and IPv6 loopback".to_owned(),
+    })
+}
+
+/// The verifier's word on every program; nothing is attached.
+fn programs() -> Check {
+    let loaded = Loaded::load(&intercept::kernel_offsets().unwrap_or(KernelOffsets::ABSENT));
+    Check::from_result("BPF programs", loaded, |_| {
+        "connect4/6, getpeername4/6 and sock_ops load".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_absent_when_any_field_on_their_way_is() {
+        assert_eq!(
+            absent_facts(&KernelOffsets::ABSENT),
+            ["start time", "login uid", "executable"]
+        );
+        let mut offsets = KernelOffsets::ABSENT;
+        offsets.task_group_leader = FieldOffset::new(8);
+        offsets.task_start_boottime = FieldOffset::new(16);
+        assert_eq!(absent_facts(&offsets), ["login uid", "executable"]);
+    }
+}

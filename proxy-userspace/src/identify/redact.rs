@@ -1,0 +1,163 @@
+//! Takes secrets out of command lines before they are recorded.
+//!
+//! A command line is for people to recognise a program by; where an argument might be a secret it goes. The rules
+//! err on the side of taking too much.
+
+/// What stands in a record where a secret stood.
+const REDACTED: &str = "[redacted]";
+/// How much of a command line is kept.
+const MAX_ARGUMENTS: usize = 64;
+const MAX_ARGUMENT_CHARS: usize = 512;
+
+/// Words that make the value beside them a secret.
+const SECRET_WORDS: [&str; 8] = [
+    "password",
+    "passwd",
+    "pgpass",
+    "secret",
+    "token",
+    "apikey",
+    "api_key",
+    "credential",
+];
+
+/// Redacts and bounds a command line.
+pub(super) fn arguments(arguments: Vec<String>) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut value_is_secret = false;
+    for argument in arguments.into_iter().take(MAX_ARGUMENTS) {
+        let redacted = if value_is_secret {
+            REDACTED.to_owned()
+        } else {
+            one(&argument)
+        };
+        value_is_secret = !value_is_secret && announces_secret(&argument);
+        kept.push(redacted.chars().take(MAX_ARGUMENT_CHARS).collect());
+    }
+    kept
+}
+
+/// Whether this is an option whose value, a secret, is the next argument.
+fn announces_secret(argument: &str) -> bool {
+    argument.starts_with('-') && !argument.contains('=') && names_secret(argument)
+}
+
+fn names_secret(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase().replace('-', "_");
+    SECRET_WORDS.iter().any(|word| lower.contains(word))
+}
+
+fn one(argument: &str) -> String {
+    let without_userinfo = redact_userinfo(argument);
+    redact_assignments(&without_userinfo)
+}
+
+/// `scheme://user:secret@host` → `scheme://user:[redacted]@host`
+fn redact_userinfo(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.to_owned();
+    };
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(authority_end);
+    match authority
+        .rsplit_once('@')
+        .and_then(|(userinfo, host)| Some((userinfo.split_once(':')?.0, host)))
+    {
+        Some((user, host)) => format!("{scheme}://{user}:{REDACTED}@{host}{path}"),
+        // A password may hold unencoded delimiters; then everything up to the last @ is suspect.
+        None => match rest
+            .rsplit_once('@')
+            .and_then(|(userinfo, host)| Some((userinfo.split_once(':')?.0, host)))
+        {
+            Some((user, host)) => format!("{scheme}://{user}:{REDACTED}@{host}"),
+            None => text.to_owned(),
+        },
+    }
+}
+
+/// `…password=value…`, in an option, a connection string or a query: everything from the value on goes, because
+/// quoting decides where it ends and connection strings nest.
+fn redact_assignments(text: &str) -> String {
+    let mut from = 0;
+    while let Some(at) = text
+        .get(from..)
+        .and_then(|rest| rest.find('='))
+        .map(|found| found + from)
+    {
+        let before = text.get(..at).unwrap_or_default().trim_end();
+        let start = before
+            .rfind([' ', '&', '?', ';', '\t', '\n'])
+            .map_or(0, |space| space + 1);
+        if names_secret(before.get(start..).unwrap_or_default()) {
+            return format!("{}={REDACTED}", text.get(..at).unwrap_or_default());
+        }
+        from = at + 1;
+    }
+    text.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn redacted(line: &[&str]) -> Vec<String> {
+        arguments(line.iter().map(|&argument| argument.to_owned()).collect())
+    }
+
+    #[test]
+    fn secrets_go_and_the_rest_stays() {
+        let cases: [(&[&str], &[&str]); 9] = [
+            (
+                &["psql", "-h", "db", "-U", "app"],
+                &["psql", "-h", "db", "-U", "app"],
+            ),
+            (
+                &["app", "--password", "s3cret", "--port", "1"],
+                &["app", "--password", "[redacted]", "--port", "1"],
+            ),
+            (
+                &["app", "--db-password=s3cret"],
+                &["app", "--db-password=[redacted]"],
+            ),
+            (
+                &["psql", "host=db password=s3cret user=u"],
+                &["psql", "host=db password=[redacted]"],
+            ),
+            (
+                &["psql", "host=db password = 's3 cret'"],
+                &["psql", "host=db password =[redacted]"],
+            ),
+            (
+                &["psql", "postgres://u:s3cret@db/x?a=b"],
+                &["psql", "postgres://u:[redacted]@db/x?a=b"],
+            ),
+            (
+                &["psql", "postgres://u:s3/c@ret@db/x"],
+                &["psql", "postgres://u:[redacted]@db/x"],
+            ),
+            (
+                &["psql", "postgres://db/x?user=u&password=s3cret"],
+                &["psql", "postgres://db/x?user=u&password=[redacted]"],
+            ),
+            (
+                &["env", "PGPASSWORD=s3cret", "API-TOKEN=x"],
+                &["env", "PGPASSWORD=[redacted]", "API-TOKEN=[redacted]"],
+            ),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(redacted(line), expected);
+        }
+    }
+
+    #[test]
+    fn a_command_line_is_bounded() {
+        let long = "x".repeat(10_000);
+        let line: Vec<&str> = std::iter::repeat_n(long.as_str(), 1000).collect();
+        let kept = redacted(&line);
+        assert_eq!(kept.len(), MAX_ARGUMENTS);
+        assert!(
+            kept.iter()
+                .all(|argument| argument.len() == MAX_ARGUMENT_CHARS)
+        );
+    }
+}

@@ -1,0 +1,121 @@
+//! Finds the cgroup to attach to: the operator's, or the root of the cgroup-v2 hierarchy.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use procfs::process::{MountInfo, Process};
+use rustix::fs::fstatfs;
+
+/// `CGROUP2_SUPER_MAGIC` of include/uapi/linux/magic.h.
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
+/// Why there is no cgroup to attach to.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// The mount table cannot be read.
+    #[error("cannot read the mount table: {0}")]
+    MountTable(#[from] procfs::ProcError),
+    /// No cgroup-v2 hierarchy is mounted.
+    #[error(
+        "no cgroup v2 hierarchy is mounted; mount one: mkdir -p /sys/fs/cgroup/unified && \
+         mount -t cgroup2 none /sys/fs/cgroup/unified"
+    )]
+    NotMounted,
+    /// The cgroup cannot be opened.
+    #[error("cannot open cgroup {path}: {source}")]
+    Open {
+        /// The cgroup's directory.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The path is something else than a cgroup-v2 directory.
+    #[error("{0} is not a cgroup v2 directory; see the lines with `cgroup2` in /proc/self/mounts")]
+    NotCgroup2(PathBuf),
+}
+
+/// An open cgroup-v2 directory.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    directory: File,
+}
+
+impl Cgroup {
+    /// Opens the cgroup at `path`, or the root of the hierarchy.
+    ///
+    /// # Errors
+    /// [`CgroupError`] says what is not there and what to do.
+    pub fn open(path: Option<&Path>) -> Result<Self, CgroupError> {
+        let path = match path {
+            Some(path) => path.to_path_buf(),
+            None => root()?,
+        };
+        let open = |source| CgroupError::Open {
+            path: path.clone(),
+            source,
+        };
+        let directory = File::open(&path).map_err(open)?;
+        let kind = fstatfs(&directory).map_err(|error| open(error.into()))?;
+        if u64::try_from(kind.f_type) != Ok(CGROUP2_MAGIC) {
+            return Err(CgroupError::NotCgroup2(path));
+        }
+        Ok(Self { path, directory })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open directory, as the attach call wants it.
+    pub fn directory(&self) -> &File {
+        &self.directory
+    }
+}
+
+/// The mount point of the whole cgroup-v2 hierarchy; on hybrid hosts it is not /sys/fs/cgroup.
+///
+/// # Errors
+/// [`CgroupError`] when the mount table cannot be read or has none.
+pub fn root() -> Result<PathBuf, CgroupError> {
+    let mounts = Process::myself()?.mountinfo()?;
+    root_among(mounts.into_iter()).ok_or(CgroupError::NotMounted)
+}
+
+fn root_among(mounts: impl Iterator<Item = MountInfo>) -> Option<PathBuf> {
+    let mut mounts = mounts.filter(|mount| mount.fs_type == "cgroup2");
+    mounts
+        .find(|mount| mount.root == "/")
+        .map(|mount| mount.mount_point)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use procfs::FromRead as _;
+
+    fn root_of(table: &str) -> Option<PathBuf> {
+        let mounts = procfs::process::MountInfos::from_read(table.as_bytes()).unwrap();
+        root_among(mounts.into_iter())
+    }
+
+    #[test]
+    fn the_hierarchy_is_found_wherever_it_is_mounted() {
+        let unified = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let hybrid = "29 23 0:25 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                      30 29 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                      31 29 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        let only_a_part = "30 23 0:26 /machine.slice /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(root_of(unified), Some("/sys/fs/cgroup".into()));
+        assert_eq!(root_of(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(root_of(only_a_part), None);
+    }
+
+    #[test]
+    fn a_directory_that_is_no_cgroup_is_refused() {
+        let error = Cgroup::open(Some(Path::new("/tmp"))).unwrap_err();
+        assert!(matches!(error, CgroupError::NotCgroup2(_)), "{error}");
+    }
+}

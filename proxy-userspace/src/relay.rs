@@ -1,0 +1,249 @@
+//! Stage 6, relay: every byte of one side to the other, unchanged, in order, in constant memory.
+//!
+//! Two directions, driven by one task: neither waits for the other, so a server that blocks on writing while its
+//! client goes on sending cannot lock up. A direction holds at most one buffer's worth of bytes that its destination
+//! has not taken; then it stops reading, and TCP's own backpressure does the rest.
+//!
+//! How a session ends is passed on as it happened: a half-close as a half-close, a reset as a reset, and never
+//! before what was received ahead of it has been delivered. Previous stages: [`crate::startup`] and
+//! [`crate::route`]; next: [`crate::audit`].
+
+mod direction;
+mod ending;
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::wire::login::LoginWatch;
+
+use direction::{Direction, End};
+use ending::close_both;
+
+/// How long a direction may go on delivering after the other one found its peer dead.
+const ABORT_GRACE: Duration = Duration::from_secs(5);
+
+/// The two sockets of a session and what was read from the client and not forwarded yet.
+pub struct Legs {
+    /// The client's socket.
+    pub client: TcpStream,
+    /// The server's socket.
+    pub upstream: TcpStream,
+    /// Bytes of the client's that come before anything still to be read.
+    pub from_client: BytesMut,
+}
+
+/// Who ended a session, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The client closed its side first.
+    ClientClosed,
+    /// The server closed its side first.
+    ServerClosed,
+    /// The client's connection was reset or failed.
+    ClientReset,
+    /// The server's connection was reset or failed.
+    ServerReset,
+    /// The server closed and the client said nothing more for too long.
+    HalfClosedTimeout,
+    /// pgusher is shutting down.
+    Shutdown,
+}
+
+/// What a relay did.
+#[derive(Clone, Copy, Debug)]
+pub struct Relayed {
+    /// Who ended it.
+    pub ended_by: EndedBy,
+    /// Bytes delivered to the server.
+    pub to_server: u64,
+    /// Bytes delivered to the client.
+    pub to_client: u64,
+}
+
+/// Relays until both sides are done, one is dead, or `force` is cancelled; then closes both as the ends were.
+/// `login` sees what the server sends until it has seen enough.
+///
+/// # Cancel safety
+/// Not cancel safe: dropping it resets nothing and may lose buffered bytes; cancel `force` instead.
+pub async fn relay(
+    legs: Legs,
+    login: &mut LoginWatch,
+    half_closed_timeout: Duration,
+    force: &CancellationToken,
+) -> Relayed {
+    let Legs {
+        client,
+        upstream,
+        from_client,
+    } = legs;
+    let mut session = Relay {
+        client: &client,
+        upstream: &upstream,
+        to_server: Direction::new(from_client),
+        to_client: Direction::new(BytesMut::new()),
+        first_end: None,
+        client_failed: false,
+    };
+    let ended_by = session.run(login, half_closed_timeout, force).await;
+    let (to_server, to_client) = (session.to_server.delivered(), session.to_client.delivered());
+    close_both(client, upstream, ended_by).await;
+    Relayed {
+        ended_by,
+        to_server,
+        to_client,
+    }
+}
+
+struct Relay<'a> {
+    client: &'a TcpStream,
+    upstream: &'a TcpStream,
+    to_server: Direction,
+    to_client: Direction,
+    /// Whichever side closed first names the end of an orderly session.
+    first_end: Option<EndedBy>,
+    /// The client's socket has an error pending, whether or not it is being read.
+    client_failed: bool,
+}
+
+impl Relay<'_> {
+    async fn run(
+        &mut self,
+        login: &mut LoginWatch,
+        half_closed_timeout: Duration,
+        force: &CancellationToken,
+    ) -> EndedBy {
+        loop {
+            let before = self.delivered();
+            let patience = self.patience(half_closed_timeout);
+            let (client, client_failed) = (self.client, self.client_failed);
+            tokio::select! {
+                // Shutdown first: a busy session would otherwise never see it.
+                biased;
+                () = force.cancelled() => return EndedBy::Shutdown,
+                ended = poll_fn(|context| self.poll(context, login)) => match ended {
+                    Progress::Ended(ended_by) => return ended_by,
+                    // One direction has ended: how long the other may take has changed.
+                    Progress::HalfEnded => {}
+                },
+                // While the server takes nothing, the client is not read, and only this tells that it is gone.
+                _ = client.ready(Interest::ERROR), if !client_failed => self.client_failed = true,
+                () = wait_for(patience.map(Patience::limit)) => {
+                    if let Some(ended_by) = patience.and_then(|patience| patience.exhausted(self.delivered() - before)) {
+                        return ended_by;
+                    }
+                }
+            }
+        }
+    }
+
+    fn delivered(&self) -> u64 {
+        self.to_server.delivered() + self.to_client.delivered()
+    }
+
+    /// How long the session may go on as it stands: for ever while both directions are open and both peers live.
+    fn patience(&self, half_closed_timeout: Duration) -> Option<Patience> {
+        match (self.to_server.end(), self.to_client.end()) {
+            (_, Some(End::WriteFailed)) => Some(Patience::DeadClient),
+            _ if self.client_failed => Some(Patience::DeadClient),
+            (Some(End::WriteFailed), _) => Some(Patience::DeadServer(half_closed_timeout)),
+            (None, Some(End::Eof)) => Some(Patience::ClosedServer(half_closed_timeout)),
+            _ => None,
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>, login: &mut LoginWatch) -> Poll<Progress> {
+        let ended_before = self.ended_directions();
+        self.to_client
+            .poll(context, self.upstream, self.client, |bytes| {
+                if !login.is_done() {
+                    login.observe(bytes);
+                }
+            });
+        self.to_server
+            .poll(context, self.client, self.upstream, |_| {});
+        if self.first_end.is_none() {
+            self.first_end = match (self.to_client.end(), self.to_server.end()) {
+                (Some(End::Eof), _) => Some(EndedBy::ServerClosed),
+                (_, Some(End::Eof)) => Some(EndedBy::ClientClosed),
+                _ => None,
+            };
+        }
+        match self.ended() {
+            Some(ended_by) => Poll::Ready(Progress::Ended(ended_by)),
+            None if self.ended_directions() > ended_before => Poll::Ready(Progress::HalfEnded),
+            None => Poll::Pending,
+        }
+    }
+
+    fn ended_directions(&self) -> usize {
+        usize::from(self.to_server.end().is_some()) + usize::from(self.to_client.end().is_some())
+    }
+
+    /// Whether, and by whom, the session has ended.
+    fn ended(&self) -> Option<EndedBy> {
+        match (self.to_server.end(), self.to_client.end()) {
+            // A peer whose connection failed on reading is dead both ways.
+            (Some(End::ReadFailed), _) => Some(EndedBy::ClientReset),
+            (_, Some(End::ReadFailed)) => Some(EndedBy::ServerReset),
+            (Some(End::Eof), Some(End::Eof)) => self.first_end,
+            // A peer that takes nothing any more is dead, but what it sent before may still be on its way.
+            (Some(End::Eof | End::WriteFailed), Some(End::WriteFailed)) => {
+                Some(EndedBy::ClientReset)
+            }
+            (Some(End::WriteFailed), Some(End::Eof)) => Some(EndedBy::ServerReset),
+            _ => None,
+        }
+    }
+}
+
+enum Progress {
+    Ended(EndedBy),
+    HalfEnded,
+}
+
+/// Why a session that has not ended may not go on for ever.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// The client is gone; what it sent may still be on its way to the server.
+    DeadClient,
+    /// The server is gone; the client may take its time to read what the server had sent.
+    DeadServer(Duration),
+    /// The server closed its side; PostgreSQL never answers after that, but the client may not have noticed.
+    ClosedServer(Duration),
+}
+
+impl Patience {
+    fn limit(self) -> Duration {
+        match self {
+            Self::DeadClient => ABORT_GRACE,
+            Self::DeadServer(limit) | Self::ClosedServer(limit) => limit,
+        }
+    }
+
+    /// The end, now that the limit has passed with so many bytes delivered meanwhile.
+    fn exhausted(self, delivered: u64) -> Option<EndedBy> {
+        match (self, delivered) {
+            (Self::DeadClient, _) => Some(EndedBy::ClientReset),
+            (Self::DeadServer(_), 0) => Some(EndedBy::ServerReset),
+            (Self::ClosedServer(_), 0) => Some(EndedBy::HalfClosedTimeout),
+            (Self::DeadServer(_) | Self::ClosedServer(_), _) => None,
+        }
+    }
+}
+
+async fn wait_for(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

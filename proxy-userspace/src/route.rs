@@ -1,0 +1,170 @@
+//! Stage 5, route: from a permit to a connected server socket.
+//!
+//! The upstream socket is made in our own network namespace, the only one the hooks redirect from, and leaves as the
+//! client's own would: from the source address, interface and firewall mark the application chose.
+//! Previous stage: [`crate::policy`]; next: [`crate::relay`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::net::if_::if_indextoname;
+use nix::sys::socket::{setsockopt, sockopt};
+use proxy_ebpf::interception::Route;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::config::ListenAddress;
+use crate::policy::Permit;
+use crate::socket;
+
+/// Why there is no connection to the server.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The destination is one of our own listeners.
+    #[error("{0} is pgusher's own listener")]
+    OwnListener(SocketAddr),
+    /// The server did not answer in time.
+    #[error("cannot connect to {destination}: no answer within {timeout:?}")]
+    TimedOut {
+        /// The server.
+        destination: SocketAddr,
+        /// The limit that passed.
+        timeout: Duration,
+    },
+    /// The operating system's refusal.
+    #[error("cannot connect to {destination}: {source}")]
+    Refused {
+        /// The server.
+        destination: SocketAddr,
+        /// The reason, as connect() would have given it to the client.
+        source: io::Error,
+    },
+}
+
+/// Dials servers.
+#[derive(Clone, Debug)]
+pub struct Router {
+    own: Arc<[ListenAddress]>,
+    timeout: Duration,
+}
+
+impl Router {
+    /// Makes a router that never dials `own` and gives up after `timeout`.
+    pub fn new(own: Vec<ListenAddress>, timeout: Duration) -> Self {
+        Self {
+            own: own.into(),
+            timeout,
+        }
+    }
+
+    /// Connects to where the permit allows, the way the client's socket would have.
+    ///
+    /// # Errors
+    /// [`DialError`]; its text is fit for the client.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: an unfinished connection is closed.
+    pub async fn dial(&self, permit: &Permit, route: &Route) -> Result<TcpStream, DialError> {
+        let destination = permit.destination();
+        if self.own.contains(&ListenAddress(destination)) {
+            return Err(DialError::OwnListener(destination));
+        }
+        let connecting = async {
+            let stream = upstream_socket(destination, route)?
+                .connect(destination)
+                .await?;
+            socket::prepare_leg(&stream)?;
+            Ok(stream)
+        };
+        match tokio::time::timeout(self.timeout, connecting).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(source)) => Err(DialError::Refused {
+                destination,
+                source,
+            }),
+            Err(_) => Err(DialError::TimedOut {
+                destination,
+                timeout: self.timeout,
+            }),
+        }
+    }
+}
+
+/// A socket with the route options of the client's own.
+fn upstream_socket(destination: SocketAddr, route: &Route) -> io::Result<TcpSocket> {
+    let socket = Socket::new(
+        Domain::for_address(destination),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_nonblocking(true)?;
+    if route.mark() != 0 {
+        socket.set_mark(route.mark())?;
+    }
+    if let Some(index) = route.bound_ifindex() {
+        let name = if_indextoname(index)?;
+        socket.bind_device(Some(name.to_bytes()))?;
+    }
+    if let Some(source) = route.source() {
+        // Only the address: the client's own socket holds its port.
+        let source = SocketAddr::new(source.socket_addr().ip(), 0);
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        socket.bind(&source.into())?;
+    }
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proxy_ebpf::endpoint::Endpoint;
+
+    fn permit(destination: SocketAddr) -> Permit {
+        crate::policy::tests_permit(destination)
+    }
+
+    fn route_to(destination: SocketAddr) -> Route {
+        Route::new(destination.into(), Endpoint::UNSPECIFIED)
+    }
+
+    #[tokio::test]
+    async fn our_own_listener_is_never_dialled() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = listener.local_addr().unwrap();
+        let router = Router::new(vec![ListenAddress(own)], Duration::from_secs(1));
+        let error = router.dial(&permit(own), &route_to(own)).await.unwrap_err();
+        assert!(matches!(error, DialError::OwnListener(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_bound_source_address_is_the_servers_view_of_the_client() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        let source: SocketAddr = "127.0.0.7:40000".parse().unwrap();
+        let route = route_to(server).with_socket(source.into(), 0, 0);
+        let router = Router::new(Vec::new(), Duration::from_secs(5));
+        let _stream = router.dial(&permit(server), &route).await.unwrap();
+        let (_, seen) = listener.accept().await.unwrap();
+        assert_eq!(seen.ip(), source.ip());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_names_the_server_and_the_reason() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let router = Router::new(Vec::new(), Duration::from_secs(5));
+        let error = router
+            .dial(&permit(closed), &route_to(closed))
+            .await
+            .unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains(&closed.to_string()) && text.contains("refused"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,262 @@
+//! One connection's life: calls the stages in order and does nothing else.
+//!
+//! **Invariant:** every accepted connection gets exactly one pair of audit records, whatever happens to it.
+
+mod registry;
+
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::audit::record::{CloseReason, Kind, Login, Startup};
+use crate::audit::{Audit, SessionGuard};
+use crate::config::SessionLimits;
+use crate::identify::Identifier;
+use crate::intercept::{Accepted, Handover};
+use crate::policy;
+use crate::relay::{Legs, relay};
+use crate::route::Router;
+use crate::startup::{self, ClientLeg, Encryption, Negotiated, StartupError};
+use crate::wire::error_response::{FatalError, SqlState};
+use crate::wire::login::LoginWatch;
+use crate::wire::opening::{Opening, OpeningError};
+
+pub use registry::{SessionCounts, Sessions, Slot};
+
+/// What a session needs of the rest of the program.
+pub struct Stages {
+    /// Where intercepted connections are handed over.
+    pub handover: Arc<Handover>,
+    /// The network namespace of our listeners.
+    pub netns_cookie: u64,
+    /// Who is it?
+    pub identifier: Identifier,
+    /// Where to?
+    pub router: Router,
+    /// Where records go.
+    pub audit: Audit,
+    /// Who is there already.
+    pub sessions: Sessions,
+    /// Timeouts.
+    pub limits: SessionLimits,
+    /// Cancelled when sessions must end at once.
+    pub force: CancellationToken,
+}
+
+/// A session that has a server.
+struct Established {
+    client: ClientLeg,
+    upstream: TcpStream,
+    negotiated: Negotiated,
+    /// Held for as long as the session lives.
+    _slot: Option<Slot>,
+}
+
+/// A connection that gets no session.
+enum Refusal {
+    /// The client is told why, if it can be.
+    Answered {
+        client: ClientLeg,
+        error: FatalError,
+        reason: CloseReason,
+    },
+    /// What the client sent is no opening.
+    Malformed {
+        client: ClientLeg,
+        error: OpeningError,
+    },
+    /// There is nobody to tell.
+    Closed(CloseReason),
+}
+
+/// Serves one accepted connection from its first byte to its closing record.
+pub async fn serve(stages: Arc<Stages>, accepted: Accepted) {
+    let mut guard = SessionGuard::open(&stages.audit, accepted.client).await;
+    let deadline = Instant::now() + stages.limits.startup_timeout;
+    let established = tokio::select! {
+        // Shutdown first: a client that says nothing would otherwise hold it up.
+        biased;
+        () = stages.force.cancelled() => Err(Refusal::Closed(CloseReason::Shutdown)),
+        established = establish(&stages, accepted, &mut guard, deadline) => established,
+    };
+    match established {
+        Ok(established) => carry(&stages, established, guard).await,
+        Err(refusal) => turn_away(&stages, refusal, guard, deadline).await,
+    }
+}
+
+/// Stages 1 to 5: from an accepted connection to one with a server.
+async fn establish(
+    stages: &Stages,
+    accepted: Accepted,
+    guard: &mut SessionGuard,
+    deadline: Instant,
+) -> Result<Established, Refusal> {
+    let taken = stages
+        .handover
+        .take(stages.netns_cookie, accepted.client, accepted.listener);
+    let mut client = ClientLeg::new(accepted.stream);
+    let interception = match taken {
+        Ok(interception) => interception,
+        Err(error) => {
+            stages.audit.record(guard.start_record()).await;
+            let error = FatalError::new(SqlState::ConnectionFailure, error.to_string())
+                .with_hint("Connect to the server's own address; pgusher intercepts that.");
+            return Err(Refusal::answered(
+                client,
+                error,
+                CloseReason::NoOriginalDestination,
+            ));
+        }
+    };
+    let route = interception.route();
+    let destination = route.original().socket_addr();
+
+    let identity = stages.identifier.identify(interception.origin()).await;
+    debug!(session = %guard.id(), pid = identity.pid(), %destination, "connection identified");
+    guard.identified(identity.clone(), destination);
+    stages.audit.record(guard.start_record()).await;
+
+    let first = match client.next_packet(deadline).await {
+        Ok(packet) => packet,
+        Err(error) => return Err(Refusal::startup(client, error)),
+    };
+    record_opening(guard, &first.opening, Encryption::None);
+    let Ok(slot) = stages.sessions.admit(&first.opening) else {
+        return Err(Refusal::too_many(client));
+    };
+
+    let permit = policy::observe(&identity, destination);
+
+    let mut upstream = match stages.router.dial(&permit, route).await {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            debug!(session = %guard.id(), %error, "no connection to the server");
+            let error = FatalError::new(SqlState::CannotConnectNow, error.to_string());
+            return Err(Refusal::answered(
+                client,
+                error,
+                CloseReason::UpstreamUnreachable,
+            ));
+        }
+    };
+    match startup::negotiate(&mut client, &mut upstream, first, deadline).await {
+        Ok(negotiated) => Ok(Established {
+            client,
+            upstream,
+            negotiated,
+            _slot: slot,
+        }),
+        Err(error) => Err(Refusal::startup(client, error)),
+    }
+}
+
+/// Stages 6 and 7 of a session: relay, and close the record.
+async fn carry(stages: &Stages, established: Established, mut guard: SessionGuard) {
+    let Established {
+        client,
+        upstream,
+        negotiated,
+        _slot,
+    } = established;
+    record_opening(&mut guard, &negotiated.opening, negotiated.encryption);
+    guard.delivered(negotiated.passed);
+    let mut login = if negotiated.readable {
+        LoginWatch::new()
+    } else {
+        LoginWatch::hidden()
+    };
+    let legs = Legs {
+        client: client.stream,
+        upstream,
+        from_client: client.buffer,
+    };
+    let relayed = relay(
+        legs,
+        &mut login,
+        stages.limits.half_closed_timeout,
+        &stages.force,
+    )
+    .await;
+    debug!(session = %guard.id(), ?relayed, "session ended");
+    guard.login(Login::observed(&login));
+    guard.relayed(&relayed);
+}
+
+/// The end of a connection that gets no session: tell the client, and close the record.
+async fn turn_away(stages: &Stages, refusal: Refusal, guard: SessionGuard, deadline: Instant) {
+    let reason = refusal.reason();
+    debug!(session = %guard.id(), ?reason, "connection refused");
+    stages.sessions.count_refused();
+    let answering = async {
+        match refusal {
+            Refusal::Answered { client, error, .. } => {
+                startup::refuse(client, &error, deadline).await
+            }
+            Refusal::Malformed { client, error } => {
+                startup::refuse_malformed(client, error, deadline).await
+            }
+            Refusal::Closed(_) => {}
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stages.force.cancelled() => {}
+        () = answering => {}
+    }
+    guard.close(reason);
+}
+
+impl Refusal {
+    fn answered(client: ClientLeg, error: FatalError, reason: CloseReason) -> Self {
+        Self::Answered {
+            client,
+            error,
+            reason,
+        }
+    }
+
+    fn too_many(client: ClientLeg) -> Self {
+        let error = FatalError::new(
+            SqlState::TooManyConnections,
+            "too many sessions through pgusher".to_owned(),
+        )
+        .with_hint("The operator can raise max_sessions.");
+        Self::answered(client, error, CloseReason::TooManySessions)
+    }
+
+    fn startup(client: ClientLeg, error: StartupError) -> Self {
+        match error {
+            StartupError::Malformed(error) => Self::Malformed { client, error },
+            StartupError::TimedOut => Self::Closed(CloseReason::StartupTimeout),
+            StartupError::Closed => Self::Closed(CloseReason::NoStartup),
+            StartupError::Client(_) => Self::Closed(CloseReason::ClientReset),
+            StartupError::Server(_) => Self::Closed(CloseReason::ServerReset),
+        }
+    }
+
+    fn reason(&self) -> CloseReason {
+        match self {
+            Self::Answered { reason, .. } | Self::Closed(reason) => *reason,
+            Self::Malformed { .. } => CloseReason::MalformedStartup,
+        }
+    }
+}
+
+/// Puts what is known of the opening into the record.
+fn record_opening(guard: &mut SessionGuard, opening: &Opening, encryption: Encryption) {
+    let (kind, startup) = match opening {
+        Opening::Startup(message) if message.replication().is_some() => {
+            (Kind::Replication, Some(Startup::from(message)))
+        }
+        Opening::Startup(message) => (Kind::Session, Some(Startup::from(message))),
+        Opening::Cancel { .. } => (Kind::Cancel, None),
+        Opening::SslRequest | Opening::GssRequest | Opening::DirectTls | Opening::Other { .. } => {
+            (Kind::Opaque, None)
+        }
+    };
+    guard.opened(kind, startup, encryption);
+}

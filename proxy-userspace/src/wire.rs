@@ -1,0 +1,10 @@
+//! The wire protocol's frame, sans-IO: bytes in, facts out. Nothing here awaits, allocates without a bound, or
+//! changes a byte.
+//!
+//! Message formats: PostgreSQL documentation, "Frontend/Backend Protocol", sections "Message Formats" and "Message
+//! Flow"; limits: src/backend/tcop/backend_startup.c.
+
+pub mod error_response;
+pub mod login;
+pub mod opening;
+pub mod text;

@@ -1,0 +1,39 @@
+//! Bytes in no known encoding, made printable for records.
+
+use std::fmt::Write as _;
+
+/// The text itself where the bytes are UTF-8; otherwise every byte that is not printable ASCII, and the backslash,
+/// as `\xNN`, so that different bytes stay different.
+pub fn printable(bytes: &[u8]) -> String {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return text.to_owned();
+    }
+    let mut escaped = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        if (byte.is_ascii_graphic() || *byte == b' ') && *byte != b'\\' {
+            escaped.push(char::from(*byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(escaped, "\\x{byte:02x}");
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn utf8_stays_and_other_bytes_are_escaped_without_loss() {
+        let cases: [(&[u8], &str); 4] = [
+            (b"plain \\ text\n", "plain \\ text\n"),
+            ("grüße".as_bytes(), "grüße"),
+            (b"latin\xe9", "latin\\xe9"),
+            (b"\\xe9\xe9", "\\x5cxe9\\xe9"),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(printable(bytes), expected);
+        }
+    }
+}
