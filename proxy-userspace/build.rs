@@ -35,7 +35,8 @@ fn main() -> Result<()> {
     );
 
     let tools = read_toolchain(&toolchain)?;
-    let target_dir = out_dir.join("bpf");
+    // Not below OUT_DIR: debug, release and clippy builds would each compile the same object again.
+    let target_dir = workspace.join("target/bpf");
     build_object(&workspace, &tools, &target_dir)?;
     let built = target_dir.join(TARGET).join("release").join(BINARY);
     let mut object =
@@ -51,13 +52,14 @@ fn main() -> Result<()> {
 fn make_union_names_legal(object: &mut [u8]) {
     const REFUSED: &[u8] = b"MaybeUninit<u8>\0";
     const LEGAL: &[u8] = b"MaybeUninit_u8_\0";
-    let mut at = 0;
-    while let Some(found) = object[at..]
-        .windows(REFUSED.len())
-        .position(|window| window == REFUSED)
-    {
-        at += found;
-        object[at..at + LEGAL.len()].copy_from_slice(LEGAL);
+    for at in 0..object.len() {
+        if let Some(found) = object
+            .get_mut(at..)
+            .and_then(|rest| rest.get_mut(..REFUSED.len()))
+            && *found == *REFUSED
+        {
+            found.copy_from_slice(LEGAL);
+        }
     }
 }
 

@@ -31,9 +31,11 @@ enum Verdict {
 const CAPABILITIES: [(&str, u32); 4] = [
     ("CAP_NET_ADMIN", 12),
     ("CAP_SYS_PTRACE", 19),
-    ("CAP_PERFMON", 38),
+    ("CAP_PERFMON", CAP_PERFMON),
     ("CAP_BPF", 39),
 ];
+/// The first of the two capabilities that CAP_SYS_ADMIN includes.
+const CAP_PERFMON: u32 = 38;
 /// Includes what CAP_PERFMON and CAP_BPF allow.
 const CAP_SYS_ADMIN: u32 = 21;
 
@@ -111,10 +113,11 @@ fn capabilities() -> Check {
         Ok(status) => status.capeff,
         Err(error) => return Check::new(NAME, Verdict::Missing, error.to_string()),
     };
-    let has = |bit: u32| effective >> bit & 1 == 1;
+    let has = |bit: u32| (effective >> bit) & 1 == 1;
+    let is_granted = |bit: u32| has(bit) || (bit >= CAP_PERFMON && has(CAP_SYS_ADMIN));
     let lacking: Vec<&str> = CAPABILITIES
         .into_iter()
-        .filter(|(_, bit)| !has(*bit) && !(*bit >= 38 && has(CAP_SYS_ADMIN)))
+        .filter(|(_, bit)| !is_granted(*bit))
         .map(|(name, _)| name)
         .collect();
     if lacking.is_empty() {

@@ -10,7 +10,8 @@ use crate::identify::{Grade, Identity};
 use crate::intercept::Coverage;
 use crate::startup::Encryption;
 use crate::wire::login::{LoginOutcome, LoginWatch};
-use crate::wire::opening::{StartupMessage, name_text};
+use crate::wire::opening::StartupMessage;
+use crate::wire::text::printable;
 
 /// The schema's version, in every record.
 const SCHEMA_VERSION: u32 = 1;
@@ -150,12 +151,12 @@ impl From<&StartupMessage> for Startup {
         let (major, minor) = message.protocol();
         Self {
             protocol: format!("{major}.{minor}"),
-            user: message.user().map(name_text),
-            database: message.database().map(name_text),
-            application_name: message.last("application_name").map(name_text),
+            user: message.user().map(printable),
+            database: message.database().map(printable),
+            application_name: message.last("application_name").map(printable),
             parameters: message
                 .parameters()
-                .map(|(name, value)| (name_text(name), name_text(value)))
+                .map(|(name, value)| (printable(name), printable(value)))
                 .collect(),
             grade: Grade::Claimed,
         }

@@ -149,7 +149,10 @@ impl LoginWatch {
 fn sqlstate(body: &[u8]) -> Option<String> {
     let mut fields = body.split(|byte| *byte == 0);
     let value = fields.find_map(|field| field.strip_prefix(b"C"))?;
-    let is_code = value.len() == 5 && value.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+    let is_code = value.len() == 5
+        && value
+            .iter()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
     is_code.then(|| String::from_utf8_lossy(value).into_owned())
 }
 

@@ -4,8 +4,6 @@
 //! ProcessStartupPacket in src/backend/tcop/backend_startup.c; what PostgreSQL would refuse for its form is refused,
 //! what it would refuse for its content (an unknown version, say) is the server's to answer.
 
-use super::text::printable;
-
 /// `MAX_STARTUP_PACKET_LENGTH` (src/include/libpq/pqcomm.h) and the length word.
 pub const MAX_PACKET_BYTES: usize = 10_000 + 4;
 const MIN_PACKET_BYTES: usize = 8;
@@ -185,16 +183,6 @@ pub enum Replication {
     Physical,
     /// `replication=database`: logical decoding in one database.
     Logical,
-}
-
-/// A code as `major.minor`, for records and messages.
-pub fn version_text(code: u32) -> String {
-    format!("{}.{}", code >> 16, code & 0xffff)
-}
-
-/// A name for a record.
-pub fn name_text(name: &[u8]) -> String {
-    printable(name)
 }
 
 /// The spellings of true in `parse_bool` (src/backend/utils/adt/bool.c): unique prefixes, any case.
