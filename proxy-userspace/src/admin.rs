@@ -45,7 +45,7 @@ pub enum AdminError {
 /// A bound admin socket; its file goes when it is dropped.
 pub struct AdminSocket {
     listener: UnixListener,
-    path: PathBuf,
+    file: SocketFile,
 }
 
 impl AdminSocket {
@@ -75,7 +75,7 @@ impl AdminSocket {
         umask(before);
         Ok(Self {
             listener: bound.map_err(failed)?,
-            path: path.to_path_buf(),
+            file: SocketFile(path.to_path_buf()),
         })
     }
 
@@ -84,15 +84,17 @@ impl AdminSocket {
         let service = Router::new()
             .route(STATUS_PATH, get(answer_status))
             .with_state(Arc::new(observed));
-        let Self { listener, path } = self;
-        let _file = SocketFile(path);
+        let Self {
+            listener,
+            file: _file,
+        } = self;
         if let Err(error) = axum::serve(listener, service).await {
             error!(%error, "the admin socket failed; `pgusher status` will not answer");
         }
     }
 }
 
-/// Removes the socket's file when the server ends.
+/// Removes the socket's file when the server ends, or was never started.
 struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
@@ -110,4 +112,34 @@ async fn answer_status(
         .status()
         .map(Json)
         .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_private_while_it_exists_and_goes_with_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/pgusher.sock");
+        let socket = AdminSocket::bind(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        assert!(matches!(
+            AdminSocket::bind(&path),
+            Err(AdminError::InUse(_))
+        ));
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_dead_instances_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pgusher.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        AdminSocket::bind(&path).unwrap();
+    }
 }

@@ -29,6 +29,8 @@ struct Running {
     stages: Arc<Stages>,
     listeners: Listeners,
     hooks: Attached,
+    /// Claimed for as long as it is open.
+    _cgroup: Cgroup,
     sessions: TaskTracker,
     companions: Companions,
     writer: Writer,
@@ -83,6 +85,7 @@ async fn start(config: &Config) -> Result<Running> {
     check_pid_namespace()?;
     host::raise_descriptor_limit(Sessions::max_connections(config.limits.max_sessions.get()));
     let cgroup = Cgroup::open(config.cgroup.as_deref())?;
+    cgroup.claim()?;
     let listeners = Listeners::bind(config.listen_port)?;
     let mut hooks = Loaded::load(&host::kernel_offsets()).context("cannot start interception")?;
     hooks.configure(&Targets {
@@ -115,6 +118,7 @@ async fn start(config: &Config) -> Result<Running> {
         stages,
         listeners,
         hooks,
+        _cgroup: cgroup,
         sessions: TaskTracker::new(),
         companions,
         writer,
@@ -193,6 +197,7 @@ async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Resu
         stages,
         listeners,
         hooks,
+        _cgroup,
         sessions,
         companions,
         writer,

@@ -5,7 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use procfs::process::{MountInfo, Process};
-use rustix::fs::fstatfs;
+use rustix::fs::{FlockOperation, flock, fstatfs};
+use rustix::io::Errno;
 
 /// `CGROUP2_SUPER_MAGIC` of include/uapi/linux/magic.h.
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
@@ -33,6 +34,9 @@ pub enum CgroupError {
     /// The path is something else than a cgroup-v2 directory.
     #[error("{0} is not a cgroup v2 directory; see the lines with `cgroup2` in /proc/self/mounts")]
     NotCgroup2(PathBuf),
+    /// Another instance intercepts there: the two would intercept each other's connections in a circle.
+    #[error("another pgusher is attached to cgroup {0}; stop it first")]
+    Claimed(PathBuf),
 }
 
 /// An open cgroup-v2 directory.
@@ -62,6 +66,21 @@ impl Cgroup {
             return Err(CgroupError::NotCgroup2(path));
         }
         Ok(Self { path, directory })
+    }
+
+    /// Claims the cgroup for this process, for as long as it is open.
+    ///
+    /// # Errors
+    /// [`CgroupError::Claimed`] when another instance has it.
+    pub fn claim(&self) -> Result<(), CgroupError> {
+        match flock(&self.directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(()),
+            Err(Errno::WOULDBLOCK) => Err(CgroupError::Claimed(self.path.clone())),
+            Err(error) => Err(CgroupError::Open {
+                path: self.path.clone(),
+                source: error.into(),
+            }),
+        }
     }
 
     /// Its path.
