@@ -1,0 +1,102 @@
+//! Numbers: what pgbench reports, medians, and how far they can be trusted. Pure.
+
+/// One round's result for both ways, in the workload's unit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Round {
+    pub(super) direct: f64,
+    pub(super) proxied: f64,
+}
+
+/// All rounds of a workload.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    rounds: Vec<Round>,
+}
+
+impl Comparison {
+    /// The titles of the columns that [`Comparison::row`] fills.
+    pub(super) const HEADLINE: &'static str =
+        "workload                         direct       pgusher         ratio  (min..max)";
+
+    pub(super) fn add(&mut self, round: Round) {
+        self.rounds.push(round);
+    }
+
+    /// Returns one line of the table.
+    pub(super) fn row(&self, name: &str, unit: &str) -> String {
+        let column = |value: fn(&Round) -> f64| sorted(self.rounds.iter().map(value));
+        let direct = median(&column(|round| round.direct));
+        let proxied = median(&column(|round| round.proxied));
+        let ratios = column(|round| round.proxied / round.direct);
+        let smallest = ratios.first().copied().unwrap_or(f64::NAN);
+        let largest = ratios.last().copied().unwrap_or(f64::NAN);
+        format!(
+            "{name:<26} {direct:>9.0} {unit:<4} {proxied:>8.0} {unit:<4} {:>8.2}  ({smallest:.2}..{largest:.2})",
+            median(&ratios)
+        )
+    }
+}
+
+/// Reads the rate from pgbench's report: `tps = 8123.4 (without initial connection time)`.
+pub(super) fn transactions_per_second(report: &str) -> Option<f64> {
+    let rate = report
+        .lines()
+        .find_map(|line| line.strip_prefix("tps = "))?;
+    rate.split_whitespace().next()?.parse().ok()
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// Returns the middle of sorted values, or the mean of the two in the middle; NaN of none.
+fn median(sorted: &[f64]) -> f64 {
+    let middle = sorted.len() / 2;
+    let upper = sorted.get(middle).copied().unwrap_or(f64::NAN);
+    if sorted.len() % 2 == 1 {
+        return upper;
+    }
+    let lower = middle.checked_sub(1).and_then(|index| sorted.get(index));
+    (lower.copied().unwrap_or(f64::NAN) + upper) / 2.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_does_not_care_about_order_or_outliers() {
+        let cases: [(&str, &[f64], f64); 3] = [
+            ("odd", &[3.0, 1.0, 900.0], 3.0),
+            ("even", &[4.0, 1.0, 2.0, 900.0], 3.0),
+            ("one", &[7.0], 7.0),
+        ];
+        for (case, values, expected) in cases {
+            let found = median(&sorted(values.iter().copied()));
+            assert!((found - expected).abs() < f64::EPSILON, "{case}: {found}");
+        }
+        assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn the_rate_is_read_from_the_report_of_pgbench() {
+        let report = "number of failed transactions: 0 (0.000%)\n\
+            latency average = 0.123 ms\n\
+            tps = 812.5 (without initial connection time)\n";
+        assert_eq!(transactions_per_second(report), Some(812.5));
+        assert_eq!(transactions_per_second("tps unknown"), None);
+    }
+
+    #[test]
+    fn the_ratio_is_that_of_single_rounds() {
+        let mut comparison = Comparison::default();
+        for (direct, proxied) in [(100.0, 50.0), (200.0, 120.0), (400.0, 280.0)] {
+            comparison.add(Round { direct, proxied });
+        }
+        let row = comparison.row("select", "tps");
+        assert!(row.ends_with("0.60  (0.50..0.70)"), "{row}");
+        assert!(row.contains("200 tps") && row.contains("120 tps"), "{row}");
+    }
+}

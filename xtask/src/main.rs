@@ -1,0 +1,103 @@
+//! The commands of this repository: one for each thing a person wants to do with it.
+//!
+//! This file owns the command line and nothing else. Every command is a module of its own;
+//! a continuous-integration system calls the same commands and adds none.
+
+mod bench;
+mod build;
+mod demo;
+mod interrupt;
+mod mounts;
+mod playground;
+mod privilege;
+mod process;
+mod run;
+mod setup;
+mod test;
+mod workspace;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::setup::Purpose;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Sets up, builds, tries, tests and measures pgusher"
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing on this machine
+    Setup {
+        /// What the machine will be used for; each one includes those before it
+        #[arg(long = "for", value_enum, default_value_t = Purpose::Run)]
+        purpose: Purpose,
+    },
+    /// Build pgusher with its eBPF programs
+    Build {
+        /// Optimise the user-space side too
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build pgusher and run it as root
+    Run {
+        /// Arguments for pgusher, after `--`; `run` is put in front where no subcommand is named
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Show pgusher at work: a throwaway server, a few clients, and the records they cause
+    Demo(Prepared),
+    /// Check everything: formatting, lints, unit tests, and tests on the real kernel
+    Test {
+        /// Only run the tests whose name contains this
+        #[arg(long)]
+        filter: Option<String>,
+    },
+    /// Compare pgbench through pgusher with pgbench without it
+    Bench {
+        /// Short rounds: a rough answer within a minute
+        #[arg(long)]
+        quick: bool,
+        #[command(flatten)]
+        prepared: Prepared,
+    },
+}
+
+/// How a command that starts as a user goes on as root.
+#[derive(Args)]
+struct Prepared {
+    /// The binary that the unprivileged half of this command has built
+    #[arg(long, hide = true)]
+    binary: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match dispatch(CommandLine::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(task: Task) -> Result<()> {
+    match task {
+        Task::Setup { purpose } => setup::prepare(purpose),
+        Task::Build { release } => build::pgusher(release).map(drop),
+        Task::Run { arguments } => run::pgusher(arguments),
+        Task::Demo(prepared) => demo::show(prepared.binary),
+        Task::Test { filter } => test::everything(filter.as_deref()),
+        Task::Bench { quick, prepared } => bench::compare(quick, prepared.binary),
+    }
+}

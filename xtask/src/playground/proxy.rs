@@ -1,0 +1,91 @@
+//! A pgusher that intercepts one cgroup and writes its audit trail into a file of ours.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::service::{Service, die_with_parent};
+use crate::process;
+
+/// A running pgusher; dropping it detaches and stops it.
+pub(crate) struct Proxy {
+    service: Service,
+    binary: PathBuf,
+    admin_socket: PathBuf,
+    audit_trail: PathBuf,
+}
+
+impl Proxy {
+    /// Starts pgusher for one port and one cgroup, and waits until it has attached.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start; the text has the end of its log.
+    pub(super) fn start(binary: &Path, cgroup: &Path, port: u16, folder: &Path) -> Result<Self> {
+        let admin_socket = folder.join("admin.sock");
+        let audit_trail = folder.join("audit.jsonl");
+        let mut command = die_with_parent("TERM");
+        command
+            .arg(binary)
+            .args(["run", "--port", &port.to_string()])
+            .arg("--cgroup")
+            .arg(cgroup)
+            .arg("--admin-socket")
+            .arg(&admin_socket)
+            .arg("--audit-sink")
+            .arg(format!("file:{}", audit_trail.display()));
+        let log = folder.join("pgusher.log");
+        let mut proxy = Self {
+            service: Service::start("pgusher", command, log, Signal::SIGTERM)?,
+            binary: binary.to_owned(),
+            admin_socket,
+            audit_trail,
+        };
+        let mut question = proxy.status_command();
+        proxy
+            .service
+            .wait_until(|| process::capture(&mut question).is_ok())?;
+        Ok(proxy)
+    }
+
+    /// Returns how many connects the kernel has redirected to this pgusher.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer.
+    pub(crate) fn redirected(&self) -> Result<u64> {
+        let text = process::capture(&mut self.status_command())?;
+        serde_json::from_str::<Value>(&text)
+            .context("`pgusher status --json` is no JSON")?
+            .pointer("/kernel/redirected")
+            .and_then(Value::as_u64)
+            .context("`pgusher status --json` has no /kernel/redirected")
+    }
+
+    /// Stops pgusher, which completes its audit trail, and returns the trail's records.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end well or a record is no JSON.
+    pub(crate) fn finish(&mut self) -> Result<Vec<Value>> {
+        self.service.stop()?;
+        let trail = fs::read_to_string(&self.audit_trail)
+            .with_context(|| format!("cannot read {}", self.audit_trail.display()))?;
+        trail
+            .lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}")))
+            .collect()
+    }
+
+    fn status_command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["status", "--json", "--admin-socket"])
+            .arg(&self.admin_socket);
+        command
+    }
+}

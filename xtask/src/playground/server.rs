@@ -1,0 +1,150 @@
+//! A PostgreSQL 15 server in a temporary folder, as a user who owns nothing else.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use nix::unistd::User;
+
+use super::service::{Service, die_with_parent};
+use crate::process;
+
+const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
+/// Debian's package makes this user; PostgreSQL refuses to run as root.
+const SYSTEM_USER: &str = "postgres";
+const ADDRESS: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const ROLE: &str = "demo";
+const DATABASE: &str = "postgres";
+const PASSWORD: &str = "not-a-secret";
+
+/// A running server; dropping it stops it.
+pub(crate) struct Server {
+    port: u16,
+    _service: Service,
+}
+
+impl Server {
+    /// Makes a database cluster below `folder` and serves it on a free port of the loopback address.
+    ///
+    /// # Errors
+    ///
+    /// When PostgreSQL 15 is not installed or does not start.
+    pub(super) fn start(folder: &Path) -> Result<Self> {
+        let data = make_cluster(folder)?;
+        let port = free_port()?;
+        let mut command = as_system_user(die_with_parent("INT"));
+        command
+            .arg(program("postgres"))
+            .arg("-D")
+            .arg(&data)
+            .args(settings(port, &data));
+        let mut service = Service::start(
+            "PostgreSQL",
+            command,
+            folder.join("server.log"),
+            Signal::SIGINT,
+        )?;
+        let mut question = Command::new(program("pg_isready"));
+        question.arg("--quiet").args(address_arguments(port));
+        service.wait_until(|| question.status().is_ok_and(|status| status.success()))?;
+        Ok(Self {
+            port,
+            _service: service,
+        })
+    }
+
+    /// Returns the port the server listens on.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns a client program that talks to this server at its own address, as the demo role.
+    pub(crate) fn client(&self, name: &str) -> Command {
+        let mut command = Command::new(program(name));
+        command
+            .args(address_arguments(self.port))
+            .args(["-U", ROLE])
+            .env("PGPASSWORD", PASSWORD)
+            .env("PGDATABASE", DATABASE)
+            // A machine's own PostgreSQL settings must not decide what happens here.
+            .env("PGSSLMODE", "prefer")
+            .env("PGAPPNAME", name)
+            .env("PSQLRC", "/dev/null");
+        command
+    }
+}
+
+/// Makes the data folder and returns it.
+fn make_cluster(folder: &Path) -> Result<PathBuf> {
+    let user = User::from_name(SYSTEM_USER)
+        .context("cannot read the user table")?
+        .with_context(|| format!("there is no user {SYSTEM_USER}: is postgresql-15 installed?"))?;
+    let password_file = folder.join("password");
+    fs::write(&password_file, PASSWORD).context("cannot write the password file")?;
+    let data = folder.join("data");
+    fs::create_dir(&data).context("cannot make the data folder")?;
+    let (uid, gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+    chown(&data, uid, gid).context("cannot give the data folder away")?;
+    let mut initdb = as_system_user(Command::new("setpriv"));
+    initdb
+        .arg(program("initdb"))
+        .args(["--no-locale", "--encoding=UTF8", "--no-sync"])
+        .args(["--auth=scram-sha-256", "--username", ROLE])
+        .arg(format!("--pwfile={}", password_file.display()))
+        .arg("--pgdata")
+        .arg(&data)
+        .current_dir("/");
+    process::capture(&mut initdb)?;
+    Ok(data)
+}
+
+/// Settings of a server whose data nobody will miss.
+fn settings(port: u16, data: &Path) -> Vec<String> {
+    let socket_folder = format!("unix_socket_directories={}", data.display());
+    [
+        format!("listen_addresses={ADDRESS}"),
+        format!("port={port}"),
+        socket_folder,
+        "fsync=off".to_owned(),
+        "max_connections=50".to_owned(),
+        "shared_buffers=256MB".to_owned(),
+    ]
+    .into_iter()
+    .flat_map(|setting| ["-c".to_owned(), setting])
+    .collect()
+}
+
+/// Adds to a `setpriv` command what makes the program run as the server's user.
+fn as_system_user(mut setpriv: Command) -> Command {
+    setpriv.args([
+        "--reuid",
+        SYSTEM_USER,
+        "--regid",
+        SYSTEM_USER,
+        "--init-groups",
+    ]);
+    setpriv
+}
+
+/// Asks the kernel for a port that is free now; if it is taken before the server starts, that fails and says so.
+fn free_port() -> Result<u16> {
+    let address = TcpListener::bind((ADDRESS, 0)).and_then(|listener| listener.local_addr());
+    Ok(address.context("no port is free")?.port())
+}
+
+fn address_arguments(port: u16) -> [String; 4] {
+    [
+        "-h".to_owned(),
+        ADDRESS.to_string(),
+        "-p".to_owned(),
+        port.to_string(),
+    ]
+}
+
+fn program(name: &str) -> PathBuf {
+    Path::new(PROGRAMS).join(name)
+}

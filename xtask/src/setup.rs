@@ -1,0 +1,61 @@
+//! `cargo xtask setup`: installs what is missing, and only that.
+//!
+//! Owns the order: compiler and packages first, then the linker, then PostgreSQL 18. Each part looks before it
+//! installs, so that a second run takes a moment and changes nothing.
+
+mod packages;
+mod postgres_18;
+mod toolchain;
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::workspace;
+
+/// What a machine will be used for; each purpose includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Purpose {
+    /// Build and run pgusher
+    Run,
+    /// Show it with a throwaway PostgreSQL server, or measure it
+    Demo,
+    /// Run the whole test suite
+    Test,
+}
+
+/// Brings this machine to where `purpose` works.
+///
+/// # Errors
+///
+/// When something can neither be found nor installed; the text has the command that would.
+pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
+    let folder = workspace::toolchain_dir();
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let _only_one = lock(&folder.join("setup.lock"))?;
+
+    let mut wanted = packages::of(purpose);
+    match toolchain::find_compiler() {
+        Ok(_) => packages::install_missing(&wanted)?,
+        Err(objections) => {
+            wanted.extend(packages::COMPILER);
+            packages::install_missing(&wanted).context(objections)?;
+        }
+    }
+    toolchain::prepare()?;
+    if purpose >= Purpose::Test {
+        toolchain::check_components()?;
+        postgres_18::prepare()?;
+    }
+    Ok(())
+}
+
+/// Waits until no other `setup` works on this workspace; the lock goes with the file handle.
+fn lock(path: &Path) -> Result<File> {
+    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    file.lock()
+        .with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
+}
