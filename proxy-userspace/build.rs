@@ -113,6 +113,8 @@ fn build_object(
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", tool("linker")?)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags.join("\x1f"))
+        // Unoptimised, the programs would not fit into BPF's 512 bytes of stack.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
         // bpf-linker does the link-time optimisation itself.
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")

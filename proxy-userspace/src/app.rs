@@ -174,11 +174,11 @@ async fn accept_forever(running: &Running) {
     loop {
         let room = running.stages.sessions.room().await;
         let accepted = running.listeners.accept().await;
-        running.stages.sessions.count_accepted();
+        let connection = running.stages.sessions.accepted(room);
         let stages = Arc::clone(&running.stages);
         running.sessions.spawn(async move {
             session::serve(stages, accepted).await;
-            drop(room);
+            drop(connection);
         });
     }
 }

@@ -24,7 +24,7 @@ use crate::wire::error_response::{FatalError, SqlState};
 use crate::wire::login::LoginWatch;
 use crate::wire::opening::{Opening, OpeningError};
 
-pub use registry::{SessionCounts, Sessions, Slot};
+pub use registry::{Connection, SessionCounts, Sessions, Slot};
 
 /// What a session needs of the rest of the program.
 pub struct Stages {

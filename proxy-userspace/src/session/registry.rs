@@ -1,7 +1,7 @@
 //! Who is there: the limit on concurrent sessions, and their counts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,6 +15,19 @@ const EXTRA_CONNECTIONS: usize = 256;
 /// A session's place under the limit, given back when dropped.
 pub type Slot = OwnedSemaphorePermit;
 
+/// A connection being served; it counts as active, and takes up its room, until dropped.
+#[derive(Debug)]
+pub struct Connection {
+    active: Arc<AtomicUsize>,
+    _room: Slot,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// No place is left.
 #[derive(Debug)]
 pub struct LimitReached;
@@ -24,7 +37,7 @@ pub struct LimitReached;
 pub struct Sessions {
     slots: Arc<Semaphore>,
     connections: Arc<Semaphore>,
-    limit: usize,
+    active: Arc<AtomicUsize>,
     total: AtomicU64,
     refused: AtomicU64,
 }
@@ -46,7 +59,7 @@ impl Sessions {
         Self {
             slots: Arc::new(Semaphore::new(limit)),
             connections: Arc::new(Semaphore::new(Self::max_connections(limit))),
-            limit,
+            active: Arc::new(AtomicUsize::new(0)),
             total: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }
@@ -69,9 +82,14 @@ impl Sessions {
         }
     }
 
-    /// Counts a connection that was accepted.
-    pub fn count_accepted(&self) {
+    /// Counts a connection that was accepted into the room made for it.
+    pub fn accepted(&self, room: Slot) -> Connection {
         self.total.fetch_add(1, Ordering::Relaxed);
+        self.active.fetch_add(1, Ordering::Relaxed);
+        Connection {
+            active: Arc::clone(&self.active),
+            _room: room,
+        }
     }
 
     /// Counts a connection that got no session.
@@ -96,9 +114,8 @@ impl Sessions {
 
     /// The counts as they stand.
     pub fn counts(&self) -> SessionCounts {
-        let room = self.connections.available_permits();
         SessionCounts {
-            active: Self::max_connections(self.limit).saturating_sub(room),
+            active: self.active.load(Ordering::Relaxed),
             total: self.total.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
         }
@@ -126,11 +143,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn active_counts_connections_while_their_place_is_held() {
+    async fn active_counts_connections_from_accept_to_end() {
         let sessions = Sessions::new(1);
-        let place = sessions.room().await;
+        let room = sessions.room().await;
+        assert_eq!(sessions.counts().active, 0);
+        let connection = sessions.accepted(room);
         assert_eq!(sessions.counts().active, 1);
-        drop(place);
+        drop(connection);
         assert_eq!(sessions.counts().active, 0);
     }
 }
