@@ -49,7 +49,7 @@ fn names_secret(text: &str) -> bool {
 
 fn one(argument: &str) -> String {
     let without_userinfo = redact_userinfo(argument);
-    redact_assignments(&without_userinfo)
+    redact_assignments(&without_userinfo).unwrap_or_else(|| redact_sentence(&without_userinfo))
 }
 
 /// `scheme://user:secret@host` → `scheme://user:[redacted]@host`
@@ -77,7 +77,7 @@ fn redact_userinfo(text: &str) -> String {
 
 /// `…password=value…`, in an option, a connection string or a query: everything from the value on goes, because
 /// quoting decides where it ends and connection strings nest.
-fn redact_assignments(text: &str) -> String {
+fn redact_assignments(text: &str) -> Option<String> {
     let mut from = 0;
     while let Some(at) = text
         .get(from..)
@@ -89,11 +89,26 @@ fn redact_assignments(text: &str) -> String {
             .rfind([' ', '&', '?', ';', '\t', '\n'])
             .map_or(0, |space| space + 1);
         if names_secret(before.get(start..).unwrap_or_default()) {
-            return format!("{}={REDACTED}", text.get(..at).unwrap_or_default());
+            return Some(format!("{}={REDACTED}", text.get(..at).unwrap_or_default()));
         }
         from = at + 1;
     }
-    text.to_owned()
+    None
+}
+
+/// `alter role app password 's3cret'`: in an argument of several words, everything behind the word goes.
+fn redact_sentence(text: &str) -> String {
+    let lower = text.to_ascii_lowercase();
+    let behind_first = SECRET_WORDS
+        .iter()
+        .filter_map(|word| lower.find(word).map(|at| at + word.len()))
+        .min();
+    match behind_first {
+        Some(end) if text.contains(char::is_whitespace) => {
+            format!("{} {REDACTED}", text.get(..end).unwrap_or_default())
+        }
+        _ => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -106,7 +121,7 @@ mod tests {
 
     #[test]
     fn secrets_go_and_the_rest_stays() {
-        let cases: [(&[&str], &[&str]); 9] = [
+        let cases: [(&[&str], &[&str]); 10] = [
             (
                 &["psql", "-h", "db", "-U", "app"],
                 &["psql", "-h", "db", "-U", "app"],
@@ -138,6 +153,10 @@ mod tests {
             (
                 &["psql", "postgres://db/x?user=u&password=s3cret"],
                 &["psql", "postgres://db/x?user=u&password=[redacted]"],
+            ),
+            (
+                &["psql", "-c", "alter role app PASSWORD 's3cret' login"],
+                &["psql", "-c", "alter role app PASSWORD [redacted]"],
             ),
             (
                 &["env", "PGPASSWORD=s3cret", "API-TOKEN=x"],
