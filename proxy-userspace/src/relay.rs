@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::wire::login::LoginWatch;
 
 use direction::{Direction, End};
-use ending::close_both;
+use ending::{Closing, close_both};
 
 /// How long a direction may go on delivering after the other one found its peer dead.
 const ABORT_GRACE: Duration = Duration::from_secs(5);
@@ -91,11 +91,11 @@ pub async fn relay(
         first_end: None,
         client_failed: false,
     };
-    let ended_by = session.run(login, half_closed_timeout, force).await;
+    let ended = session.run(login, half_closed_timeout, force).await;
     let (to_server, to_client) = (session.to_server.delivered(), session.to_client.delivered());
-    close_both(client, upstream, ended_by).await;
+    close_both(client, upstream, ended.closing).await;
     Relayed {
-        ended_by,
+        ended_by: ended.by,
         to_server,
         to_client,
     }
@@ -107,7 +107,7 @@ struct Relay<'a> {
     to_server: Direction,
     to_client: Direction,
     /// Whichever side closed first names the end of an orderly session.
-    first_end: Option<EndedBy>,
+    first_end: Option<FirstEnd>,
     /// The client's socket has an error pending, whether or not it is being read.
     client_failed: bool,
 }
@@ -118,7 +118,7 @@ impl Relay<'_> {
         login: &mut LoginWatch,
         half_closed_timeout: Duration,
         force: &CancellationToken,
-    ) -> EndedBy {
+    ) -> Ended {
         loop {
             let before = self.delivered();
             let patience = self.patience(half_closed_timeout);
@@ -126,17 +126,19 @@ impl Relay<'_> {
             tokio::select! {
                 // Shutdown first: a busy session would otherwise never see it.
                 biased;
-                () = force.cancelled() => return EndedBy::Shutdown,
+                () = force.cancelled() => {
+                    return Ended { by: EndedBy::Shutdown, closing: Closing::ResetBoth };
+                }
                 ended = poll_fn(|context| self.poll(context, login)) => match ended {
-                    Progress::Ended(ended_by) => return ended_by,
+                    Progress::Ended(ended) => return ended,
                     // One direction has ended: how long the other may take has changed.
                     Progress::HalfEnded => {}
                 },
                 // While the server takes nothing, the client is not read, and only this tells that it is gone.
                 _ = client.ready(Interest::ERROR), if !client_failed => self.client_failed = true,
                 () = wait_for(patience.map(Patience::limit)) => {
-                    if let Some(ended_by) = patience.and_then(|patience| patience.exhausted(self.delivered() - before)) {
-                        return ended_by;
+                    if let Some(ended) = patience.and_then(|patience| patience.exhausted(self.delivered() - before)) {
+                        return ended;
                     }
                 }
             }
@@ -170,13 +172,15 @@ impl Relay<'_> {
             .poll(context, self.client, self.upstream, |_| {});
         if self.first_end.is_none() {
             self.first_end = match (self.to_client.end(), self.to_server.end()) {
-                (Some(End::Eof), _) => Some(EndedBy::ServerClosed),
-                (_, Some(End::Eof)) => Some(EndedBy::ClientClosed),
+                (Some(End::Eof), _) => Some(FirstEnd::Server),
+                (_, Some(End::Eof)) => Some(FirstEnd::Client {
+                    to_client: self.to_client.delivered(),
+                }),
                 _ => None,
             };
         }
         match self.ended() {
-            Some(ended_by) => Poll::Ready(Progress::Ended(ended_by)),
+            Some(ended) => Poll::Ready(Progress::Ended(ended)),
             None if self.ended_directions() > ended_before => Poll::Ready(Progress::HalfEnded),
             None => Poll::Pending,
         }
@@ -186,25 +190,58 @@ impl Relay<'_> {
         usize::from(self.to_server.end().is_some()) + usize::from(self.to_client.end().is_some())
     }
 
-    /// Whether, and by whom, the session has ended.
-    fn ended(&self) -> Option<EndedBy> {
-        match (self.to_server.end(), self.to_client.end()) {
+    /// Whether the session has ended, and how. A reset that only follows the other side's orderly close (a backend
+    /// that exits with a TLS close_notify unread, a client that closes with a last notice unread) is passed on, but
+    /// it is not what ended the session.
+    fn ended(&self) -> Option<Ended> {
+        let (by, closing) = match (self.to_server.end(), self.to_client.end()) {
             // A peer whose connection failed on reading is dead both ways.
-            (Some(End::ReadFailed), _) => Some(EndedBy::ClientReset),
-            (_, Some(End::ReadFailed)) => Some(EndedBy::ServerReset),
-            (Some(End::Eof), Some(End::Eof)) => self.first_end,
+            (Some(End::ReadFailed), _) => match self.first_end {
+                Some(FirstEnd::Server) => (EndedBy::ServerClosed, Closing::ResetServer),
+                _ => (EndedBy::ClientReset, Closing::ResetServer),
+            },
+            (_, Some(End::ReadFailed)) => match self.first_end {
+                Some(FirstEnd::Client { to_client }) if to_client == self.to_client.delivered() => {
+                    (EndedBy::ClientClosed, Closing::ResetClient)
+                }
+                _ => (EndedBy::ServerReset, Closing::ResetClient),
+            },
+            (Some(End::Eof), Some(End::Eof)) => match self.first_end {
+                Some(FirstEnd::Server) => (EndedBy::ServerClosed, Closing::Orderly),
+                _ => (EndedBy::ClientClosed, Closing::Orderly),
+            },
             // A peer that takes nothing any more is dead, but what it sent before may still be on its way.
             (Some(End::Eof | End::WriteFailed), Some(End::WriteFailed)) => {
-                Some(EndedBy::ClientReset)
+                (EndedBy::ClientReset, Closing::ResetServer)
             }
-            (Some(End::WriteFailed), Some(End::Eof)) => Some(EndedBy::ServerReset),
-            _ => None,
-        }
+            (Some(End::WriteFailed), Some(End::Eof)) => {
+                (EndedBy::ServerClosed, Closing::ResetClient)
+            }
+            _ => return None,
+        };
+        Some(Ended { by, closing })
     }
 }
 
+/// Which side closed first.
+#[derive(Clone, Copy)]
+enum FirstEnd {
+    Server,
+    /// After so many bytes had been delivered to the client.
+    Client {
+        to_client: u64,
+    },
+}
+
+/// The end of a session: what to call it, and what is left to do.
+#[derive(Clone, Copy)]
+struct Ended {
+    by: EndedBy,
+    closing: Closing,
+}
+
 enum Progress {
-    Ended(EndedBy),
+    Ended(Ended),
     HalfEnded,
 }
 
@@ -228,13 +265,14 @@ impl Patience {
     }
 
     /// The end, now that the limit has passed with so many bytes delivered meanwhile.
-    fn exhausted(self, delivered: u64) -> Option<EndedBy> {
-        match (self, delivered) {
-            (Self::DeadClient, _) => Some(EndedBy::ClientReset),
-            (Self::DeadServer(_), 0) => Some(EndedBy::ServerReset),
-            (Self::ClosedServer(_), 0) => Some(EndedBy::HalfClosedTimeout),
-            (Self::DeadServer(_) | Self::ClosedServer(_), _) => None,
-        }
+    fn exhausted(self, delivered: u64) -> Option<Ended> {
+        let (by, closing) = match (self, delivered) {
+            (Self::DeadClient, _) => (EndedBy::ClientReset, Closing::ResetServer),
+            (Self::DeadServer(_), 0) => (EndedBy::ServerReset, Closing::ResetClient),
+            (Self::ClosedServer(_), 0) => (EndedBy::HalfClosedTimeout, Closing::Orderly),
+            (Self::DeadServer(_) | Self::ClosedServer(_), _) => return None,
+        };
+        Some(Ended { by, closing })
     }
 }
 

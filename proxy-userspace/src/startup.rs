@@ -6,6 +6,7 @@
 //! Previous stage: [`crate::identify`]; next: [`crate::policy`], then [`crate::relay`].
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -21,6 +22,8 @@ const NOT_SUPPORTED: u8 = b'N';
 const TLS_ACCEPTED: u8 = b'S';
 /// "Go ahead with GSSAPI encryption"
 const GSS_ACCEPTED: u8 = b'G';
+/// How long a refused client may take to close, once it has been told.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// How many encryption requests a refused client may send before its startup packet: one of each kind.
 const MAX_REQUESTS_BEFORE_REFUSAL: usize = 2;
 
@@ -228,7 +231,7 @@ pub async fn refuse(mut client: ClientLeg, error: &FatalError, deadline: Instant
         let is_last = answer.len() > 1;
         let written = within(deadline, client.stream.write_all(&answer)).await;
         if is_last || !matches!(written, Ok(Ok(()))) {
-            finish(client.stream, deadline).await;
+            finish(client.stream).await;
             return;
         }
     }
@@ -242,12 +245,13 @@ pub async fn refuse_malformed(client: ClientLeg, error: OpeningError, deadline: 
         // A client that does not take the answer is closed all the same.
         let _ = within(deadline, stream.write_all(&fatal.encode())).await;
     }
-    finish(stream, deadline).await;
+    finish(stream).await;
 }
 
 /// Closes so that the last answer arrives: bytes of the client's left unread would turn the close into a reset,
 /// which may overtake it.
-async fn finish(mut stream: TcpStream, deadline: Instant) {
+async fn finish(mut stream: TcpStream) {
+    let deadline = Instant::now() + FAREWELL_LIMIT;
     let mut ignored = [0_u8; 1024];
     let mut budget = MAX_PACKET_BYTES;
     if !matches!(within(deadline, stream.shutdown()).await, Ok(Ok(()))) {

@@ -30,7 +30,7 @@ pub struct Settings {
     #[arg(long, value_name = "POLICY")]
     pub audit_overflow: Option<OverflowPolicy>,
 
-    /// Audit records that may wait for the sink, besides one for each live session [default: 4096]
+    /// Audit records that may wait for the sink, besides one for each possible connection [default: 4096]
     #[arg(long, value_name = "RECORDS")]
     pub audit_queue: Option<usize>,
 

@@ -6,7 +6,6 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::EndedBy;
 use crate::socket::unacknowledged;
 
 /// How long bytes on their way may delay a reset.
@@ -14,20 +13,32 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Closes both sockets: orderly ends need nothing more, since both directions were shut down; a reset is passed on
-/// to the side that lives, behind everything that was received before it.
-pub(super) async fn close_both(client: TcpStream, upstream: TcpStream, ended_by: EndedBy) {
-    match ended_by {
-        EndedBy::ClientClosed | EndedBy::ServerClosed | EndedBy::HalfClosedTimeout => {}
-        EndedBy::ServerReset => {
+/// How the sockets of a session that is over are to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closing {
+    /// Both directions were shut down; nothing is left to say.
+    Orderly,
+    /// The server is gone: the client gets a reset behind everything received before it.
+    ResetClient,
+    /// The client is gone: likewise the server.
+    ResetServer,
+    /// Both get a reset now, whatever is on its way.
+    ResetBoth,
+}
+
+/// Closes both sockets.
+pub(super) async fn close_both(client: TcpStream, upstream: TcpStream, closing: Closing) {
+    match closing {
+        Closing::Orderly => {}
+        Closing::ResetClient => {
             drop(upstream);
             reset_after_delivery(client).await;
         }
-        EndedBy::ClientReset => {
+        Closing::ResetServer => {
             drop(client);
             reset_after_delivery(upstream).await;
         }
-        EndedBy::Shutdown => {
+        Closing::ResetBoth => {
             reset(&client);
             reset(&upstream);
         }
@@ -39,11 +50,17 @@ pub(super) async fn close_both(client: TcpStream, upstream: TcpStream, ended_by:
 async fn reset_after_delivery(stream: TcpStream) {
     let limit = Instant::now() + DRAIN_LIMIT;
     let mut pause = FIRST_PAUSE;
-    while unacknowledged(&stream).is_ok_and(|bytes| bytes > 0) && Instant::now() < limit {
+    while is_delivering(&stream) && Instant::now() < limit {
         sleep(pause).await;
         pause = (pause * 2).min(LAST_PAUSE);
     }
     reset(&stream);
+}
+
+/// Whether bytes are on their way to a peer that can still take them: after the peer's own reset the socket has no
+/// peer any more, and its queue never empties.
+fn is_delivering(stream: &TcpStream) -> bool {
+    stream.peer_addr().is_ok() && unacknowledged(stream).is_ok_and(|bytes| bytes > 0)
 }
 
 /// Makes the close of a socket a reset. A socket that refuses the option is closed in the ordinary way.
