@@ -106,8 +106,8 @@ struct Relay<'a> {
     upstream: &'a TcpStream,
     to_server: Direction,
     to_client: Direction,
-    /// Whichever side closed first names the end of an orderly session.
-    first_end: Option<FirstEnd>,
+    /// Which side closed first, if one has.
+    first_end: Option<EndedBy>,
     /// The client's socket has an error pending, whether or not it is being read.
     client_failed: bool,
 }
@@ -172,10 +172,8 @@ impl Relay<'_> {
             .poll(context, self.client, self.upstream, |_| {});
         if self.first_end.is_none() {
             self.first_end = match (self.to_client.end(), self.to_server.end()) {
-                (Some(End::Eof), _) => Some(FirstEnd::Server),
-                (_, Some(End::Eof)) => Some(FirstEnd::Client {
-                    to_client: self.to_client.delivered(),
-                }),
+                (Some(End::Eof), _) => Some(EndedBy::ServerClosed),
+                (_, Some(End::Eof)) => Some(EndedBy::ClientClosed),
                 _ => None,
             };
         }
@@ -190,47 +188,29 @@ impl Relay<'_> {
         usize::from(self.to_server.end().is_some()) + usize::from(self.to_client.end().is_some())
     }
 
-    /// Whether the session has ended, and how. A reset that only follows the other side's orderly close (a backend
-    /// that exits with a TLS close_notify unread, a client that closes with a last notice unread) is passed on, but
-    /// it is not what ended the session.
+    /// Whether the session has ended, and how. Whoever closed first in an orderly way ended it; a reset that follows
+    /// (a backend that exits with a TLS close_notify unread, a client that is gone when the rest of a result comes)
+    /// is passed on, but it is not the reason.
     fn ended(&self) -> Option<Ended> {
-        let (by, closing) = match (self.to_server.end(), self.to_client.end()) {
+        let (reset_by, closing) = match (self.to_server.end(), self.to_client.end()) {
             // A peer whose connection failed on reading is dead both ways.
-            (Some(End::ReadFailed), _) => match self.first_end {
-                Some(FirstEnd::Server) => (EndedBy::ServerClosed, Closing::ResetServer),
-                _ => (EndedBy::ClientReset, Closing::ResetServer),
-            },
-            (_, Some(End::ReadFailed)) => match self.first_end {
-                Some(FirstEnd::Client { to_client }) if to_client == self.to_client.delivered() => {
-                    (EndedBy::ClientClosed, Closing::ResetClient)
-                }
-                _ => (EndedBy::ServerReset, Closing::ResetClient),
-            },
-            (Some(End::Eof), Some(End::Eof)) => match self.first_end {
-                Some(FirstEnd::Server) => (EndedBy::ServerClosed, Closing::Orderly),
-                _ => (EndedBy::ClientClosed, Closing::Orderly),
-            },
+            (Some(End::ReadFailed), _) => (EndedBy::ClientReset, Closing::ResetServer),
+            (_, Some(End::ReadFailed)) => (EndedBy::ServerReset, Closing::ResetClient),
+            (Some(End::Eof), Some(End::Eof)) => (EndedBy::ClientClosed, Closing::Orderly),
             // A peer that takes nothing any more is dead, but what it sent before may still be on its way.
             (Some(End::Eof | End::WriteFailed), Some(End::WriteFailed)) => {
                 (EndedBy::ClientReset, Closing::ResetServer)
             }
             (Some(End::WriteFailed), Some(End::Eof)) => {
-                (EndedBy::ServerClosed, Closing::ResetClient)
+                (EndedBy::ServerReset, Closing::ResetClient)
             }
             _ => return None,
         };
-        Some(Ended { by, closing })
+        Some(Ended {
+            by: self.first_end.unwrap_or(reset_by),
+            closing,
+        })
     }
-}
-
-/// Which side closed first.
-#[derive(Clone, Copy)]
-enum FirstEnd {
-    Server,
-    /// After so many bytes had been delivered to the client.
-    Client {
-        to_client: u64,
-    },
 }
 
 /// The end of a session: what to call it, and what is left to do.

@@ -198,7 +198,7 @@ async fn a_client_that_closes_in_the_middle_of_a_result_resets_the_server() {
         ),
         "{error}"
     );
-    assert_eq!(session.relay.await.unwrap().ended_by, EndedBy::ClientReset);
+    assert_eq!(session.relay.await.unwrap().ended_by, EndedBy::ClientClosed);
 }
 
 #[tokio::test]

@@ -109,22 +109,20 @@ impl StartupMessage {
     fn parse(code: u32, body: &[u8]) -> Result<Self, OpeningError> {
         let mut parameters = Vec::new();
         let mut rest = body;
-        loop {
+        // The server looks for one byte where the next name would be, whatever it is, and calls it the terminator.
+        while rest.len() != 1 {
             let (name, after_name) = c_string(rest)?;
             if name.is_empty() {
-                return if after_name.is_empty() {
-                    Ok(Self {
-                        protocol: ((code >> 16) as u16, (code & 0xffff) as u16),
-                        parameters,
-                    })
-                } else {
-                    Err(OpeningError::Layout)
-                };
+                return Err(OpeningError::Layout);
             }
             let (value, after_value) = c_string(after_name)?;
             parameters.push((name.to_vec(), value.to_vec()));
             rest = after_value;
         }
+        Ok(Self {
+            protocol: ((code >> 16) as u16, (code & 0xffff) as u16),
+            parameters,
+        })
     }
 
     /// The protocol version asked for: major, minor.
@@ -312,6 +310,13 @@ mod tests {
             );
         }
         assert_eq!(startup(b"\0").user(), None);
+    }
+
+    #[test]
+    fn the_terminator_may_be_any_one_byte_as_in_the_server() {
+        for body in [b"user\0me\0\0", b"user\0me\0x"] {
+            assert_eq!(startup(body).user(), Some(b"me".as_slice()));
+        }
     }
 
     #[test]

@@ -1,0 +1,339 @@
+//! PostgreSQL servers: one cluster of each version for the whole run, gone when the test process is gone.
+//!
+//! Version 15 is installed on the machine. Version 18 lives in a tree of its own, named by `PGUSHER_PG18`:
+//! its server and its clients run with that tree as their root directory.
+//! A shell keeps the server: it reads a pipe that only the test process holds, and when that closes — normally, or
+//! because the test process was killed — it stops the server and removes the data.
+
+use std::env;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use crate::certificates;
+use crate::cgroup::TestCgroup;
+use crate::condition::{DEADLINE, Seen, wait_until};
+use crate::process::run;
+
+mod settings;
+
+pub use settings::PASSWORD;
+
+/// Runs the server until standard input ends, then stops it and removes its directory.
+const KEEPER: &str = r#"
+directory=$1; shift
+"$@" <&- >"$directory/server.log" 2>&1 &
+server=$!
+cat >/dev/null
+kill -QUIT $server; wait $server
+rm -rf "$directory"
+"#;
+
+/// A PostgreSQL major version the tests run against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// The oldest one, of the machine's own distribution.
+    V15,
+    /// The newest one: direct TLS, protocol 3.2, long cancel keys.
+    V18,
+}
+
+/// Every version, for tests that run against all.
+pub const VERSIONS: [Version; 2] = [Version::V15, Version::V18];
+
+impl Version {
+    fn number(self) -> u32 {
+        match self {
+            Self::V15 => 15,
+            Self::V18 => 18,
+        }
+    }
+
+    /// The root directory that this version's programs see.
+    fn root(self) -> Result<PathBuf> {
+        match self {
+            Self::V15 => Ok(PathBuf::from("/")),
+            Self::V18 => env::var_os("PGUSHER_PG18").map(PathBuf::from).context(
+                "PGUSHER_PG18 must name a directory tree with PostgreSQL 18: run the tests with `cargo xtask test`",
+            ),
+        }
+    }
+
+    /// The absolute path of one of this version's programs, inside its root.
+    fn program(self, name: &str) -> String {
+        format!("/usr/lib/postgresql/{}/bin/{name}", self.number())
+    }
+}
+
+/// A running PostgreSQL server.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The major version.
+    pub version: Version,
+    /// The TCP port, on 127.0.0.1 and ::1.
+    pub port: u16,
+    root: PathBuf,
+    directory: PathBuf,
+    next_scratch: AtomicU32,
+    _keeper: Child,
+}
+
+/// A directory that programs of a version and the tests see under two names.
+#[derive(Debug)]
+pub struct Scratch {
+    /// For the tests.
+    pub outside: PathBuf,
+    /// For the version's programs.
+    pub inside: PathBuf,
+}
+
+impl Cluster {
+    /// The cluster of `version`, started on first use.
+    ///
+    /// # Errors
+    /// When the version is not installed or the server does not start.
+    pub fn shared(version: Version) -> Result<&'static Self> {
+        static STARTED: Mutex<Vec<&'static Cluster>> = Mutex::new(Vec::new());
+        let mut started = STARTED
+            .lock()
+            .map_err(|_| anyhow!("an earlier start of a cluster panicked"))?;
+        if let Some(cluster) = started.iter().find(|cluster| cluster.version == version) {
+            return Ok(cluster);
+        }
+        let cluster: &'static Self = Box::leak(Box::new(Self::start(version)?));
+        started.push(cluster);
+        Ok(cluster)
+    }
+
+    fn start(version: Version) -> Result<Self> {
+        let root = version.root()?;
+        let initdb = root.join(version.program("initdb").trim_start_matches('/'));
+        ensure!(
+            initdb.exists(),
+            "{} is missing: install PostgreSQL {}",
+            initdb.display(),
+            version.number()
+        );
+        let directory = PathBuf::from(format!(
+            "/tmp/pgusher-tests-{}-{}",
+            process::id(),
+            version.number()
+        ));
+        let outside = outside_of(&root, &directory);
+        fs::create_dir(&outside)?;
+        fs::set_permissions(&outside, fs::Permissions::from_mode(0o755))?;
+        certificates::make(&outside)?;
+        let port = free_port()?;
+        let keeper = Self::keep(version, &root, &directory, port)?;
+        let cluster = Self {
+            version,
+            port,
+            root,
+            directory,
+            next_scratch: AtomicU32::new(0),
+            _keeper: keeper,
+        };
+        cluster.wait_until_ready()?;
+        cluster.sql(&settings::roles())?;
+        Ok(cluster)
+    }
+
+    fn keep(version: Version, root: &Path, directory: &Path, port: u16) -> Result<Child> {
+        let outside = outside_of(root, directory);
+        let data = directory.join("data");
+        for name in ["data", "tablespace"] {
+            fs::create_dir(outside.join(name))?;
+        }
+        give_to_postgres(root, directory)?;
+        let as_postgres = |program: &str| {
+            let mut command = Command::new("chroot");
+            command
+                .arg("--userspec=postgres:postgres")
+                .arg(root)
+                .arg(version.program(program));
+            command
+        };
+        run(as_postgres("initdb")
+            .args([
+                "-A",
+                "trust",
+                "-U",
+                "postgres",
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+                "-D",
+            ])
+            .arg(&data))?
+        .success()?;
+        fs::write(
+            outside.join("data/postgresql.auto.conf"),
+            settings::configuration(directory, port),
+        )?;
+        fs::write(
+            outside.join("data/pg_hba.conf"),
+            settings::HOST_BASED_AUTHENTICATION,
+        )?;
+        let server = as_postgres("postgres");
+        Command::new("sh")
+            .args(["-c", KEEPER, "keeper"])
+            .arg(&outside)
+            .arg(server.get_program())
+            .args(server.get_args())
+            .arg("-D")
+            .arg(&data)
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .context("cannot start the keeper of a server")
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        wait_until("the server accepts connections", || {
+            let answer = run(self.outsider("psql")?.args(["-c", "select 1"]))?;
+            let state = || {
+                let log =
+                    fs::read_to_string(outside_of(&self.root, &self.directory).join("server.log"));
+                format!("{answer:?} {}", log.unwrap_or_default())
+            };
+            Ok(Seen::when(answer.status.success(), state))
+        })
+    }
+
+    /// Runs SQL as superuser past pgusher (from outside any intercepted cgroup) and returns the unaligned rows.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn sql(&self, sql: &str) -> Result<String> {
+        let finished =
+            run(self
+                .outsider("psql")?
+                .args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-c", sql]))?;
+        Ok(finished.success()?.to_owned())
+    }
+
+    /// Waits until `sql`, run as in [`Cluster::sql`], returns exactly `rows`.
+    ///
+    /// # Errors
+    /// When it never does.
+    pub fn wait_for_rows(&self, sql: &str, rows: &str) -> Result<()> {
+        wait_until(&format!("`{sql}` returns {rows:?}"), || {
+            let found = self.sql(sql)?;
+            Ok(Seen::when(found == rows, || found.clone()))
+        })
+    }
+
+    /// A raw connection past pgusher; reads on it time out like those of a dialled one.
+    ///
+    /// # Errors
+    /// When connect fails.
+    pub fn connect(&self) -> Result<TcpStream> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        Ok(stream)
+    }
+
+    /// One of this version's client programs outside any intercepted cgroup, set up to log in as superuser.
+    ///
+    /// # Errors
+    /// Never so far; alike with [`Cluster::client`].
+    pub fn outsider(&self, program: &str) -> Result<Command> {
+        let mut command = Command::new("chroot");
+        self.set_up(&mut command, program);
+        Ok(command)
+    }
+
+    /// One of this version's client programs inside `cgroup`, set up by environment to log in as superuser over IPv4.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be entered.
+    pub fn client(&self, cgroup: &TestCgroup, program: &str) -> Result<Command> {
+        let mut command = cgroup.command("chroot")?;
+        self.set_up(&mut command, program);
+        Ok(command)
+    }
+
+    fn set_up(&self, command: &mut Command, program: &str) {
+        command
+            .arg("--userspec=postgres:postgres")
+            .arg(&self.root)
+            .arg(self.version.program(program));
+        self.point_at(command);
+        // libpq looks for certificates and passwords at home: there are none.
+        command.env("HOME", &self.directory);
+    }
+
+    /// Sets the libpq environment of any client so that it logs in here as superuser over IPv4.
+    pub fn point_at(&self, command: &mut Command) {
+        command
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", self.port.to_string())
+            .env("PGUSER", "postgres")
+            .env("PGDATABASE", "postgres")
+            .env("PGGSSENCMODE", "disable")
+            .env("PGSSLMODE", "disable")
+            .env("PGAPPNAME", "pgusher-tests");
+    }
+
+    /// The path of a file made by [`certificates::make`], as this version's programs see it.
+    #[must_use]
+    pub fn certificate(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+
+    /// The directory of the server's Unix socket, as the tests see it.
+    #[must_use]
+    pub fn socket_directory(&self) -> PathBuf {
+        outside_of(&self.root, &self.directory)
+    }
+
+    /// The path at which this version's program `name` appears to a process outside its root.
+    #[must_use]
+    pub fn program_path(&self, name: &str) -> PathBuf {
+        outside_of(&self.root, Path::new(&self.version.program(name)))
+    }
+
+    /// Creates an empty directory that this version's programs may write to; it goes with the cluster.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn scratch(&self) -> Result<Scratch> {
+        let number = self.next_scratch.fetch_add(1, Ordering::Relaxed);
+        let inside = self.directory.join(format!("scratch-{number}"));
+        let outside = outside_of(&self.root, &inside);
+        fs::create_dir(&outside)?;
+        give_to_postgres(&self.root, &inside)?;
+        Ok(Scratch { outside, inside })
+    }
+}
+
+fn outside_of(root: &Path, inside: &Path) -> PathBuf {
+    root.join(inside.strip_prefix("/").unwrap_or(inside))
+}
+
+/// Gives a directory and what is in it to the user `postgres` of `root`: the two trees number users on their own.
+fn give_to_postgres(root: &Path, inside: &Path) -> Result<()> {
+    run(Command::new("chroot")
+        .arg(root)
+        .args(["chown", "-R", "postgres:postgres"])
+        .arg(inside))?
+    .success()?;
+    Ok(())
+}
+
+/// A TCP port that was free on both loopback addresses a moment ago.
+///
+/// # Errors
+/// When none is free.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}

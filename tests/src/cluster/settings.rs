@@ -1,0 +1,61 @@
+//! What makes a cluster a test cluster: its configuration, who may log in how, and the roles for it.
+
+use std::path::Path;
+
+use crate::certificates::CERTIFICATE_ROLE;
+
+/// The password of every role that has one.
+pub const PASSWORD: &str = "correct horse";
+
+/// One role a method; the superuser is trusted so that tests about other things need no password.
+pub(super) const HOST_BASED_AUTHENTICATION: &str = "\
+local   all          postgres                    trust
+local   all          app_trust                   trust
+host    all          postgres   127.0.0.0/8      trust
+host    all          postgres   ::1/128          trust
+host    replication  postgres   127.0.0.0/8      trust
+host    all          app_trust  127.0.0.0/8      trust
+host    all          app_trust  ::1/128          trust
+host    all          app_md5    127.0.0.0/8      md5
+host    all          app_scram  127.0.0.0/8      scram-sha-256
+host    all          app_plain  127.0.0.0/8      password
+hostssl all          app_cert   127.0.0.0/8      cert
+host    all          app_reject 127.0.0.0/8      reject
+";
+
+/// Limits are raised for a thousand sessions; what only costs time (fsync, checkpoints) is off.
+pub(super) fn configuration(directory: &Path, port: u16) -> String {
+    let directory = directory.display();
+    format!(
+        "listen_addresses = '127.0.0.1,::1'
+port = {port}
+unix_socket_directories = '{directory}'
+max_connections = 1200
+wal_level = logical
+max_wal_senders = 10
+max_wal_size = '16GB'
+fsync = off
+full_page_writes = off
+dynamic_shared_memory_type = mmap
+ssl = on
+ssl_ca_file = '{directory}/ca.crt'
+ssl_cert_file = '{directory}/server.crt'
+ssl_key_file = '{directory}/server.key'
+lc_messages = 'C'
+log_connections = on
+"
+    )
+}
+
+/// SQL that creates the roles named in [`HOST_BASED_AUTHENTICATION`].
+pub(super) fn roles() -> String {
+    format!(
+        "create role app_trust login;
+         create role {CERTIFICATE_ROLE} login;
+         create role app_reject login;
+         set password_encryption = 'md5'; create role app_md5 login password '{PASSWORD}';
+         set password_encryption = 'scram-sha-256';
+         create role app_scram login password '{PASSWORD}';
+         create role app_plain login password '{PASSWORD}'"
+    )
+}

@@ -1,0 +1,30 @@
+//! The stage on which the integration tests play: real servers, a cgroup of their own, a running pgusher.
+//!
+//! Nothing in here asserts about PostgreSQL or about pgusher beyond what every test has in common
+//! ([`stage::Stage::play`] states it); the tests themselves are in `tests/suite/`, one module a subject.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`condition`] | waiting until something is true, with a deadline and the last state seen |
+//! | [`process`] | running a program to its end, or keeping it while a test plays |
+//! | [`cgroup`] | the cgroup that is intercepted, and starting programs inside it |
+//! | [`certificates`] | the certificate authority of the test servers |
+//! | [`cluster`] | PostgreSQL 15 and 18, one cluster each for the whole run |
+//! | [`programs`] | the client programs under `clients/`, compiled once |
+//! | [`dialer`] | sockets connected inside the cgroup and handed to the test |
+//! | [`wire`] | the few protocol messages the raw clients and fake servers speak |
+//! | [`kernel`] | what is loaded and attached, read from the kernel |
+//! | [`pgusher`] | the process under test, its status and its audit trail |
+//! | [`stage`] | all of the above set up for one test, and what must hold when it ends |
+
+pub mod certificates;
+pub mod cgroup;
+pub mod cluster;
+pub mod condition;
+pub mod dialer;
+pub mod kernel;
+pub mod pgusher;
+pub mod process;
+pub mod programs;
+pub mod stage;
+pub mod wire;

@@ -1,0 +1,253 @@
+//! The process under test: started inside the cgroup it intercepts, as it is in production, where that is the root.
+
+use std::env;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::cgroup::TestCgroup;
+use crate::condition::{Seen, wait_until};
+use crate::kernel::Held;
+use crate::process::{Finished, Running, run};
+
+pub mod trail;
+
+use trail::Trail;
+
+/// A running pgusher.
+#[derive(Debug)]
+pub struct Pgusher {
+    process: Running,
+    admin_socket: PathBuf,
+    /// What it wrote to its audit file.
+    pub trail: Trail,
+}
+
+impl Pgusher {
+    /// Starts pgusher in `cgroup` on `ports` with files in `directory`, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it ends or does not answer; the message holds its log.
+    pub fn start(
+        cgroup: &TestCgroup,
+        ports: &[u16],
+        directory: &Path,
+        more: &[String],
+    ) -> Result<Self> {
+        let mut command = cgroup.command(binary()?)?;
+        command.args(arguments(cgroup, ports, directory)).args(more);
+        Self::start_command(&mut command, directory)
+    }
+
+    /// Starts a command that ends up as pgusher, with the files of [`arguments`] in `directory`.
+    ///
+    /// # Errors
+    /// As [`Pgusher::start`].
+    pub fn start_command(command: &mut Command, directory: &Path) -> Result<Self> {
+        let process = Running::start(command)?;
+        let trail = Trail::at(directory.join("audit.jsonl"));
+        let mut pgusher = Self {
+            process,
+            admin_socket: directory.join("admin.sock"),
+            trail,
+        };
+        pgusher.wait_until_ready()?;
+        Ok(pgusher)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        wait_until("pgusher is ready", || {
+            let running = self.process.is_running()?;
+            ensure!(
+                running,
+                "pgusher ended at start: {}",
+                self.process.stderr()?
+            );
+            let log = self.process.stderr()?;
+            let ready = log.contains("interception attached")
+                && UnixStream::connect(&self.admin_socket).is_ok();
+            Ok(Seen::when(ready, || log.clone()))
+        })
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// What `pgusher status --json` says.
+    ///
+    /// # Errors
+    /// When the instance does not answer.
+    pub fn status(&self) -> Result<Value> {
+        let finished = status_of(&self.admin_socket)?;
+        Ok(serde_json::from_str(finished.success()?)?)
+    }
+
+    /// One number of the status, addressed by a JSON pointer such as `/kernel/redirected`.
+    ///
+    /// # Errors
+    /// When the instance does not answer or has no such number.
+    pub fn counter(&self, pointer: &str) -> Result<u64> {
+        let status = self.status()?;
+        let number = status.pointer(pointer).and_then(Value::as_u64);
+        number.with_context(|| format!("no number at {pointer} in {status}"))
+    }
+
+    /// Waits until the number at `pointer` satisfies `wanted`.
+    ///
+    /// # Errors
+    /// When it never does.
+    pub fn wait_for_counter(&self, pointer: &str, wanted: impl Fn(u64) -> bool) -> Result<u64> {
+        wait_until(&format!("{pointer} is as wanted"), || {
+            let found = self.counter(pointer)?;
+            Ok(Seen::some_or(wanted(found).then_some(found), || {
+                found.to_string()
+            }))
+        })
+    }
+
+    /// The addresses of the listeners.
+    ///
+    /// # Errors
+    /// When the instance does not answer.
+    pub fn listeners(&self) -> Result<Vec<std::net::SocketAddr>> {
+        let status = self.status()?;
+        let listeners = status
+            .get("listen")
+            .and_then(Value::as_array)
+            .context("status names no listeners")?;
+        listeners
+            .iter()
+            .map(|address| Ok(address.as_str().context("an address is text")?.parse()?))
+            .collect()
+    }
+
+    /// Resident memory in KiB.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn resident_kib(&self) -> Result<u64> {
+        self.process_status("VmRSS:")
+    }
+
+    /// Number of threads.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn threads(&self) -> Result<u64> {
+        self.process_status("Threads:")
+    }
+
+    fn process_status(&self, key: &str) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        let number = line.and_then(|rest| rest.split_whitespace().next());
+        Ok(number
+            .with_context(|| format!("no {key} in {text}"))?
+            .parse()?)
+    }
+
+    /// Number of open descriptors.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn descriptors(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
+    }
+
+    /// The eBPF objects it holds.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn held(&self) -> Result<Held> {
+        Held::by(self.pid())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Waits for the end of the process.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn wait_for_end(&mut self) -> Result<Finished> {
+        self.process.end()
+    }
+
+    /// Whether the process still runs.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn is_running(&mut self) -> Result<bool> {
+        self.process.is_running()
+    }
+
+    /// The log so far.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn log(&self) -> Result<String> {
+        self.process.stderr()
+    }
+
+    /// The path of the admin socket.
+    #[must_use]
+    pub fn admin_socket(&self) -> &Path {
+        &self.admin_socket
+    }
+}
+
+/// The binary under test.
+///
+/// # Errors
+/// When `PGUSHER_BIN` does not name one.
+pub fn binary() -> Result<PathBuf> {
+    let path = env::var_os("PGUSHER_BIN").map(PathBuf::from);
+    let path = path.context(
+        "PGUSHER_BIN must name the binary under test: run the tests with `cargo xtask test`",
+    )?;
+    ensure!(
+        path.is_file(),
+        "PGUSHER_BIN names {}, which is no file",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// The arguments of a run on `ports` in `cgroup` with the audit file and the admin socket in `directory`.
+#[must_use]
+pub fn arguments(cgroup: &TestCgroup, ports: &[u16], directory: &Path) -> Vec<String> {
+    let mut arguments = vec![
+        "run".to_owned(),
+        format!("--cgroup={}", cgroup.path().display()),
+        format!(
+            "--audit-sink=file:{}",
+            directory.join("audit.jsonl").display()
+        ),
+        format!("--admin-socket={}", directory.join("admin.sock").display()),
+    ];
+    arguments.extend(ports.iter().map(|port| format!("--port={port}")));
+    arguments
+}
+
+/// Runs `pgusher status --json` against the instance behind `admin_socket`.
+///
+/// # Errors
+/// When the program cannot be run; no instance there is a failing exit status.
+pub fn status_of(admin_socket: &Path) -> Result<Finished> {
+    run(Command::new(binary()?)
+        .args(["status", "--json", "--admin-socket"])
+        .arg(admin_socket))
+}

@@ -1,0 +1,255 @@
+//! One test's stage: a cgroup, a server, a pgusher between them; and what must hold whenever a test ends.
+
+use std::collections::BTreeSet;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cgroup::TestCgroup;
+use crate::cluster::{Cluster, Version};
+use crate::dialer::Dialer;
+use crate::kernel;
+use crate::pgusher::{Pgusher, trail};
+
+/// What a test wants on its stage.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    version: Version,
+    more_ports: Vec<u16>,
+    arguments: Vec<String>,
+}
+
+impl Setup {
+    /// A server of `version` and a pgusher with default settings on its port.
+    #[must_use]
+    pub fn with(version: Version) -> Self {
+        Self {
+            version,
+            more_ports: Vec::new(),
+            arguments: Vec::new(),
+        }
+    }
+
+    /// Intercepts another port as well.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.more_ports.push(port);
+        self
+    }
+
+    /// Adds an argument of `pgusher run`.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Sets the stage, lets `test` play, and checks what must hold at the end.
+    ///
+    /// # Errors
+    /// Whatever `test` returns, together with pgusher's log and audit trail; and what [`Stage::close`] finds.
+    pub fn play(&self, test: impl FnOnce(&mut Stage) -> Result<()>) -> Result<()> {
+        let mut stage = Stage::set(self)?;
+        let result = test(&mut stage).and_then(|()| stage.close());
+        result.with_context(|| stage.evidence())
+    }
+}
+
+/// A set stage.
+#[derive(Debug)]
+pub struct Stage {
+    // Dropped in this order: clients and pgusher before the cgroup they live in.
+    dialer: OnceLock<Dialer>,
+    /// The process under test.
+    pub pgusher: Pgusher,
+    /// Where clients run.
+    pub cgroup: TestCgroup,
+    /// The server behind the intercepted port.
+    pub cluster: &'static Cluster,
+    directory: TempDir,
+}
+
+impl Stage {
+    fn set(setup: &Setup) -> Result<Self> {
+        let cluster = Cluster::shared(setup.version)?;
+        let cgroup = TestCgroup::create()?;
+        let directory = TempDir::new()?;
+        let mut ports = vec![cluster.port];
+        ports.extend(&setup.more_ports);
+        let pgusher = Pgusher::start(&cgroup, &ports, directory.path(), &setup.arguments)?;
+        Ok(Self {
+            dialer: OnceLock::new(),
+            pgusher,
+            cgroup,
+            cluster,
+            directory,
+        })
+    }
+
+    /// A directory of the test's own.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// One of the server version's client programs, intercepted.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be entered.
+    pub fn client(&self, program: &str) -> Result<Command> {
+        self.cluster.client(&self.cgroup, program)
+    }
+
+    /// `psql`, intercepted, with unaligned output and one command.
+    ///
+    /// # Errors
+    /// As [`Stage::client`].
+    pub fn psql(&self, sql: &str) -> Result<Command> {
+        let mut command = self.client("psql")?;
+        command.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-c", sql]);
+        Ok(command)
+    }
+
+    /// `psql`, intercepted, with a connection string and one command.
+    ///
+    /// # Errors
+    /// As [`Stage::client`].
+    pub fn psql_to(&self, connection: &str, sql: &str) -> Result<Command> {
+        let mut command = self.client("psql")?;
+        command.args([
+            "-XqAt",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            connection,
+            "-c",
+            sql,
+        ]);
+        Ok(command)
+    }
+
+    /// A libpq connection string to the server for a client that is not of the server's version.
+    #[must_use]
+    pub fn conninfo(&self, user: &str) -> String {
+        let port = self.cluster.port;
+        format!(
+            "host=127.0.0.1 port={port} user={user} dbname=postgres sslmode=disable gssencmode=disable"
+        )
+    }
+
+    /// The process that dials for this test.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn dialer(&self) -> Result<&Dialer> {
+        if self.dialer.get().is_none() {
+            // Another thread of the test may have been faster: its dialer is as good.
+            let _ = self.dialer.set(Dialer::start(&self.cgroup)?);
+        }
+        self.dialer.get().context("the dialer is there")
+    }
+
+    /// A raw connection to the server, intercepted.
+    ///
+    /// # Errors
+    /// When connect fails.
+    pub fn dial(&self) -> Result<TcpStream> {
+        self.dialer()?.dial(self.cluster.port)
+    }
+
+    /// Connections redirected so far.
+    ///
+    /// # Errors
+    /// When pgusher does not answer.
+    pub fn redirected(&self) -> Result<u64> {
+        self.pgusher.counter("/kernel/redirected")
+    }
+
+    /// Ends pgusher and checks what must hold after every test: something was redirected, every session that
+    /// began also ended, nothing was lost on the way, and nothing remains attached or loaded.
+    ///
+    /// # Errors
+    /// When one of these does not hold.
+    fn close(&mut self) -> Result<()> {
+        if self.pgusher.is_running()? {
+            drop(self.dialer.take());
+            self.pgusher
+                .wait_for_counter("/sessions/active", |active| active == 0)?;
+            self.check_counters()?;
+            let held = self.pgusher.held()?;
+            ensure!(
+                held.count("prog") > 0 && held.count("link") > 0,
+                "pgusher holds no eBPF programs: {held:?}"
+            );
+            self.pgusher.signal(Signal::SIGTERM)?;
+            let finished = self.pgusher.wait_for_end()?;
+            ensure!(
+                finished.status.success(),
+                "pgusher ended with {}",
+                finished.status
+            );
+            held.wait_until_gone()?;
+            check_trail(&self.pgusher.trail.records()?)?;
+        }
+        kernel::wait_until_nothing_attached(self.cgroup.path())
+    }
+
+    fn check_counters(&self) -> Result<()> {
+        ensure!(self.redirected()? > 0, "nothing was intercepted");
+        for lost in ["storage_failed", "publish_failed", "no_listener"] {
+            let count = self.pgusher.counter(&format!("/kernel/{lost}"))?;
+            ensure!(count == 0, "{lost} is {count}");
+        }
+        Ok(())
+    }
+
+    /// What a failing test shows.
+    fn evidence(&self) -> String {
+        let log = self.pgusher.log().unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let begin = lines.len().saturating_sub(30);
+        let records = self.pgusher.trail.records().unwrap_or_default();
+        let status = match self.pgusher.status() {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        format!(
+            "on a stage with PostgreSQL {:?}\nstatus: {status}\nlog:\n{}\naudit: {}\n",
+            self.cluster.version,
+            lines.get(begin..).unwrap_or_default().join("\n"),
+            trail::tail(&records)
+        )
+    }
+}
+
+/// Every session that began has ended, once, and no other ended.
+fn check_trail(records: &[Value]) -> Result<()> {
+    let of_type = |wanted: &str| -> Vec<String> {
+        let chosen = records.iter().filter(|record| record["type"] == wanted);
+        chosen.map(|record| record["session"].to_string()).collect()
+    };
+    let (begun, ended) = (of_type("session_start"), of_type("session"));
+    let begun_once: BTreeSet<&String> = begun.iter().collect();
+    let ended_once: BTreeSet<&String> = ended.iter().collect();
+    ensure!(
+        begun.len() == begun_once.len(),
+        "a session began twice: {}",
+        trail::tail(records)
+    );
+    ensure!(
+        ended.len() == ended_once.len(),
+        "a session ended twice: {}",
+        trail::tail(records)
+    );
+    ensure!(
+        begun_once == ended_once,
+        "sessions began {begun_once:?} and ended {ended_once:?}"
+    );
+    Ok(())
+}

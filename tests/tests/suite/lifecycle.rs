@@ -1,0 +1,235 @@
+//! From the first hook to the last: what pgusher finds at start, and what happens to sessions when it ends.
+
+use std::io::Write;
+use std::net::TcpStream;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use pgusher_tests::cgroup::TestCgroup;
+use pgusher_tests::cluster::{Cluster, Version};
+use pgusher_tests::condition::{Seen, wait_until};
+use pgusher_tests::dialer::{Dialer, read_to_close};
+use pgusher_tests::kernel;
+use pgusher_tests::pgusher::Pgusher;
+use pgusher_tests::process::{ended_by, run};
+use pgusher_tests::stage::{Setup, Stage};
+use pgusher_tests::wire;
+use tempfile::TempDir;
+
+use crate::expect::field_is;
+
+/// An open, logged-in session.
+fn session(stage: &Stage) -> Result<TcpStream> {
+    let mut stream = stage.dial()?;
+    wire::log_in(&mut stream, "app_trust")?;
+    Ok(stream)
+}
+
+/// A new connection reaches the server without pgusher.
+fn goes_direct(stage: &Stage) -> Result<()> {
+    let records = stage.pgusher.trail.records()?.len();
+    let mut stream = session(stage)?;
+    let peer = wire::ask(
+        &mut stream,
+        "select host(inet_client_addr()) || ' ' || inet_client_port()",
+    )?;
+    let own = stream.local_addr()?;
+    ensure!(
+        peer == format!("{} {}", own.ip(), own.port()),
+        "the server sees {peer}, the client is {own}"
+    );
+    ensure!(
+        stage.pgusher.trail.records()?.len() == records,
+        "the connection is on record"
+    );
+    Ok(())
+}
+
+#[test]
+fn sigterm_detaches_first_and_lets_sessions_end_by_themselves() -> Result<()> {
+    Setup::with(Version::V15).play(|stage| {
+        let mut open = session(stage)?;
+        let dialled = open.peer_addr()?;
+        let held = stage.pgusher.held()?;
+        stage.pgusher.signal(Signal::SIGTERM)?;
+        kernel::wait_until_no_connect_is_intercepted(stage.cgroup.path())?;
+        goes_direct(stage)?;
+        ensure!(
+            wire::ask(&mut open, "select 'still'")? == "still",
+            "the open session ended"
+        );
+        ensure!(stage.pgusher.is_running()?, "pgusher left an open session");
+        ensure!(open.peer_addr()? == dialled, "its peer is another one now");
+        drop(open);
+        let finished = stage.pgusher.wait_for_end()?;
+        ensure!(finished.status.code() == Some(0), "{finished:?}");
+        held.wait_until_gone()?;
+        field_is(
+            &stage.pgusher.trail.only_session()?,
+            "/close",
+            "client_closed",
+        )
+    })
+}
+
+#[test]
+fn sessions_that_outlast_the_drain_timeout_are_closed() -> Result<()> {
+    Setup::with(Version::V15)
+        .argument("--drain-timeout=1s")
+        .play(|stage| {
+            let mut open = session(stage)?;
+            stage.pgusher.signal(Signal::SIGTERM)?;
+            read_to_close(&mut open)?;
+            let finished = stage.pgusher.wait_for_end()?;
+            ensure!(finished.status.code() == Some(0), "{finished:?}");
+            field_is(&stage.pgusher.trail.only_session()?, "/close", "shutdown")
+        })
+}
+
+#[test]
+fn a_second_signal_ends_everything_at_once() -> Result<()> {
+    Setup::with(Version::V15)
+        .argument("--drain-timeout=1h")
+        .play(|stage| {
+            let mut open = session(stage)?;
+            let held = stage.pgusher.held()?;
+            stage.pgusher.signal(Signal::SIGINT)?;
+            kernel::wait_until_no_connect_is_intercepted(stage.cgroup.path())?;
+            ensure!(wire::ask(&mut open, "select 'still'")? == "still");
+            stage.pgusher.signal(Signal::SIGTERM)?;
+            let finished = stage.pgusher.wait_for_end()?;
+            ensure!(finished.status.code() == Some(1), "{finished:?}");
+            read_to_close(&mut open)?;
+            held.wait_until_gone()
+        })
+}
+
+#[test]
+fn a_killed_pgusher_leaves_nothing_attached() -> Result<()> {
+    Setup::with(Version::V15).play(|stage| {
+        let mut open = session(stage)?;
+        let held = stage.pgusher.held()?;
+        stage.pgusher.signal(Signal::SIGKILL)?;
+        let finished = stage.pgusher.wait_for_end()?;
+        ensure!(ended_by(&finished, Signal::SIGKILL), "{finished:?}");
+        kernel::wait_until_nothing_attached(stage.cgroup.path())?;
+        held.wait_until_gone()?;
+        read_to_close(&mut open)?;
+        goes_direct(stage)
+    })
+}
+
+#[test]
+fn a_restarted_pgusher_serves_at_once() -> Result<()> {
+    Setup::with(Version::V15).play(|stage| {
+        drop(session(stage)?);
+        stage.pgusher.trail.only_session()?;
+        stage.pgusher.signal(Signal::SIGKILL)?;
+        stage.pgusher.wait_for_end()?;
+        // The socket file of the killed one is still there.
+        let ports = [stage.cluster.port];
+        stage.pgusher = Pgusher::start(&stage.cgroup, &ports, stage.directory(), &[])?;
+        ensure!(run(&mut stage.psql("select 1")?)?.success()? == "1");
+        ensure!(
+            stage.redirected()? == 1,
+            "not intercepted after the restart"
+        );
+        stage.pgusher.trail.wait_for_sessions(2)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn connections_older_than_pgusher_are_counted() -> Result<()> {
+    let cluster = Cluster::shared(Version::V15)?;
+    let before = TestCgroup::create()?;
+    let dialer = Dialer::start(&before)?;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let mut stream = dialer.dial(cluster.port)?;
+        wire::log_in(&mut stream, "app_trust")?;
+        streams.push(stream);
+    }
+    Setup::with(Version::V15).play(|stage| {
+        let coverage = stage
+            .pgusher
+            .trail
+            .wait_for("a coverage record", |record| record["type"] == "coverage")?;
+        let status = stage.pgusher.status()?;
+        let established = status["coverage"]["established"]
+            .as_u64()
+            .context("a number")?;
+        ensure!(established >= 3, "{status} and {coverage}");
+        ensure!(
+            status["coverage"]["unix_sockets"].as_u64() >= Some(1),
+            "{status} and {coverage}"
+        );
+        drop(session(stage)?);
+        Ok(())
+    })?;
+    drop(streams);
+    Ok(())
+}
+
+#[test]
+fn readiness_is_told_to_the_service_manager() -> Result<()> {
+    let cluster = Cluster::shared(Version::V15)?;
+    let directory = TempDir::new()?;
+    let cgroup = TestCgroup::create()?;
+    let notified = directory.path().join("notify.sock");
+    let manager = std::os::unix::net::UnixDatagram::bind(&notified)?;
+    manager.set_read_timeout(Some(pgusher_tests::condition::DEADLINE))?;
+    let mut command = cgroup.command(pgusher_tests::pgusher::binary()?)?;
+    command.args(pgusher_tests::pgusher::arguments(
+        &cgroup,
+        &[cluster.port],
+        directory.path(),
+    ));
+    let mut pgusher =
+        Pgusher::start_command(command.env("NOTIFY_SOCKET", &notified), directory.path())?;
+    let mut message = [0_u8; 256];
+    let length = manager.recv(&mut message)?;
+    let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default()).into_owned();
+    ensure!(text.lines().any(|line| line == "READY=1"), "{text}");
+    pgusher.signal(Signal::SIGTERM)?;
+    let finished = pgusher.wait_for_end()?;
+    ensure!(finished.status.success(), "{finished:?}");
+    kernel::wait_until_nothing_attached(cgroup.path())
+}
+
+#[test]
+fn two_instances_on_two_cgroups_do_not_disturb_each_other() -> Result<()> {
+    Setup::with(Version::V15).play(|first| {
+        Setup::with(Version::V15).play(|second| {
+            drop(session(first)?);
+            drop(session(second)?);
+            first.pgusher.trail.only_session()?;
+            second.pgusher.trail.only_session()?;
+            Ok(())
+        })?;
+        drop(session(first)?);
+        wait_until("the first instance has two records", || {
+            let sessions = first.pgusher.trail.sessions()?;
+            Ok(Seen::when(sessions.len() == 2, || format!("{sessions:?}")))
+        })
+    })
+}
+
+#[test]
+fn a_query_in_flight_is_not_lost_when_pgusher_is_told_to_end() -> Result<()> {
+    Setup::with(Version::V18).play(|stage| {
+        let mut open = session(stage)?;
+        open.write_all(&wire::query("select 'finished' from pg_sleep(0.5)")?)?;
+        stage.pgusher.signal(Signal::SIGTERM)?;
+        let messages = wire::read_through(&mut open, b'Z')?;
+        ensure!(
+            messages
+                .iter()
+                .any(|message| message.body.ends_with(b"finished")),
+            "{messages:?}"
+        );
+        drop(open);
+        ensure!(stage.pgusher.wait_for_end()?.status.success());
+        Ok(())
+    })
+}

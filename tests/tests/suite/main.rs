@@ -1,0 +1,22 @@
+//! Integration tests of pgusher: a real kernel, real PostgreSQL servers, real clients.
+//!
+//! One program, so that the servers are started once. Run by `cargo xtask test`, as root; what is
+//! missing on the machine makes a test fail and say what to install. Every test plays on a
+//! [`pgusher_tests::stage::Stage`], whose end proves that connections were intercepted and that nothing remains.
+
+mod expect;
+
+mod auth;
+mod bulk;
+mod clients;
+mod command_line;
+mod disconnect;
+mod exhaustion;
+mod identity;
+mod intercept;
+mod lifecycle;
+mod scale;
+mod sinks;
+mod startup;
+mod tools;
+mod upstream;
