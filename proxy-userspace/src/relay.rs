@@ -171,10 +171,13 @@ impl Relay<'_> {
         self.to_server
             .poll(context, self.client, self.upstream, |_| {});
         if self.first_end.is_none() {
-            self.first_end = match (self.to_client.end(), self.to_server.end()) {
-                (Some(End::Eof), _) => Some(EndedBy::ServerClosed),
-                (_, Some(End::Eof)) => Some(EndedBy::ClientClosed),
-                _ => None,
+            self.first_end = match (
+                self.to_client.source_closed(),
+                self.to_server.source_closed(),
+            ) {
+                (true, _) => Some(EndedBy::ServerClosed),
+                (false, true) => Some(EndedBy::ClientClosed),
+                (false, false) => None,
             };
         }
         match self.ended() {

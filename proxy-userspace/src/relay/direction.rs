@@ -43,6 +43,8 @@ pub(super) struct Direction {
     /// Bytes read and not taken by the destination; at most [`BUFFER_BYTES`] and what startup left over.
     pending: BytesMut,
     delivered: u64,
+    /// The source has closed in an orderly way, whether or not that could be passed on.
+    source_closed: bool,
 }
 
 impl Direction {
@@ -52,6 +54,7 @@ impl Direction {
             state: State::Copying,
             pending,
             delivered: 0,
+            source_closed: false,
         }
     }
 
@@ -61,6 +64,11 @@ impl Direction {
             State::Ended(end) => Some(end),
             State::Copying | State::Flushing(_) => None,
         }
+    }
+
+    /// Whether the source has closed in an orderly way.
+    pub(super) fn source_closed(&self) -> bool {
+        self.source_closed
     }
 
     /// Bytes the destination has taken.
@@ -101,7 +109,7 @@ impl Direction {
                 }
                 Poll::Ready(true)
             }
-            State::Ended(End::WriteFailed) => discard(context, from),
+            State::Ended(End::WriteFailed) => self.discard(context, from),
             State::Ended(_) => Poll::Ready(false),
         }
     }
@@ -119,7 +127,10 @@ impl Direction {
             return Poll::Ready(true);
         }
         SCRATCH.with_borrow_mut(|scratch| match from.try_read(scratch) {
-            Ok(0) => self.state = State::Flushing(End::Eof),
+            Ok(0) => {
+                self.source_closed = true;
+                self.state = State::Flushing(End::Eof);
+            }
             Ok(read) => {
                 let bytes = scratch.get(..read).unwrap_or_default();
                 observe(bytes);
@@ -171,21 +182,23 @@ impl Direction {
             _ => State::Ended(End::WriteFailed),
         };
     }
+
+    /// Reads and drops what the source still sends to a dead destination.
+    fn discard(&mut self, context: &mut Context<'_>, from: &TcpStream) -> Poll<bool> {
+        if self.source_closed || ready!(from.poll_read_ready(context)).is_err() {
+            return Poll::Ready(false);
+        }
+        let read = SCRATCH.with_borrow_mut(|scratch| from.try_read(scratch));
+        self.source_closed = matches!(read, Ok(0));
+        let goes_on = match read {
+            Ok(bytes) => bytes > 0,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        Poll::Ready(goes_on)
+    }
 }
 
 /// Passes a close on: no more bytes will come, the other direction stays open.
 fn shut_down(to: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(to).shutdown(std::net::Shutdown::Write)
-}
-
-/// Reads and drops what a source still sends to a dead destination.
-fn discard(context: &mut Context<'_>, from: &TcpStream) -> Poll<bool> {
-    if ready!(from.poll_read_ready(context)).is_err() {
-        return Poll::Ready(false);
-    }
-    SCRATCH.with_borrow_mut(|scratch| match from.try_read(scratch) {
-        Ok(1..) => Poll::Ready(true),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Ready(true),
-        Ok(0) | Err(_) => Poll::Ready(false),
-    })
 }

@@ -73,11 +73,15 @@ pub(crate) fn is_from(record: &Value, pid: u32) -> bool {
     *at(record, "/origin/pid/value") == pid
 }
 
-/// Checks that a session ended without a reset; when client and server both close, either may be first.
+/// Checks that a session ended without a reset; when client and server both close, either may be first. With TLS
+/// either may reset as well, as without pgusher: each side closes without reading the other's close_notify.
 pub(crate) fn ended_in_order(record: &Value) -> Result<()> {
     let close = at(record, "/close");
+    let is_tls = *at(record, "/encryption") == "tls" || *at(record, "/encryption") == "direct_tls";
     ensure!(
-        *close == "client_closed" || *close == "server_closed",
+        *close == "client_closed"
+            || *close == "server_closed"
+            || (is_tls && (*close == "server_reset" || *close == "client_reset")),
         "{record}"
     );
     Ok(())
