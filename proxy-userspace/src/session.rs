@@ -6,6 +6,7 @@ mod registry;
 
 use std::sync::Arc;
 
+use proxy_ebpf::interception::Interception;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,11 +15,12 @@ use tracing::debug;
 use crate::audit::record::{CloseReason, Kind, Login, Startup};
 use crate::audit::{Audit, SessionGuard};
 use crate::config::SessionLimits;
-use crate::identify::Identifier;
-use crate::intercept::{Accepted, Handover};
+use crate::identify::{Identifier, Identity};
+use crate::intercept::{Accepted, Handover, HandoverError};
 use crate::policy;
 use crate::relay::{Legs, relay};
-use crate::route::Router;
+use crate::route::{DialError, Router};
+use crate::socket;
 use crate::startup::{self, ClientLeg, Encryption, Negotiated, StartupError};
 use crate::wire::error_response::{FatalError, SqlState};
 use crate::wire::login::LoginWatch;
@@ -95,30 +97,7 @@ async fn establish(
     guard: &mut SessionGuard,
     deadline: Instant,
 ) -> Result<Established, Refusal> {
-    let taken = stages
-        .handover
-        .take(stages.netns_cookie, accepted.client, accepted.listener);
-    let mut client = ClientLeg::new(accepted.stream);
-    let interception = match taken {
-        Ok(interception) => interception,
-        Err(error) => {
-            stages.audit.record(guard.start_record()).await;
-            let error = FatalError::new(SqlState::ConnectionFailure, error.to_string())
-                .with_hint("Connect to the server's own address; pgusher intercepts that.");
-            return Err(Refusal::answered(
-                client,
-                error,
-                CloseReason::NoOriginalDestination,
-            ));
-        }
-    };
-    let route = interception.route();
-    let destination = route.original().socket_addr();
-
-    let identity = stages.identifier.identify(interception.origin()).await;
-    debug!(session = %guard.id(), pid = identity.pid(), %destination, "connection identified");
-    guard.identified(identity.clone(), destination);
-    stages.audit.record(guard.start_record()).await;
+    let (mut client, interception, identity) = identify(stages, accepted, guard).await?;
 
     let first = match client.next_packet(deadline).await {
         Ok(packet) => packet,
@@ -129,19 +108,11 @@ async fn establish(
         return Err(Refusal::too_many(client));
     };
 
-    let permit = policy::observe(&identity, destination);
+    let permit = policy::observe(&identity, interception.route().original().socket_addr());
 
-    let mut upstream = match stages.router.dial(&permit, route).await {
+    let mut upstream = match stages.router.dial(&permit, interception.route()).await {
         Ok(upstream) => upstream,
-        Err(error) => {
-            debug!(session = %guard.id(), %error, "no connection to the server");
-            let error = FatalError::new(SqlState::CannotConnectNow, error.to_string());
-            return Err(Refusal::answered(
-                client,
-                error,
-                CloseReason::UpstreamUnreachable,
-            ));
-        }
+        Err(error) => return Err(Refusal::unreachable(client, &error)),
     };
     match startup::negotiate(&mut client, &mut upstream, first, deadline).await {
         Ok(negotiated) => Ok(Established {
@@ -151,6 +122,36 @@ async fn establish(
             _slot: slot,
         }),
         Err(error) => Err(Refusal::startup(client, error)),
+    }
+}
+
+/// Stages 1 and 2: where was the connection going, and whose is it? The opening record is written either way.
+async fn identify(
+    stages: &Stages,
+    accepted: Accepted,
+    guard: &mut SessionGuard,
+) -> Result<(ClientLeg, Interception, Identity), Refusal> {
+    let taken = stages
+        .handover
+        .take(stages.netns_cookie, accepted.client, accepted.listener);
+    let identified = match taken {
+        Ok(interception) => {
+            let identity = stages.identifier.identify(interception.origin()).await;
+            guard.identified(
+                identity.clone(),
+                interception.route().original().socket_addr(),
+            );
+            Ok((interception, identity))
+        }
+        Err(error) => Err(error),
+    };
+    stages.audit.record(guard.start_record()).await;
+    let prepared = socket::prepare_leg(&accepted.stream);
+    let client = ClientLeg::new(accepted.stream);
+    match (identified, prepared) {
+        (Ok((interception, identity)), Ok(())) => Ok((client, interception, identity)),
+        (Ok(_), Err(_)) => Err(Refusal::Closed(CloseReason::ClientReset)),
+        (Err(error), _) => Err(Refusal::unknown_destination(client, &error)),
     }
 }
 
@@ -217,6 +218,17 @@ impl Refusal {
             error,
             reason,
         }
+    }
+
+    fn unknown_destination(client: ClientLeg, error: &HandoverError) -> Self {
+        let error = FatalError::new(SqlState::ConnectionFailure, error.to_string())
+            .with_hint("Connect to the server's own address; pgusher intercepts that.");
+        Self::answered(client, error, CloseReason::NoOriginalDestination)
+    }
+
+    fn unreachable(client: ClientLeg, error: &DialError) -> Self {
+        let error = FatalError::new(SqlState::CannotConnectNow, error.to_string());
+        Self::answered(client, error, CloseReason::UpstreamUnreachable)
     }
 
     fn too_many(client: ClientLeg) -> Self {

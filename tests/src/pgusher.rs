@@ -15,6 +15,7 @@ use crate::condition::{Seen, wait_until};
 use crate::kernel::Held;
 use crate::process::{Finished, Running, run};
 
+pub mod sockets;
 pub mod trail;
 
 use trail::Trail;

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use pgusher_tests::cluster::{Cluster, VERSIONS, Version};
 use pgusher_tests::dialer::{Close, read_to_close};
+use pgusher_tests::pgusher::sockets;
 use pgusher_tests::process::Running;
 use pgusher_tests::stage::{Setup, Stage};
 use pgusher_tests::wire::{self, FAKE_LOGIN};
@@ -272,5 +273,22 @@ fn a_server_that_dies_in_a_result_cuts_it_for_the_client() -> Result<()> {
             "/close",
             "server_reset",
         )
+    })
+}
+
+#[test]
+fn both_legs_send_small_messages_at_once_and_probe_a_silent_peer() -> Result<()> {
+    with_fake_server(|stage, client, server| {
+        let legs = sockets::connected(stage.pgusher.pid())?;
+        ensure!(legs.len() == 2, "{legs:?}");
+        for leg in &legs {
+            ensure!(leg.tcp_nodelay()?, "{leg:?} waits for more to send");
+            ensure!(
+                leg.keepalive()?,
+                "{leg:?} does not notice a peer that vanished"
+            );
+        }
+        drop((client, server));
+        Ok(())
     })
 }
