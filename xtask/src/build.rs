@@ -34,7 +34,7 @@ pub(crate) fn compile(release: bool) -> Result<PathBuf> {
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped());
     let line = process::display(&command);
-    println!("  $ {line}");
+    eprintln!("  $ {line}");
     let output = command
         .spawn()
         .and_then(std::process::Child::wait_with_output)

@@ -45,6 +45,6 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
 /// Always: whoever sees this function return sees why.
 pub(crate) fn become_command(mut command: Command) -> Result<Infallible> {
     let line = display(&command);
-    println!("  $ {line}");
+    eprintln!("  $ {line}");
     Err(command.exec()).with_context(|| format!("cannot start `{line}`"))
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 /// When it cannot be started, or ends with anything but success; the text has the command line.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = display(command);
-    println!("  $ {line}");
+    eprintln!("  $ {line}");
     let status = command
         .status()
         .with_context(|| format!("cannot start `{line}`"))?;

@@ -81,9 +81,9 @@ pub(super) fn install_missing(wanted: &[Package]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    println!("Installing Debian packages:");
+    eprintln!("Installing Debian packages:");
     for (name, reason) in &missing {
-        println!("  {name:<26} {reason}");
+        eprintln!("  {name:<26} {reason}");
     }
     let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
     install(&names).with_context(|| {

@@ -31,7 +31,7 @@ pub(super) fn prepare() -> Result<()> {
         return Ok(());
     }
     remove(&tree)?;
-    println!("Making the PostgreSQL 18 tree (500 MB, under a minute):");
+    eprintln!("Making the PostgreSQL 18 tree (500 MB, under a minute):");
     let debootstrap = find_program("debootstrap").context("debootstrap is missing")?;
     process::run(
         privilege::as_root(debootstrap)?

@@ -65,7 +65,7 @@ pub(super) fn prepare() -> Result<()> {
         return Ok(());
     }
     fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
-    println!(
+    eprintln!(
         "eBPF toolchain: {} with {}",
         rustc.display(),
         linker.display()
@@ -153,7 +153,7 @@ fn install_linker() -> Result<PathBuf> {
     {
         return Ok(linker);
     }
-    println!("Installing {wanted} (about a minute and a half):");
+    eprintln!("Installing {wanted} (about a minute and a half):");
     process::run(
         workspace::cargo()
             .args(["install", "bpf-linker", "--locked", "--version"])
