@@ -68,3 +68,12 @@ pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
         Err(io::Error::last_os_error())
     }
 }
+
+/// Two ends of one loopback connection, for unit tests.
+#[cfg(test)]
+pub(crate) async fn socket_pair() -> (TcpStream, TcpStream) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (near, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (near.unwrap(), accepted.unwrap().0)
+}

@@ -264,3 +264,6 @@ async fn finish(mut stream: TcpStream) {
         budget -= read;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::BytesMut;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{EndedBy, Legs, Relayed, relay};
+use crate::socket::socket_pair;
 use crate::wire::login::LoginWatch;
 
 /// A client and a server with a relay between them.
@@ -23,13 +24,6 @@ struct Session {
 
 const PATIENT: Duration = Duration::from_secs(3600);
 const MEBIBYTE: usize = 1 << 20;
-
-async fn socket_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (near, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-    (near.unwrap(), accepted.unwrap().0)
-}
 
 async fn session_with(leftover: &[u8], half_closed_timeout: Duration) -> Session {
     let (client, client_leg) = socket_pair().await;
