@@ -14,17 +14,19 @@ pub enum Verdict {
     LinkLocal = 3,
     /// A connect of a family this namespace has no listener for went direct.
     NoListener = 4,
-    /// Socket storage could not be had, or a device binding not be lifted; the connect went direct.
+    /// Socket storage could not be had; the connect went direct.
     StorageFailed = 5,
     /// A redirected connect was handed over as its SYN left.
     Published = 6,
     /// A hand-over entry could not be stored; the accepting side refuses that connection.
     PublishFailed = 7,
+    /// The socket is bound to an interface and its owner may not bind it to another; the connect went direct.
+    BoundToDevice = 8,
 }
 
 impl Verdict {
     /// Every outcome, in the order of the counter array.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Redirected,
         Self::OwnProcess,
         Self::OtherNetns,
@@ -33,6 +35,7 @@ impl Verdict {
         Self::StorageFailed,
         Self::Published,
         Self::PublishFailed,
+        Self::BoundToDevice,
     ];
 
     /// The index in the counter array.

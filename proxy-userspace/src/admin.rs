@@ -5,7 +5,7 @@ mod status;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,9 +65,14 @@ impl AdminSocket {
             fs::create_dir_all(directory).map_err(failed)?;
             fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
         }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(failed)?,
+            Ok(_) => {
+                return Err(failed(io::Error::other(
+                    "something else than a socket is there",
+                )));
+            }
+            Err(_) => {}
         }
         // The mode must be right from the moment the name exists.
         let before = umask(Mode::from_bits_truncate(0o177));
@@ -141,5 +146,17 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         AdminSocket::bind(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("precious");
+        fs::write(&path, "data").unwrap();
+        assert!(matches!(
+            AdminSocket::bind(&path),
+            Err(AdminError::Bind { .. })
+        ));
+        assert_eq!(fs::read(&path).unwrap(), b"data");
     }
 }

@@ -93,6 +93,8 @@ fn start_log(filter: &str) -> Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // The default answers a failing stderr with a panic, in whichever thread wanted to log.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .try_init()
         .map_err(anyhow::Error::from_boxed)

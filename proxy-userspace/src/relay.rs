@@ -90,10 +90,11 @@ pub async fn relay(
         to_client: Direction::new(BytesMut::new()),
         first_end: None,
         client_failed: false,
+        server_first: false,
     };
     let ended = session.run(login, half_closed_timeout, force).await;
     let (to_server, to_client) = (session.to_server.delivered(), session.to_client.delivered());
-    close_both(client, upstream, ended.closing).await;
+    close_both(client, upstream, ended.closing, force).await;
     Relayed {
         ended_by: ended.by,
         to_server,
@@ -110,6 +111,8 @@ struct Relay<'a> {
     first_end: Option<EndedBy>,
     /// The client's socket has an error pending, whether or not it is being read.
     client_failed: bool,
+    /// Whose turn it is to be polled first.
+    server_first: bool,
 }
 
 impl Relay<'_> {
@@ -137,7 +140,7 @@ impl Relay<'_> {
                 // While the server takes nothing, the client is not read, and only this tells that it is gone.
                 _ = client.ready(Interest::ERROR), if !client_failed => self.client_failed = true,
                 () = wait_for(patience.map(Patience::limit)) => {
-                    if let Some(ended) = patience.and_then(|patience| patience.exhausted(self.delivered() - before)) {
+                    if let Some(ended) = patience.and_then(|patience| patience.exhausted(self.delivered() - before, self.first_end)) {
                         return ended;
                     }
                 }
@@ -162,14 +165,15 @@ impl Relay<'_> {
 
     fn poll(&mut self, context: &mut Context<'_>, login: &mut LoginWatch) -> Poll<Progress> {
         let ended_before = self.ended_directions();
-        self.to_client
-            .poll(context, self.upstream, self.client, |bytes| {
-                if !login.is_done() {
-                    login.observe(bytes);
-                }
-            });
-        self.to_server
-            .poll(context, self.client, self.upstream, |_| {});
+        // Taking turns: whichever comes first may use up the task's budget.
+        self.server_first = !self.server_first;
+        if self.server_first {
+            self.poll_to_client(context, login);
+            self.poll_to_server(context);
+        } else {
+            self.poll_to_server(context);
+            self.poll_to_client(context, login);
+        }
         if self.first_end.is_none() {
             self.first_end = match (
                 self.to_client.source_closed(),
@@ -185,6 +189,26 @@ impl Relay<'_> {
             None if self.ended_directions() > ended_before => Poll::Ready(Progress::HalfEnded),
             None => Poll::Pending,
         }
+    }
+
+    fn poll_to_client(&mut self, context: &mut Context<'_>, login: &mut LoginWatch) {
+        if self.to_server.destination_was_reset() {
+            self.to_client.source_was_reset();
+        }
+        self.to_client
+            .poll(context, self.upstream, self.client, |bytes| {
+                if !login.is_done() {
+                    login.observe(bytes);
+                }
+            });
+    }
+
+    fn poll_to_server(&mut self, context: &mut Context<'_>) {
+        if self.to_client.destination_was_reset() {
+            self.to_server.source_was_reset();
+        }
+        self.to_server
+            .poll(context, self.client, self.upstream, |_| {});
     }
 
     fn ended_directions(&self) -> usize {
@@ -248,10 +272,16 @@ impl Patience {
     }
 
     /// The end, now that the limit has passed with so many bytes delivered meanwhile.
-    fn exhausted(self, delivered: u64) -> Option<Ended> {
+    fn exhausted(self, delivered: u64, first_end: Option<EndedBy>) -> Option<Ended> {
         let (by, closing) = match (self, delivered) {
-            (Self::DeadClient, _) => (EndedBy::ClientReset, Closing::ResetServer),
-            (Self::DeadServer(_), 0) => (EndedBy::ServerReset, Closing::ResetClient),
+            (Self::DeadClient, _) => (
+                first_end.unwrap_or(EndedBy::ClientReset),
+                Closing::ResetServer,
+            ),
+            (Self::DeadServer(_), 0) => (
+                first_end.unwrap_or(EndedBy::ServerReset),
+                Closing::ResetClient,
+            ),
             (Self::ClosedServer(_), 0) => (EndedBy::HalfClosedTimeout, Closing::Orderly),
             (Self::DeadServer(_) | Self::ClosedServer(_), _) => return None,
         };

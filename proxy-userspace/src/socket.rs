@@ -11,8 +11,8 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// Idle time before the first keepalive probe, and the pause between probes: a vanished peer is noticed within two
-/// minutes even while the other side is silent.
+/// Idle time before the first keepalive probe, and the pause between probes: the vanished peer of an idle connection is
+/// noticed within two minutes; with bytes under way, the kernel's retransmission limit decides.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;

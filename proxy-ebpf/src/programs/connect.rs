@@ -18,6 +18,8 @@ use super::context::{octets, read_v4, read_v6, read_words, write_v4, write_v6};
 use super::maps::{Maps, count, forget_socket, socket_record_or_new};
 use super::origin;
 
+/// The interface index of `lo` in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+const LOOPBACK_IFINDEX: u32 = 1;
 /// The hook's return value: let connect() go on with the address as it is now.
 const PROCEED: i32 = 1;
 
@@ -76,15 +78,17 @@ fn intercept(context: &SockAddrContext, destination: Endpoint) -> Option<Endpoin
             Route::new(destination, listener),
             netns_cookie,
         ) {
-            Some(()) => {
+            Ok(()) => {
                 count(Verdict::Redirected);
                 Some(listener)
             }
-            None => {
-                count(Verdict::StorageFailed);
+            Err(verdict) => {
+                count(verdict);
                 warn!(
                     context,
-                    "process {}: no socket storage, the connect goes direct", attempt.tgid
+                    "process {}: the connect goes direct, verdict {}",
+                    attempt.tgid,
+                    verdict.index()
                 );
                 None
             }
@@ -92,27 +96,27 @@ fn intercept(context: &SockAddrContext, destination: Endpoint) -> Option<Endpoin
     }
 }
 
-/// Keeps the record with the socket; `None` when the socket cannot hold one or stays tied to another device.
+/// Keeps the record with the socket, unless the socket cannot hold one or stays tied to another interface.
 #[inline(always)]
 fn record(
     context: &SockAddrContext,
     socket: *mut bpf_sock,
     route: Route,
     netns_cookie: u64,
-) -> Option<()> {
-    let slot = socket_record_or_new(socket)?;
+) -> Result<(), Verdict> {
+    let slot = socket_record_or_new(socket).ok_or(Verdict::StorageFailed)?;
     // SAFETY: the verifier allows these reads of a full socket.
     let (ifindex, mark) = unsafe { ((*socket).bound_dev_if, (*socket).mark) };
     let source = bound_source(socket);
-    if ifindex != 0 && bind_to_loopback(context).is_err() {
+    if ifindex != 0 && ifindex != LOOPBACK_IFINDEX && bind_to_loopback(context).is_err() {
         forget_socket(socket);
-        return None;
+        return Err(Verdict::BoundToDevice);
     }
     let origin = origin::capture(context, netns_cookie);
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     *slot = Interception::new(origin, route.with_socket(source, ifindex, mark), now);
-    Some(())
+    Ok(())
 }
 
 /// The source address the application bound before connecting, or unspecified.
@@ -131,7 +135,8 @@ fn bound_source(socket: *mut bpf_sock) -> Endpoint {
 }
 
 /// Ties the socket to `lo`: bound to another interface it could never reach our listener. The application's own
-/// choice is kept in the record and applied to the upstream connection.
+/// choice is kept in the record and applied to the upstream connection. The kernel asks the caller for CAP_NET_RAW
+/// to change a binding, even when a BPF program does it.
 #[inline(always)]
 fn bind_to_loopback(context: &SockAddrContext) -> Result<(), i64> {
     const SOL_SOCKET: i32 = 1;

@@ -48,6 +48,7 @@ struct KernelCounts {
     link_local: u64,
     no_listener: u64,
     storage_failed: u64,
+    bound_to_device: u64,
     published: u64,
     publish_failed: u64,
 }
@@ -61,6 +62,7 @@ impl KernelCounts {
             link_local: counters.read(Verdict::LinkLocal)?,
             no_listener: counters.read(Verdict::NoListener)?,
             storage_failed: counters.read(Verdict::StorageFailed)?,
+            bound_to_device: counters.read(Verdict::BoundToDevice)?,
             published: counters.read(Verdict::Published)?,
             publish_failed: counters.read(Verdict::PublishFailed)?,
         })
@@ -149,11 +151,12 @@ impl fmt::Display for Status {
         )?;
         writeln!(
             out,
-            "went direct   {} own, {} other network namespace, {} link-local, {} no listener, {} no storage",
+            "went direct   {} own, {} other network namespace, {} link-local, {} no listener, {} bound to an interface, {} no storage",
             kernel.own_process,
             kernel.other_netns,
             kernel.link_local,
             kernel.no_listener,
+            kernel.bound_to_device,
             kernel.storage_failed
         )?;
         write!(

@@ -36,7 +36,7 @@ pub struct Audit {
     queue: mpsc::Sender<Record>,
     policy: OverflowPolicy,
     counts: Arc<Counts>,
-    /// How many records fit besides the reserved places.
+    /// How many records and reserved places fit.
     capacity: usize,
 }
 
@@ -46,8 +46,6 @@ pub(super) enum ClosingPlace {
     Reserved(mpsc::OwnedPermit<Record>),
     /// To be had if there is room then.
     IfRoom(Audit),
-    /// The writer has stopped.
-    None,
 }
 
 impl Audit {
@@ -88,7 +86,8 @@ impl Audit {
             OverflowPolicy::Drop => ClosingPlace::IfRoom(self.clone()),
             OverflowPolicy::Block => match self.queue.clone().reserve_owned().await {
                 Ok(permit) => ClosingPlace::Reserved(permit),
-                Err(_) => ClosingPlace::None,
+                // The writer is gone: nothing may run unrecorded.
+                Err(_) => std::future::pending().await,
             },
         }
     }
@@ -114,7 +113,6 @@ impl ClosingPlace {
         match self {
             Self::Reserved(permit) => drop(permit.send(record)),
             Self::IfRoom(audit) => audit.record_if_room(record),
-            Self::None => {}
         }
     }
 }

@@ -5,6 +5,7 @@
 //! the connection somebody else's name.
 
 use std::ffi::OsStr;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -21,6 +22,9 @@ use crate::wire::text::printable;
 
 /// USER_HZ: the unit of start times in /proc/PID/stat is fixed for userspace on every architecture we support.
 const NANOSECONDS_PER_TICK: u64 = 1_000_000_000 / 100;
+
+/// How much of a command line is read.
+const MAX_COMMAND_LINE_BYTES: u64 = 64 * 1024;
 
 /// What /proc and the user database add to a capture.
 #[derive(Debug, Default)]
@@ -65,16 +69,11 @@ fn open(origin: &Origin) -> Option<(rustix::fd::OwnedFd, Process, Grade)> {
 }
 
 fn read(process: &Process, origin: &Origin, grade: Grade, cgroup_root: &Path) -> Enrichment {
-    let is_same_file = runs_captured_file(process, origin);
-    let of_file = if is_same_file { grade } else { Grade::Late };
     Enrichment {
         user: None,
-        exe: process.exe().ok().map(|path| Fact {
-            value: printable(path.as_os_str().as_bytes()),
-            grade: of_file,
-        }),
+        exe: executable(process, origin, grade),
         // The process may rewrite its own arguments at any time: never better than late.
-        cmdline: process.cmdline().ok().map(|arguments| Fact {
+        cmdline: command_line(process.pid()).map(|arguments| Fact {
             value: redact::arguments(arguments),
             grade: Grade::Late,
         }),
@@ -89,18 +88,40 @@ fn read(process: &Process, origin: &Origin, grade: Grade, cgroup_root: &Path) ->
     }
 }
 
-/// Whether the process still runs the file it ran at connect().
-fn runs_captured_file(process: &Process, origin: &Origin) -> bool {
-    let Some(((major, minor), inode)) = origin.exe() else {
-        return false;
-    };
-    let Ok(metadata) = std::fs::metadata(format!("/proc/{}/exe", process.pid())) else {
-        return false;
-    };
-    let device = metadata.dev();
-    metadata.ino() == inode
-        && nix::sys::stat::major(device) == u64::from(major)
-        && nix::sys::stat::minor(device) == u64::from(minor)
+/// The path of the executable: as good as the process's own grade if, in *our* mount namespace, that path is the very
+/// file the hook saw. What the process sees under that name does not count (it may have mounted something over it),
+/// and neither does what it runs by now.
+fn executable(process: &Process, origin: &Origin, grade: Grade) -> Option<Fact<String>> {
+    let path = process.exe().ok()?;
+    let is_captured = std::fs::metadata(&path).is_ok_and(|file| is_captured_file(&file, origin));
+    Some(Fact {
+        value: printable(path.as_os_str().as_bytes()),
+        grade: if is_captured { grade } else { Grade::Late },
+    })
+}
+
+fn is_captured_file(file: &std::fs::Metadata, origin: &Origin) -> bool {
+    let device = file.dev();
+    origin.exe().is_some_and(|((major, minor), inode)| {
+        file.ino() == inode
+            && nix::sys::stat::major(device) == u64::from(major)
+            && nix::sys::stat::minor(device) == u64::from(minor)
+    })
+}
+
+/// The start of the process's command line. The process decides how long it is and where it lies, so no more than a
+/// bounded part is ever read.
+fn command_line(pid: i32) -> Option<Vec<String>> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(format!("/proc/{pid}/cmdline")).ok()?;
+    file.take(MAX_COMMAND_LINE_BYTES)
+        .read_to_end(&mut bytes)
+        .ok()?;
+    let arguments = bytes
+        .strip_suffix(b"\0")
+        .unwrap_or(&bytes)
+        .split(|byte| *byte == 0);
+    Some(arguments.map(printable).collect())
 }
 
 /// The path of the process in the cgroup-v2 hierarchy.

@@ -2,11 +2,18 @@
 
 use super::Fact;
 
-/// The innermost service or scope on the path, as systemd names cgroups after units (systemd.resource-control(5)).
+/// The unit that systemd itself put the process into: the first component below the slices, if it is a service or a
+/// scope (systemd's own rule, `cg_path_decode_unit`). What lies below belongs to whom the cgroup is delegated to, who
+/// may name it after anything.
 pub(super) fn systemd_unit(cgroup: &Fact<String>) -> Option<Fact<String>> {
-    let mut innermost_first = cgroup.value.rsplit('/');
-    innermost_first
-        .find(|part| part.ends_with(".service") || part.ends_with(".scope"))
+    let mut below_slices = cgroup
+        .value
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .skip_while(|part| part.ends_with(".slice"));
+    below_slices
+        .next()
+        .filter(|part| part.ends_with(".service") || part.ends_with(".scope"))
         .map(|unit| Fact {
             value: unit.to_owned(),
             grade: cgroup.grade,
@@ -19,14 +26,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_innermost_unit_is_named() {
+    fn the_unit_is_systemds_own_and_nothing_below_it() {
         let cases = [
             ("/system.slice/nginx.service", Some("nginx.service")),
             ("/system.slice/app.service/workers", Some("app.service")),
             (
                 "/user.slice/user-1000.slice/user@1000.service/app.slice/psql.scope",
-                Some("psql.scope"),
+                Some("user@1000.service"),
             ),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/app.slice/nginx.service",
+                Some("user@1000.service"),
+            ),
+            (
+                "/user.slice/user-1000.slice/session-3.scope",
+                Some("session-3.scope"),
+            ),
+            ("/elsewhere/nginx.service", None),
             ("/user.slice", None),
             ("/", None),
         ];

@@ -1,5 +1,6 @@
 //! Counts what interception cannot reach: connections older than the hooks, and unix sockets of servers.
 
+use procfs::ProcError;
 use procfs::net::{TcpNetEntry, TcpState, UnixNetEntry, UnixState, tcp, tcp6, unix};
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,12 @@ pub struct Coverage {
 /// # Errors
 /// When /proc/net cannot be read.
 pub fn uncovered(ports: &[u16]) -> procfs::ProcResult<Coverage> {
-    let sockets = tcp()?.into_iter().chain(tcp6()?);
+    let v6 = match tcp6() {
+        // The file is not there on a host without IPv6.
+        Err(ProcError::NotFound(_)) => Vec::new(),
+        entries => entries?,
+    };
+    let sockets = tcp()?.into_iter().chain(v6);
     Ok(Coverage {
         established: sockets
             .filter(|entry| is_established_to(entry, ports))

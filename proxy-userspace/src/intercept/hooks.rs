@@ -18,8 +18,7 @@ use super::handover::Handover;
 use super::log::HookLog;
 use super::object::OBJECT;
 
-/// The programs of the bpf_sock_addr kind: those that connect() runs last, so that nothing is redirected before
-/// everything else is in place.
+/// Attached before the connect hooks, so that nothing is redirected while its answers are missing.
 const PEERNAME_PROGRAMS: [&str; 2] = [names::PROGRAM_GETPEERNAME4, names::PROGRAM_GETPEERNAME6];
 const CONNECT_PROGRAMS: [&str; 2] = [names::PROGRAM_CONNECT4, names::PROGRAM_CONNECT6];
 

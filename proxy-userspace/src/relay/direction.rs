@@ -45,6 +45,10 @@ pub(super) struct Direction {
     delivered: u64,
     /// The source has closed in an orderly way, whether or not that could be passed on.
     source_closed: bool,
+    /// The source is known to have been reset, whatever reading it says.
+    source_reset: bool,
+    /// A write failed because the destination had been reset.
+    destination_reset: bool,
 }
 
 impl Direction {
@@ -55,6 +59,8 @@ impl Direction {
             pending,
             delivered: 0,
             source_closed: false,
+            source_reset: false,
+            destination_reset: false,
         }
     }
 
@@ -69,6 +75,17 @@ impl Direction {
     /// Whether the source has closed in an orderly way.
     pub(super) fn source_closed(&self) -> bool {
         self.source_closed
+    }
+
+    /// Whether the destination was found reset. That finding consumes the socket's error: reading it will look like
+    /// an orderly close, so the other direction has to be told.
+    pub(super) fn destination_was_reset(&self) -> bool {
+        self.destination_reset
+    }
+
+    /// Tells that the source was reset: its end of file is none.
+    pub(super) fn source_was_reset(&mut self) {
+        self.source_reset = true;
     }
 
     /// Bytes the destination has taken.
@@ -127,6 +144,7 @@ impl Direction {
             return Poll::Ready(true);
         }
         SCRATCH.with_borrow_mut(|scratch| match from.try_read(scratch) {
+            Ok(0) if self.source_reset => self.state = State::Flushing(End::ReadFailed),
             Ok(0) => {
                 self.source_closed = true;
                 self.state = State::Flushing(End::Eof);
@@ -147,7 +165,7 @@ impl Direction {
         let written = match to.try_write(bytes) {
             Ok(written) => written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return self.fail(),
+            Err(error) => return self.fail(&error),
         };
         self.delivered += written as u64;
         self.pending
@@ -156,8 +174,8 @@ impl Direction {
 
     /// Writes pending bytes once.
     fn flush(&mut self, context: &mut Context<'_>, to: &TcpStream) -> Poll<bool> {
-        if ready!(to.poll_write_ready(context)).is_err() {
-            self.fail();
+        if let Err(error) = ready!(to.poll_write_ready(context)) {
+            self.fail(&error);
             return Poll::Ready(true);
         }
         match to.try_write(&self.pending) {
@@ -169,13 +187,14 @@ impl Direction {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.fail(),
+            Err(error) => self.fail(&error),
         }
         Poll::Ready(true)
     }
 
     /// The destination is dead. A source that had failed as well stays the reason.
-    fn fail(&mut self) {
+    fn fail(&mut self, error: &io::Error) {
+        self.destination_reset |= error.kind() == io::ErrorKind::ConnectionReset;
         self.pending = BytesMut::new();
         self.state = match self.state {
             State::Flushing(End::ReadFailed) => State::Ended(End::ReadFailed),
@@ -189,7 +208,7 @@ impl Direction {
             return Poll::Ready(false);
         }
         let read = SCRATCH.with_borrow_mut(|scratch| from.try_read(scratch));
-        self.source_closed = matches!(read, Ok(0));
+        self.source_closed = matches!(read, Ok(0)) && !self.source_reset;
         let goes_on = match read {
             Ok(bytes) => bytes > 0,
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::socket::unacknowledged;
 
@@ -27,16 +28,21 @@ pub(super) enum Closing {
 }
 
 /// Closes both sockets.
-pub(super) async fn close_both(client: TcpStream, upstream: TcpStream, closing: Closing) {
+pub(super) async fn close_both(
+    client: TcpStream,
+    upstream: TcpStream,
+    closing: Closing,
+    force: &CancellationToken,
+) {
     match closing {
         Closing::Orderly => {}
         Closing::ResetClient => {
             drop(upstream);
-            reset_after_delivery(client).await;
+            reset_after_delivery(client, force).await;
         }
         Closing::ResetServer => {
             drop(client);
-            reset_after_delivery(upstream).await;
+            reset_after_delivery(upstream, force).await;
         }
         Closing::ResetBoth => {
             reset(&client);
@@ -47,10 +53,10 @@ pub(super) async fn close_both(client: TcpStream, upstream: TcpStream, closing: 
 
 /// Resets once the peer's kernel has everything: a reset discards what is still in our send queue, and there is no
 /// event for that queue running empty.
-async fn reset_after_delivery(stream: TcpStream) {
+async fn reset_after_delivery(stream: TcpStream, force: &CancellationToken) {
     let limit = Instant::now() + DRAIN_LIMIT;
     let mut pause = FIRST_PAUSE;
-    while is_delivering(&stream) && Instant::now() < limit {
+    while is_delivering(&stream) && Instant::now() < limit && !force.is_cancelled() {
         sleep(pause).await;
         pause = (pause * 2).min(LAST_PAUSE);
     }

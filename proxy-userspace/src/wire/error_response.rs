@@ -9,7 +9,7 @@ const SQLSTATE: u8 = b'C';
 const MESSAGE: u8 = b'M';
 const HINT: u8 = b'H';
 
-/// libpq reads an error before authentication as one of protocol 2 beyond this (fe-connect.c).
+/// Far below the 30,000 bytes beyond which libpq does not take an error before authentication for one (fe-connect.c).
 const MAX_MESSAGE_BYTES: usize = 8000;
 
 /// SQLSTATEs pgusher answers with (src/backend/utils/errcodes.txt).

@@ -93,8 +93,8 @@ pub fn parse(buffer: &[u8]) -> Result<Option<Packet>, OpeningError> {
         return Ok(None);
     };
     let opening = match code {
-        SSL_REQUEST if body.is_empty() => Opening::SslRequest,
-        GSS_REQUEST if body.is_empty() => Opening::GssRequest,
+        SSL_REQUEST => Opening::SslRequest,
+        GSS_REQUEST => Opening::GssRequest,
         CANCEL_REQUEST => match word(body, 0) {
             Some(backend_pid) => Opening::Cancel { backend_pid },
             None => Opening::Other { code },
@@ -152,11 +152,22 @@ impl StartupMessage {
 
     /// The kind of replication asked for, in any of the spellings the server takes.
     pub fn replication(&self) -> Option<Replication> {
-        let value = self.last("replication")?;
-        if value == b"database" {
-            return Some(Replication::Logical);
+        let all = self
+            .parameters
+            .iter()
+            .filter(|(name, _)| name == b"replication");
+        // In the server's loop `database` sets two flags, and a later boolean changes only one of them.
+        let (mut is_sender, mut has_database) = (false, false);
+        for (_, value) in all {
+            let is_logical = value == b"database";
+            has_database |= is_logical;
+            is_sender = is_logical || is_true(value);
         }
-        is_true(value).then_some(Replication::Physical)
+        match (is_sender, has_database) {
+            (true, true) => Some(Replication::Logical),
+            (true, false) => Some(Replication::Physical),
+            (false, _) => None,
+        }
     }
 
     /// The last value of a parameter: the server lets later ones win.
@@ -248,10 +259,7 @@ mod tests {
                     code: CANCEL_REQUEST,
                 },
             ),
-            (
-                packet(SSL_REQUEST, b"x"),
-                Opening::Other { code: SSL_REQUEST },
-            ),
+            (packet(SSL_REQUEST, b"x"), Opening::SslRequest),
             (packet(2 << 16, b"old"), Opening::Other { code: 2 << 16 }),
             (packet(4 << 16, b"\0"), Opening::Other { code: 4 << 16 }),
         ];
@@ -351,6 +359,8 @@ mod tests {
             let message = startup(format!("user\0u\0replication\0{value}\0\0").as_bytes());
             assert_eq!(message.replication(), expected, "{value}");
         }
+        let twice = startup(b"user\0u\0replication\0database\0replication\0true\0\0");
+        assert_eq!(twice.replication(), Some(Replication::Logical));
         assert_eq!(
             startup(b"user\0u\0replication\0true\0database\0d\0\0").database(),
             None

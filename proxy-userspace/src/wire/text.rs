@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 /// The text itself where the bytes are UTF-8; otherwise every byte that is not printable ASCII, and the backslash,
-/// as `\xNN`, so that different bytes stay different.
+/// as `\xNN`, so that no byte is lost.
 pub fn printable(bytes: &[u8]) -> String {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return text.to_owned();
