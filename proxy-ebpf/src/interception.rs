@@ -87,14 +87,13 @@ pub struct Interception {
 }
 
 impl Interception {
-    /// Makes a record of a connect at `connected_at_ns` nanoseconds since boot (`bpf_ktime_get_boot_ns`).
+    /// Starts the record anew, in place, and gives out the origin to be filled in. (A record built on the stack and
+    /// copied would take up most of a BPF program's 512 bytes.)
     #[inline(always)]
-    pub const fn new(origin: Origin, route: Route, connected_at_ns: u64) -> Self {
-        Self {
-            origin,
-            connected_at_ns,
-            route,
-        }
+    pub const fn restart(&mut self, route: Route, connected_at_ns: u64) -> &mut Origin {
+        self.route = route;
+        self.connected_at_ns = connected_at_ns;
+        &mut self.origin
     }
 
     /// Who asked.

@@ -5,32 +5,35 @@ mod signals;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admin::{AdminSocket, Fixed, Observed};
 use crate::audit::record::{Body, Record};
 use crate::audit::{self, Audit, Writer};
 use crate::config::Config;
 use crate::identify::Identifier;
-use crate::intercept::{self, Attached, Cgroup, Coverage, Listeners, Loaded, Targets};
+use crate::intercept::{self, Attached, Cgroup, Claim, Coverage, Listeners, Loaded, Targets};
 use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
 
 pub(crate) use host::check_pid_namespace;
 use signals::Signals;
 
+/// How long the audit writer may take for what is queued when everything else has ended.
+const WRITER_LIMIT: Duration = Duration::from_secs(10);
+
 /// A running proxy.
 struct Running {
     stages: Arc<Stages>,
     listeners: Listeners,
     hooks: Attached,
-    /// Claimed for as long as it is open.
-    _cgroup: Cgroup,
+    _claim: Claim,
     sessions: TaskTracker,
     companions: Companions,
     writer: Writer,
@@ -85,8 +88,10 @@ async fn start(config: &Config) -> Result<Running> {
     check_pid_namespace()?;
     host::raise_descriptor_limit(Sessions::max_connections(config.limits.max_sessions.get()));
     let cgroup = Cgroup::open(config.cgroup.as_deref())?;
-    cgroup.claim()?;
+    let claim = cgroup.claim()?;
     let listeners = Listeners::bind(config.listen_port)?;
+    // Said before it is done: loading can block for long while the kernel is stuck elsewhere.
+    info!("loading the BPF programs");
     let mut hooks = Loaded::load(&host::kernel_offsets()).context("cannot start interception")?;
     hooks.configure(&Targets {
         ports: config.ports.clone(),
@@ -96,8 +101,13 @@ async fn start(config: &Config) -> Result<Running> {
     })?;
     let max_connections = Sessions::max_connections(config.limits.max_sessions.get());
     let (audit, writer) = audit::start(&config.audit, max_connections)?;
-    let coverage = report_coverage(config, &audit).await;
     let stages = Arc::new(stages(config, &mut hooks, &listeners, audit)?);
+
+    let (counters, log) = (hooks.counters()?, hooks.log());
+    let hooks = hooks.attach(&cgroup).context("cannot start interception")?;
+    info!(ports = ?config.ports, cgroup = %cgroup.path().display(), "interception attached");
+    // Only now: a connection made before this line is either redirected or counted.
+    let coverage = report_coverage(config, &stages.audit).await;
 
     let companions = Companions::new();
     let fixed = Fixed {
@@ -106,19 +116,17 @@ async fn start(config: &Config) -> Result<Running> {
         listen: listeners.addresses()?,
         coverage,
     };
-    companions.start(admin.serve(Observed::new(fixed, hooks.counters()?, Arc::clone(&stages))));
+    companions.start(admin.serve(Observed::new(fixed, counters, Arc::clone(&stages))));
     companions.start(intercept::sweep_forever(Arc::clone(&stages.handover)));
-    match hooks.log() {
+    match log {
         Ok(log) => companions.start(intercept::forward_log(log)),
         Err(error) => warn!(%error, "the BPF programs' own log cannot be read"),
     }
-    let hooks = hooks.attach(&cgroup).context("cannot start interception")?;
-    info!(ports = ?config.ports, cgroup = %cgroup.path().display(), "interception attached");
     Ok(Running {
         stages,
         listeners,
         hooks,
-        _cgroup: cgroup,
+        _claim: claim,
         sessions: TaskTracker::new(),
         companions,
         writer,
@@ -173,11 +181,13 @@ async fn report_coverage(config: &Config, audit: &Audit) -> Coverage {
 async fn accept_forever(running: &Running) {
     loop {
         let room = running.stages.sessions.room().await;
+        // Before accepting: while the audit trail is stuck, connections wait in the accept queue.
+        let place = running.stages.audit.closing_place().await;
         let accepted = running.listeners.accept().await;
         let connection = running.stages.sessions.accepted(room);
         let stages = Arc::clone(&running.stages);
         running.sessions.spawn(async move {
-            session::serve(stages, accepted).await;
+            session::serve(stages, accepted, place).await;
             drop(connection);
         });
     }
@@ -187,7 +197,8 @@ async fn accept_forever(running: &Running) {
 async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Result<()> {
     running.sessions.close();
     let forced = tokio::select! {
-        // Connects redirected before the hooks went are still served.
+        // Accepting first: connects redirected before the hooks went are still served.
+        biased;
         () = accept_forever(&running) => None,
         () = running.sessions.wait() => None,
         () = sleep(config.drain_timeout) => Some("the drain timeout has passed"),
@@ -197,7 +208,7 @@ async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Resu
         stages,
         listeners,
         hooks,
-        _cgroup,
+        _claim,
         sessions,
         companions,
         writer,
@@ -215,9 +226,11 @@ async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Resu
     companions.stop().await;
     // The last handle on the audit queue; the writer ends when it has written what is queued.
     drop(stages);
-    tokio::task::spawn_blocking(|| writer.join())
-        .await
-        .context("the audit writer did not end")?;
+    let writing = tokio::task::spawn_blocking(|| writer.join());
+    match tokio::time::timeout(WRITER_LIMIT, writing).await {
+        Ok(joined) => joined.context("the audit writer failed")?,
+        Err(_) => error!("the audit sink is stuck; the last records are lost"),
+    }
     anyhow::ensure!(
         forced != Some("a second signal came"),
         "stopped by a second signal"

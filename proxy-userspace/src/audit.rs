@@ -12,6 +12,6 @@ mod sink;
 mod writer;
 
 pub use guard::SessionGuard;
-pub use queue::{Audit, AuditStats};
+pub use queue::{Audit, AuditStats, ClosingPlace};
 pub use sink::SinkError;
 pub use writer::{Writer, start};

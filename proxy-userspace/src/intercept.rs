@@ -13,7 +13,7 @@ mod log;
 mod object;
 
 pub use btf::{BtfError, KERNEL_BTF, kernel_offsets};
-pub use cgroup::{Cgroup, CgroupError, root as cgroup_root};
+pub use cgroup::{Cgroup, CgroupError, Claim, root as cgroup_root};
 pub use coverage::{Coverage, uncovered};
 pub use handover::{Handover, HandoverError, MAX_ENTRY_AGE, sweep_forever};
 pub use hooks::{Attached, Counters, HookError, Loaded, Targets};

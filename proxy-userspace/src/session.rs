@@ -5,6 +5,7 @@
 mod registry;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy_ebpf::interception::Interception;
 use tokio::net::TcpStream;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::audit::record::{CloseReason, Kind, Login, Startup};
-use crate::audit::{Audit, SessionGuard};
+use crate::audit::{Audit, ClosingPlace, SessionGuard};
 use crate::config::SessionLimits;
 use crate::identify::{Identifier, Identity};
 use crate::intercept::{Accepted, Handover, HandoverError};
@@ -27,6 +28,9 @@ use crate::wire::login::LoginWatch;
 use crate::wire::opening::{Opening, OpeningError};
 
 pub use registry::{Connection, SessionCounts, Sessions, Slot};
+
+/// How long a connection that did not come through the hooks may take to send what the refusal answers.
+const STRANGER_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a session needs of the rest of the program.
 pub struct Stages {
@@ -52,7 +56,8 @@ pub struct Stages {
 struct Established {
     client: ClientLeg,
     upstream: TcpStream,
-    negotiated: Negotiated,
+    /// Whether the server's answers to the login can be read.
+    readable: bool,
     /// Held for as long as the session lives.
     _slot: Option<Slot>,
 }
@@ -75,8 +80,8 @@ enum Refusal {
 }
 
 /// Serves one accepted connection from its first byte to its closing record.
-pub async fn serve(stages: Arc<Stages>, accepted: Accepted) {
-    let mut guard = SessionGuard::open(&stages.audit, accepted.client).await;
+pub async fn serve(stages: Arc<Stages>, accepted: Accepted, place: ClosingPlace) {
+    let mut guard = SessionGuard::open(place, accepted.client);
     let deadline = Instant::now() + stages.limits.startup_timeout;
     let established = tokio::select! {
         // Shutdown first: a client that says nothing would otherwise hold it up.
@@ -114,11 +119,19 @@ async fn establish(
         Ok(upstream) => upstream,
         Err(error) => return Err(Refusal::unreachable(client, &error)),
     };
-    match startup::negotiate(&mut client, &mut upstream, first, deadline).await {
-        Ok(negotiated) => Ok(Established {
+    let mut negotiated = Negotiated::from(first.opening.clone());
+    // The dial may have taken long; the server's answers get their own time.
+    let deadline = Instant::now() + stages.limits.startup_timeout;
+    let outcome =
+        startup::negotiate(&mut client, &mut upstream, first, deadline, &mut negotiated).await;
+    // Also of a negotiation that failed: what was said is on record.
+    record_opening(guard, &negotiated.opening, negotiated.encryption);
+    guard.delivered(negotiated.passed);
+    match outcome {
+        Ok(()) => Ok(Established {
             client,
             upstream,
-            negotiated,
+            readable: negotiated.readable,
             _slot: slot,
         }),
         Err(error) => Err(Refusal::startup(client, error)),
@@ -160,12 +173,10 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
     let Established {
         client,
         upstream,
-        negotiated,
+        readable,
         _slot,
     } = established;
-    record_opening(&mut guard, &negotiated.opening, negotiated.encryption);
-    guard.delivered(negotiated.passed);
-    let mut login = if negotiated.readable {
+    let mut login = if readable {
         LoginWatch::new()
     } else {
         LoginWatch::hidden()
@@ -188,8 +199,13 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
 }
 
 /// The end of a connection that gets no session: tell the client, and close the record.
-async fn turn_away(stages: &Stages, refusal: Refusal, guard: SessionGuard, deadline: Instant) {
+async fn turn_away(stages: &Stages, refusal: Refusal, mut guard: SessionGuard, deadline: Instant) {
     let reason = refusal.reason();
+    // A stranger at our own listener gets no time to hold a place with.
+    let deadline = match reason {
+        CloseReason::NoOriginalDestination => deadline.min(Instant::now() + STRANGER_LIMIT),
+        _ => deadline,
+    };
     debug!(session = %guard.id(), ?reason, "connection refused");
     stages.sessions.count_refused();
     let answering = async {
@@ -198,15 +214,19 @@ async fn turn_away(stages: &Stages, refusal: Refusal, guard: SessionGuard, deadl
                 startup::refuse(client, &error, deadline).await
             }
             Refusal::Malformed { client, error } => {
-                startup::refuse_malformed(client, error, deadline).await
+                startup::refuse_malformed(client, error, deadline).await;
+                None
             }
-            Refusal::Closed(_) => {}
+            Refusal::Closed(_) => None,
         }
     };
-    tokio::select! {
+    let last_opening = tokio::select! {
         biased;
-        () = stages.force.cancelled() => {}
-        () = answering => {}
+        () = stages.force.cancelled() => None,
+        opening = answering => opening,
+    };
+    if let Some(opening) = last_opening {
+        record_opening(&mut guard, &opening, Encryption::None);
     }
     guard.close(reason);
 }

@@ -112,10 +112,10 @@ impl ClientLeg {
     }
 }
 
-/// What the negotiation came to.
+/// How far a negotiation has come.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Negotiated {
-    /// The last packet that could be read; its bytes are still in the client leg unless the stream is encrypted.
+    /// The last packet that could be read.
     pub opening: Opening,
     /// How the session is encrypted.
     pub encryption: Encryption,
@@ -125,7 +125,19 @@ pub struct Negotiated {
     pub readable: bool,
 }
 
+impl From<Opening> for Negotiated {
+    fn from(opening: Opening) -> Self {
+        Self {
+            opening,
+            encryption: Encryption::None,
+            passed: (0, 0),
+            readable: false,
+        }
+    }
+}
+
 /// Carries encryption requests and the server's answers until the client names its session, or encryption hides it.
+/// `so_far` says how far it came, whether it succeeds or not.
 ///
 /// # Errors
 /// [`StartupError`]
@@ -137,52 +149,53 @@ pub async fn negotiate(
     upstream: &mut TcpStream,
     first: opening::Packet,
     deadline: Instant,
-) -> Result<Negotiated, StartupError> {
+    so_far: &mut Negotiated,
+) -> Result<(), StartupError> {
     let mut packet = first;
-    let mut encryption = Encryption::None;
     let mut asked = Vec::new();
-    let mut passed = (0, 0);
-    let done = |opening, encryption, passed, readable| Negotiated {
-        opening,
-        encryption,
-        passed,
-        readable,
-    };
     loop {
+        so_far.opening = packet.opening.clone();
         match packet.opening {
             Opening::DirectTls => {
-                return Ok(done(packet.opening, Encryption::DirectTls, passed, false));
+                so_far.encryption = Encryption::DirectTls;
+                return Ok(());
             }
             // A second request of a kind is a protocol error, and so is anything sent along with a request; both
             // are the server's to answer (CVE-2021-23214).
             Opening::SslRequest | Opening::GssRequest
                 if asked.contains(&packet.opening) || client.buffer.len() > packet.bytes =>
             {
-                return Ok(done(packet.opening, encryption, passed, false));
+                return Ok(());
             }
             Opening::SslRequest | Opening::GssRequest => {}
-            _ => return Ok(done(packet.opening, encryption, passed, true)),
+            _ => {
+                so_far.readable = true;
+                return Ok(());
+            }
         }
-        passed.0 += client.buffer.len() as u64;
         let request = client.buffer.split();
         within(deadline, upstream.write_all(&request))
             .await?
             .map_err(StartupError::Server)?;
+        so_far.passed.0 += request.len() as u64;
         // One byte and no more: what follows a yes belongs to the TLS handshake.
         let Some(answer) = read_byte(upstream, deadline).await? else {
-            return Ok(done(packet.opening, encryption, passed, false));
+            return Ok(());
         };
         within(deadline, client.stream.write_all(&[answer]))
             .await?
             .map_err(StartupError::Client)?;
-        passed.1 += 1;
-        encryption = match answer {
+        so_far.passed.1 += 1;
+        so_far.encryption = match answer {
             NOT_SUPPORTED => Encryption::Refused,
-            TLS_ACCEPTED => return Ok(done(packet.opening, Encryption::Tls, passed, false)),
-            GSS_ACCEPTED => return Ok(done(packet.opening, Encryption::Gss, passed, false)),
+            TLS_ACCEPTED => Encryption::Tls,
+            GSS_ACCEPTED => Encryption::Gss,
             // An error without a length word (report_fork_failure_to_client); the rest follows it.
-            _ => return Ok(done(packet.opening, encryption, passed, false)),
+            _ => so_far.encryption,
         };
+        if answer != NOT_SUPPORTED {
+            return Ok(());
+        }
         asked.push(packet.opening);
         packet = client.next_packet(deadline).await?;
     }
@@ -212,29 +225,35 @@ async fn read_byte(
 /// whose answer it can read, or gives up by its own rules; an error in place of that one byte would hide the reason
 /// and keep libpq from trying its next host.
 ///
-/// A client that does not take the answer is closed all the same.
+/// A client that does not take the answer is closed all the same. Returns the last packet it sent, for the record.
 ///
 /// # Cancel safety
 /// Not cancel safe; the connection is of no further use anyway.
-pub async fn refuse(mut client: ClientLeg, error: &FatalError, deadline: Instant) {
+pub async fn refuse(
+    mut client: ClientLeg,
+    error: &FatalError,
+    deadline: Instant,
+) -> Option<Opening> {
+    let mut last = None;
     for _ in 0..=MAX_REQUESTS_BEFORE_REFUSAL {
         let Ok(packet) = client.next_packet(deadline).await else {
-            return;
+            break;
         };
         client.buffer.advance(packet.bytes);
-        let answer = match packet.opening {
-            Opening::SslRequest | Opening::GssRequest => vec![NOT_SUPPORTED],
-            Opening::Startup(_) | Opening::Other { .. } => error.encode(),
+        let opening = last.insert(packet.opening);
+        let (answer, is_last) = match opening {
+            Opening::SslRequest | Opening::GssRequest => (vec![NOT_SUPPORTED], false),
+            Opening::Startup(_) | Opening::Other { .. } => (error.encode(), true),
             // Neither expects an answer it could read.
-            Opening::Cancel { .. } | Opening::DirectTls => return,
+            Opening::Cancel { .. } | Opening::DirectTls => break,
         };
-        let is_last = answer.len() > 1;
         let written = within(deadline, client.stream.write_all(&answer)).await;
         if is_last || !matches!(written, Ok(Ok(()))) {
             finish(client.stream).await;
-            return;
+            break;
         }
     }
+    last
 }
 
 /// Tells a client that sent something else than an opening packet; as PostgreSQL, only where it can read it.

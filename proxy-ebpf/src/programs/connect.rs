@@ -11,7 +11,7 @@ use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::warn;
 use proxy_ebpf::decision::{Attempt, Decision, should_intercept};
 use proxy_ebpf::endpoint::Endpoint;
-use proxy_ebpf::interception::{Interception, Route};
+use proxy_ebpf::interception::Route;
 use proxy_ebpf::verdict::Verdict;
 
 use super::context::{octets, read_v4, read_v6, read_words, write_v4, write_v6};
@@ -86,9 +86,7 @@ fn intercept(context: &SockAddrContext, destination: Endpoint) -> Option<Endpoin
                 count(verdict);
                 warn!(
                     context,
-                    "process {}: the connect goes direct, verdict {}",
-                    attempt.tgid,
-                    verdict.index()
+                    "process {}: a connect of ours goes direct", attempt.tgid
                 );
                 None
             }
@@ -112,10 +110,10 @@ fn record(
         forget_socket(socket);
         return Err(Verdict::BoundToDevice);
     }
-    let origin = origin::capture(context, netns_cookie);
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    *slot = Interception::new(origin, route.with_socket(source, ifindex, mark), now);
+    let origin = slot.restart(route.with_socket(source, ifindex, mark), now);
+    origin::capture(context, netns_cookie, origin);
     Ok(())
 }
 

@@ -9,10 +9,10 @@ use proxy_ebpf::origin::Origin;
 
 /// Captures the calling process. A field whose offset is unknown or whose read faults stays absent.
 #[inline(always)]
-pub(super) fn capture(context: &SockAddrContext, netns_cookie: u64) -> Origin {
+pub(super) fn capture(context: &SockAddrContext, netns_cookie: u64, origin: &mut Origin) {
     // SAFETY: helpers without preconditions.
     let (cgroup_id, task) = unsafe { (bpf_get_current_cgroup_id(), bpf_get_current_task()) };
-    let mut origin = Origin::new(
+    *origin = Origin::new(
         context.tgid(),
         context.uid(),
         context.gid(),
@@ -35,7 +35,6 @@ pub(super) fn capture(context: &SockAddrContext, netns_cookie: u64) -> Origin {
     if let Some((device, inode)) = task.executable() {
         origin.set_exe(device, inode);
     }
-    origin
 }
 
 /// A task in kernel memory, with the offsets to read it by.

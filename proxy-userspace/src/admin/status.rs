@@ -15,10 +15,7 @@ use crate::session::{SessionCounts, Stages};
 
 /// What the admin socket can see of a running instance.
 pub struct Observed {
-    ports: Vec<u16>,
-    cgroup: PathBuf,
-    listen: Vec<ListenAddress>,
-    coverage: Coverage,
+    fixed: Fixed,
     counters: Counters,
     stages: Arc<Stages>,
     since: Instant,
@@ -85,10 +82,7 @@ impl Observed {
     /// Starts observing; the uptime counts from here.
     pub fn new(fixed: Fixed, counters: Counters, stages: Arc<Stages>) -> Self {
         Self {
-            ports: fixed.ports,
-            cgroup: fixed.cgroup,
-            listen: fixed.listen,
-            coverage: fixed.coverage,
+            fixed,
             counters,
             stages,
             since: Instant::now(),
@@ -105,13 +99,13 @@ impl Observed {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.since.elapsed().as_secs(),
-            ports: self.ports.clone(),
-            cgroup: self.cgroup.clone(),
-            listen: self.listen.iter().map(|listen| listen.0).collect(),
-            audit: self.stages.audit.stats(sessions.active),
+            ports: self.fixed.ports.clone(),
+            cgroup: self.fixed.cgroup.clone(),
+            listen: self.fixed.listen.iter().map(|listen| listen.0).collect(),
+            audit: self.stages.audit.stats(),
             sessions,
             kernel: KernelCounts::read(&self.counters)?,
-            coverage: self.coverage,
+            coverage: self.fixed.coverage,
         })
     }
 }

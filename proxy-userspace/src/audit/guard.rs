@@ -6,7 +6,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::queue::{Audit, ClosingPlace};
+use super::queue::ClosingPlace;
 use super::record::{Body, CloseReason, Kind, Login, Mode, Party, Record, Session, Startup};
 use crate::identify::Identity;
 use crate::relay::{EndedBy, Relayed};
@@ -21,14 +21,11 @@ pub struct SessionGuard {
 }
 
 impl SessionGuard {
-    /// Opens the record of a connection from `client`. Under the `block` policy this waits for room in the queue.
-    ///
-    /// # Cancel safety
-    /// Cancel safe: nothing has been recorded before it returns.
-    pub async fn open(audit: &Audit, client: SocketAddr) -> Self {
+    /// Opens the record of a connection from `client`, to be closed in `place`.
+    pub fn open(place: ClosingPlace, client: SocketAddr) -> Self {
         let started = Timestamp::now();
         Self {
-            place: Some(audit.closing_place().await),
+            place: Some(place),
             since: Instant::now(),
             session: Session {
                 party: Party {

@@ -1,7 +1,7 @@
 //! The bounded queue between sessions and the writer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -15,6 +15,8 @@ pub(super) struct Counts {
     pub(super) written: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) failures: AtomicU64,
+    /// Places taken and not used yet.
+    reserved: AtomicUsize,
 }
 
 /// A reading of the counts.
@@ -41,9 +43,9 @@ pub struct Audit {
 }
 
 /// A place in the queue for a connection's closing record.
-pub(super) enum ClosingPlace {
+pub enum ClosingPlace {
     /// Reserved, so that the record cannot be lost and sending it never waits.
-    Reserved(mpsc::OwnedPermit<Record>),
+    Reserved(mpsc::OwnedPermit<Record>, Taken),
     /// To be had if there is room then.
     IfRoom(Audit),
 }
@@ -81,23 +83,23 @@ impl Audit {
     }
 
     /// Takes a place for a closing record; under `block` this waits until there is one.
-    pub(super) async fn closing_place(&self) -> ClosingPlace {
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn closing_place(&self) -> ClosingPlace {
         match self.policy {
             OverflowPolicy::Drop => ClosingPlace::IfRoom(self.clone()),
             OverflowPolicy::Block => match self.queue.clone().reserve_owned().await {
-                Ok(permit) => ClosingPlace::Reserved(permit),
+                Ok(permit) => ClosingPlace::Reserved(permit, Taken::count(&self.counts)),
                 // The writer is gone: nothing may run unrecorded.
                 Err(_) => std::future::pending().await,
             },
         }
     }
 
-    /// The counts as they stand; `live_sessions` is how many places are reserved and empty.
-    pub fn stats(&self, live_sessions: usize) -> AuditStats {
-        let reserved = match self.policy {
-            OverflowPolicy::Block => live_sessions,
-            OverflowPolicy::Drop => 0,
-        };
+    /// The counts as they stand.
+    pub fn stats(&self) -> AuditStats {
+        let reserved = self.counts.reserved.load(Ordering::Relaxed);
         AuditStats {
             written: self.counts.written.load(Ordering::Relaxed),
             dropped: self.counts.dropped.load(Ordering::Relaxed),
@@ -107,11 +109,31 @@ impl Audit {
     }
 }
 
+/// Counts a place as taken, until it is used or given back.
+pub struct Taken {
+    counts: Arc<Counts>,
+}
+
+impl Taken {
+    fn count(counts: &Arc<Counts>) -> Self {
+        counts.reserved.fetch_add(1, Ordering::Relaxed);
+        Self {
+            counts: Arc::clone(counts),
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.counts.reserved.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl ClosingPlace {
     /// Sends the record; never waits.
     pub(super) fn send(self, record: Record) {
         match self {
-            Self::Reserved(permit) => drop(permit.send(record)),
+            Self::Reserved(permit, _taken) => drop(permit.send(record)),
             Self::IfRoom(audit) => audit.record_if_room(record),
         }
     }

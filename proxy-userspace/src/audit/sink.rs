@@ -1,15 +1,20 @@
 //! Where records end up: standard output, a file, or the journal.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+
+use socket2::SockRef;
 
 use crate::config::SinkKind;
 
 /// The journal's native socket (systemd, "Journal native protocol").
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
+/// As sd_journal_send(3): a record is one datagram, and the kernel cuts this to what it allows.
+const JOURNAL_SEND_BUFFER_BYTES: usize = 8 << 20;
 /// Records are for the owner's eyes.
 const FILE_MODE: u32 = 0o600;
 
@@ -33,37 +38,37 @@ impl SinkError {
 
 /// An open sink. Writes may be partial; the writer keeps the rest of the line.
 pub(super) enum Sink {
-    Stdout,
-    File { path: PathBuf, file: File },
+    /// A copy of the descriptor, so that nothing is buffered behind the writer's back.
+    Stdout(File),
+    File {
+        path: PathBuf,
+        file: File,
+    },
     Journal(UnixDatagram),
 }
 
 impl Sink {
     pub(super) fn open(kind: &SinkKind) -> Result<Self, SinkError> {
-        match kind {
-            SinkKind::Stdout => Ok(Self::Stdout),
-            SinkKind::File(path) => {
-                let file = open_file(path).map_err(|source| SinkError {
-                    sink: path.display().to_string(),
-                    source,
-                })?;
-                Ok(Self::File {
-                    path: path.clone(),
-                    file,
-                })
-            }
-            SinkKind::Journald => {
-                let connect = || -> io::Result<UnixDatagram> {
-                    let socket = UnixDatagram::unbound()?;
-                    socket.connect(JOURNAL_SOCKET)?;
-                    Ok(socket)
-                };
-                connect().map(Self::Journal).map_err(|source| SinkError {
-                    sink: format!("journald at {JOURNAL_SOCKET}"),
-                    source,
-                })
-            }
-        }
+        let opened = match kind {
+            SinkKind::Stdout => io::stdout()
+                .as_fd()
+                .try_clone_to_owned()
+                .map(File::from)
+                .map(Self::Stdout),
+            SinkKind::File(path) => open_file(path).map(|file| Self::File {
+                path: path.clone(),
+                file,
+            }),
+            SinkKind::Journald => open_journal().map(Self::Journal),
+        };
+        opened.map_err(|source| SinkError {
+            sink: match kind {
+                SinkKind::Stdout => "stdout".to_owned(),
+                SinkKind::File(path) => path.display().to_string(),
+                SinkKind::Journald => format!("journald at {JOURNAL_SOCKET}"),
+            },
+            source,
+        })
     }
 
     /// Called at the start of a line: a file that was moved away or removed is opened again under its name.
@@ -83,27 +88,49 @@ impl Sink {
     /// Writes from a line (with its newline); returns how much was taken.
     pub(super) fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Stdout => {
-                let mut stdout = io::stdout().lock();
-                let written = stdout.write(line)?;
-                stdout.flush()?;
-                Ok(written)
-            }
-            Self::File { file, .. } => file.write(line),
+            Self::Stdout(file) | Self::File { file, .. } => file.write(line),
             Self::Journal(socket) => {
-                socket.send(&journal_entry(line.strip_suffix(b"\n").unwrap_or(line)))?;
+                let entry = journal_entry(line.strip_suffix(b"\n").unwrap_or(line));
+                if let Err(error) = socket.send(&entry) {
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotConnected
+                    ) {
+                        // journald was restarted: the next attempt finds its new socket.
+                        *socket = open_journal()?;
+                    }
+                    return Err(error);
+                }
                 Ok(line.len())
             }
         }
     }
 }
 
+/// Opens a file for appending. A line that a crash cut off is ended first, so that it spoils no record but its own.
 fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let mut file = OpenOptions::new()
+        .read(true)
         .append(true)
         .create(true)
         .mode(FILE_MODE)
-        .open(path)
+        .open(path)?;
+    if file.metadata()?.is_file() && file.seek(SeekFrom::End(0))? > 0 {
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        if last != *b"\n" {
+            file.write_all(b"\n")?;
+        }
+    }
+    Ok(file)
+}
+
+fn open_journal() -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    SockRef::from(&socket).set_send_buffer_size(JOURNAL_SEND_BUFFER_BYTES)?;
+    socket.connect(JOURNAL_SOCKET)?;
+    Ok(socket)
 }
 
 /// One entry of the journal's native protocol; a JSON line has no newline inside, so no field needs the binary form.
@@ -137,6 +164,17 @@ mod tests {
             std::fs::read(dir.path().join("audit.jsonl.1")).unwrap(),
             b"one\n"
         );
+    }
+
+    #[test]
+    fn a_line_that_a_crash_cut_off_is_ended_before_the_next_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        std::fs::write(&path, "{\"v\":1}\n{\"v\"").unwrap();
+        for _ in 0..2 {
+            Sink::open(&SinkKind::File(path.clone())).unwrap();
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"{\"v\":1}\n{\"v\"\n");
     }
 
     #[test]

@@ -52,6 +52,7 @@ pub fn start(config: &AuditConfig, reserved: usize) -> Result<(Audit, Writer), S
         counts: Arc::clone(&counts),
         reported: 0,
         failing: false,
+        gave_up: false,
     };
     let thread = std::thread::Builder::new().name("audit-writer".to_owned());
     let thread = thread
@@ -63,6 +64,26 @@ pub fn start(config: &AuditConfig, reserved: usize) -> Result<(Audit, Writer), S
     ))
 }
 
+/// What a failed attempt says about the next one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    /// It may work later.
+    OfTheSink,
+    /// It will not: trying again would hold up every record behind it.
+    OfTheRecord,
+}
+
+impl Failure {
+    fn of(error: &io::Error) -> Self {
+        let is_too_long = error.raw_os_error() == Some(libc::EMSGSIZE);
+        if is_too_long || error.kind() == io::ErrorKind::InvalidData {
+            Self::OfTheRecord
+        } else {
+            Self::OfTheSink
+        }
+    }
+}
+
 struct Writing {
     sink: Sink,
     /// What is left of the line being written.
@@ -72,16 +93,20 @@ struct Writing {
     /// How many lost records the trail already tells of.
     reported: u64,
     failing: bool,
+    /// At exit the sink failed as often as it may.
+    gave_up: bool,
 }
 
 impl Writing {
     fn run(mut self, mut queue: mpsc::Receiver<Record>) {
         while let Some(record) = queue.blocking_recv() {
             self.report_gap();
-            let is_last_chance = queue.is_closed();
-            self.write(&record, is_last_chance);
+            self.write(&record, &queue);
         }
         self.report_gap();
+        if self.finish_line().is_err() {
+            error!("the last audit record is incomplete: the sink took only a part of it");
+        }
     }
 
     /// Tells of records lost since the last time, before anything newer is written.
@@ -91,20 +116,21 @@ impl Writing {
             let gap = Record::now(Body::Gap {
                 dropped: lost - self.reported,
             });
-            if self.write_once(&gap) {
+            if self.write_once(&gap).is_none() {
                 self.reported = lost;
             }
         }
     }
 
-    fn write(&mut self, record: &Record, is_last_chance: bool) {
+    fn write(&mut self, record: &Record, queue: &mpsc::Receiver<Record>) {
         let mut pause = FIRST_PAUSE;
         let mut attempts = 0;
-        while !self.write_once(record) {
+        while let Some(failure) = self.write_once(record) {
             attempts += 1;
-            let give_up = self.policy == OverflowPolicy::Drop
-                || (is_last_chance && attempts == LAST_ATTEMPTS);
-            if give_up {
+            // Nobody is left to wait for the sink once every session has ended: the exit must not hang on it.
+            let is_over = queue.is_closed() && (attempts >= LAST_ATTEMPTS || self.gave_up);
+            if failure == Failure::OfTheRecord || self.policy == OverflowPolicy::Drop || is_over {
+                self.gave_up |= is_over;
                 self.counts.dropped.fetch_add(1, Ordering::Relaxed);
                 return;
             }
@@ -114,31 +140,35 @@ impl Writing {
         self.counts.written.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Tries to get one record into the sink; false when none or only a part of it went.
-    fn write_once(&mut self, record: &Record) -> bool {
-        match self.try_write(record) {
+    /// Tries to get one record into the sink; tells what failed, if the record, or all but a part of it, did not go.
+    fn write_once(&mut self, record: &Record) -> Option<Failure> {
+        let error = match self.try_write(record) {
             Ok(()) => {
                 self.failing = false;
-                true
+                return None;
             }
-            Err(error) => {
-                self.counts.failures.fetch_add(1, Ordering::Relaxed);
-                if !self.failing {
-                    error!(%error, "the audit sink fails; records {}", match self.policy {
-                        OverflowPolicy::Block => "wait for it, and new sessions with them",
-                        OverflowPolicy::Drop => "are lost until it works again",
-                    });
-                }
-                self.failing = true;
-                false
-            }
+            Err(error) => error,
+        };
+        self.counts.failures.fetch_add(1, Ordering::Relaxed);
+        if Failure::of(&error) == Failure::OfTheRecord {
+            error!(%error, "the audit sink will never take this record; it is lost");
+            return Some(Failure::OfTheRecord);
         }
+        if !self.failing {
+            error!(%error, "the audit sink fails; records {}", match self.policy {
+                OverflowPolicy::Block => "wait for it, and new sessions with them",
+                OverflowPolicy::Drop => "are lost until it works again",
+            });
+        }
+        self.failing = true;
+        Some(Failure::OfTheSink)
     }
 
     fn try_write(&mut self, record: &Record) -> io::Result<()> {
         self.finish_line()?;
         self.sink.refresh()?;
-        let mut line = serde_json::to_vec(record).map_err(io::Error::other)?;
+        let mut line = serde_json::to_vec(record)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         line.push(b'\n');
         let written = self.sink.write(&line)?;
         // From the first byte on the record is this line's, and only this line's rest may follow.

@@ -8,12 +8,13 @@ const REDACTED: &str = "[redacted]";
 /// How much of a command line is kept.
 const MAX_ARGUMENTS: usize = 64;
 const MAX_ARGUMENT_CHARS: usize = 512;
+/// Over all arguments: a record must fit into one datagram of the journal's even if every character needs escaping.
+const MAX_COMMAND_LINE_CHARS: usize = 4096;
 
 /// Words that make the value beside them a secret.
-const SECRET_WORDS: [&str; 8] = [
-    "password",
-    "passwd",
-    "pgpass",
+const SECRET_WORDS: [&str; 7] = [
+    "pass",
+    "pwd",
     "secret",
     "token",
     "apikey",
@@ -24,6 +25,7 @@ const SECRET_WORDS: [&str; 8] = [
 /// Redacts and bounds a command line.
 pub(super) fn arguments(arguments: Vec<String>) -> Vec<String> {
     let mut kept = Vec::new();
+    let mut room = MAX_COMMAND_LINE_CHARS;
     let mut value_is_secret = false;
     for argument in arguments.into_iter().take(MAX_ARGUMENTS) {
         let redacted = if value_is_secret {
@@ -31,8 +33,13 @@ pub(super) fn arguments(arguments: Vec<String>) -> Vec<String> {
         } else {
             one(&argument)
         };
-        value_is_secret = !value_is_secret && announces_secret(&argument);
-        kept.push(redacted.chars().take(MAX_ARGUMENT_CHARS).collect());
+        value_is_secret = announces_secret(&argument);
+        let bounded: String = redacted
+            .chars()
+            .take(MAX_ARGUMENT_CHARS.min(room))
+            .collect();
+        room -= bounded.chars().count();
+        kept.push(bounded);
     }
     kept
 }
@@ -99,13 +106,21 @@ fn redact_assignments(text: &str) -> Option<String> {
 /// `alter role app password 's3cret'`: in an argument of several words, everything behind the word goes.
 fn redact_sentence(text: &str) -> String {
     let lower = text.to_ascii_lowercase();
-    let behind_first = SECRET_WORDS
+    let Some(start) = SECRET_WORDS
         .iter()
-        .filter_map(|word| lower.find(word).map(|at| at + word.len()))
-        .min();
-    match behind_first {
-        Some(end) if text.contains(char::is_whitespace) => {
-            format!("{} {REDACTED}", text.get(..end).unwrap_or_default())
+        .filter_map(|word| lower.find(word))
+        .min()
+    else {
+        return text.to_owned();
+    };
+    let word = text.get(start..).unwrap_or_default();
+    let behind = word.find(|character: char| !character.is_alphanumeric() && character != '_');
+    let is_followed =
+        text.contains(|character: char| character.is_whitespace() || character == ':');
+    match behind {
+        Some(length) if is_followed => {
+            let kept = text.get(..start + length).unwrap_or_default();
+            format!("{kept} {REDACTED}")
         }
         _ => text.to_owned(),
     }
@@ -121,7 +136,7 @@ mod tests {
 
     #[test]
     fn secrets_go_and_the_rest_stays() {
-        let cases: [(&[&str], &[&str]); 10] = [
+        let cases: [(&[&str], &[&str]); 12] = [
             (
                 &["psql", "-h", "db", "-U", "app"],
                 &["psql", "-h", "db", "-U", "app"],
@@ -159,6 +174,14 @@ mod tests {
                 &["psql", "-c", "alter role app PASSWORD [redacted]"],
             ),
             (
+                &["app", "--no-password", "--token", "s3cret"],
+                &["app", "--no-password", "[redacted]", "[redacted]"],
+            ),
+            (
+                &["app", "{\"user\":\"u\",\"password\":\"s3cret\"}"],
+                &["app", "{\"user\":\"u\",\"password [redacted]"],
+            ),
+            (
                 &["env", "PGPASSWORD=s3cret", "API-TOKEN=x"],
                 &["env", "PGPASSWORD=[redacted]", "API-TOKEN=[redacted]"],
             ),
@@ -174,9 +197,7 @@ mod tests {
         let line: Vec<&str> = std::iter::repeat_n(long.as_str(), 1000).collect();
         let kept = redacted(&line);
         assert_eq!(kept.len(), MAX_ARGUMENTS);
-        assert!(
-            kept.iter()
-                .all(|argument| argument.len() == MAX_ARGUMENT_CHARS)
-        );
+        let total: usize = kept.iter().map(String::len).sum();
+        assert_eq!(total, MAX_COMMAND_LINE_CHARS);
     }
 }

@@ -1,13 +1,16 @@
 //! Finds the cgroup to attach to: the operator's, or the root of the cgroup-v2 hierarchy.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use procfs::process::{MountInfo, Process};
 use rustix::fs::{FlockOperation, flock, fstatfs};
 use rustix::io::Errno;
 
+/// Where locks are kept, for root alone.
+const RUNTIME_FOLDER: &str = "/run/pgusher";
 /// `CGROUP2_SUPER_MAGIC` of include/uapi/linux/magic.h.
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
@@ -34,9 +37,18 @@ pub enum CgroupError {
     /// The path is something else than a cgroup-v2 directory.
     #[error("{0} is not a cgroup v2 directory; see the lines with `cgroup2` in /proc/self/mounts")]
     NotCgroup2(PathBuf),
+    /// The lock cannot be taken.
+    #[error("cannot lock the cgroup for this instance below {RUNTIME_FOLDER}: {0}")]
+    Claim(io::Error),
     /// Another instance intercepts there: the two would intercept each other's connections in a circle.
     #[error("another pgusher is attached to cgroup {0}; stop it first")]
     Claimed(PathBuf),
+}
+
+/// A cgroup that no other instance may attach to, for as long as this lives.
+#[derive(Debug)]
+pub struct Claim {
+    _lock: File,
 }
 
 /// An open cgroup-v2 directory.
@@ -68,18 +80,31 @@ impl Cgroup {
         Ok(Self { path, directory })
     }
 
-    /// Claims the cgroup for this process, for as long as it is open.
+    /// Claims the cgroup for this process. The lock is a file only root can open: a lock on the directory itself could
+    /// be taken by anybody who can read it.
     ///
     /// # Errors
     /// [`CgroupError::Claimed`] when another instance has it.
-    pub fn claim(&self) -> Result<(), CgroupError> {
-        match flock(&self.directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(()),
+    pub fn claim(&self) -> Result<Claim, CgroupError> {
+        let number = self.directory.metadata().map_err(CgroupError::Claim)?.ino();
+        let lock = || -> io::Result<File> {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(RUNTIME_FOLDER)?;
+            let path = Path::new(RUNTIME_FOLDER).join(format!("cgroup-{number}.lock"));
+            OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(path)
+        };
+        let lock = lock().map_err(CgroupError::Claim)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Claim { _lock: lock }),
             Err(Errno::WOULDBLOCK) => Err(CgroupError::Claimed(self.path.clone())),
-            Err(error) => Err(CgroupError::Open {
-                path: self.path.clone(),
-                source: error.into(),
-            }),
+            Err(error) => Err(CgroupError::Claim(error.into())),
         }
     }
 

@@ -39,7 +39,9 @@ async fn negotiation(
     upstream: &mut TcpStream,
 ) -> Result<Negotiated, StartupError> {
     let first = leg.next_packet(deadline()).await?;
-    negotiate(leg, upstream, first, deadline()).await
+    let mut so_far = Negotiated::from(first.opening.clone());
+    negotiate(leg, upstream, first, deadline(), &mut so_far).await?;
+    Ok(so_far)
 }
 
 async fn expect(stream: &mut TcpStream, bytes: &[u8]) {
@@ -167,7 +169,8 @@ async fn a_refused_client_reads_the_reason_after_being_told_that_there_is_no_enc
         drop(client);
         answer
     };
-    let (answer, ()) = tokio::join!(script, refuse(ClientLeg::new(leg), &error, deadline()));
+    let (answer, last) = tokio::join!(script, refuse(ClientLeg::new(leg), &error, deadline()));
+    assert!(matches!(last, Some(Opening::Startup(_))), "{last:?}");
     assert_eq!(answer, error.encode());
 }
 
