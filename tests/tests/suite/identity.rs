@@ -184,3 +184,20 @@ fn a_program_whose_file_was_deleted_is_never_taken_for_the_file_in_its_place() -
         Ok(())
     })
 }
+
+#[test]
+fn a_program_mounted_over_another_is_not_verified_under_its_name() -> Result<()> {
+    Setup::with(Version::V15).play(|stage| {
+        let script =
+            r#"mount --bind "$1" /usr/bin/env && exec /usr/bin/env blocking 127.0.0.1 "$2""#;
+        let mut command = stage.cgroup.command("unshare")?;
+        command.args(["--mount", "sh", "-c", script, "sh"]);
+        command
+            .arg(compiled("connect")?)
+            .arg(stage.cluster.port.to_string());
+        let finished = run(&mut command)?;
+        ensure!(finished.value("answer")? == "42", "{finished:?}");
+        let record = stage.pgusher.trail.only_session()?;
+        fact_is(&record, "exe", "late", "/usr/bin/env")
+    })
+}

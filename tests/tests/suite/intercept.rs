@@ -305,3 +305,21 @@ fn is_alive(stage: &Stage) -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_socket_bound_to_loopback_by_an_ordinary_user_is_intercepted() -> Result<()> {
+    Setup::with(Version::V15).play(|stage| {
+        let mut command = stage.cgroup.command("setpriv")?;
+        command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]);
+        command.arg(compiled("connect")?);
+        command.args(["bound-device", "127.0.0.1", &stage.cluster.port.to_string()]);
+        let finished = run(&mut command)?;
+        ensure!(finished.value("answer")? == "42", "{finished:?}");
+        ensure!(
+            stage.redirected()? == 1,
+            "went direct: {}",
+            stage.pgusher.status()?
+        );
+        accepted_session(&stage.pgusher.trail.only_session()?, "postgres")
+    })
+}

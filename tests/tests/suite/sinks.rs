@@ -198,6 +198,7 @@ fn records_go_to_the_journal_when_asked() -> Result<()> {
         let mut journalctl = std::process::Command::new("nsenter");
         journalctl.args([
             "--mount",
+            "--root",
             "--target",
             &pid,
             "journalctl",
@@ -220,4 +221,16 @@ fn session_in_entry(line: &str) -> Option<Value> {
     let entry: Value = serde_json::from_str(line).ok()?;
     let record: Value = serde_json::from_str(at(&entry, "/MESSAGE").as_str()?).ok()?;
     (*at(&record, "/type") == "session").then_some(record)
+}
+
+#[test]
+fn a_sink_that_never_works_does_not_hold_up_the_exit() -> Result<()> {
+    let mut sunk = start_with(&[], "file:/dev/full", &["--audit-overflow=block"])?;
+    one_session(&sunk.cgroup, sunk.cluster)?;
+    sunk.pgusher
+        .wait_for_counter("/audit/failures", |failures| failures > 0)?;
+    sunk.pgusher.signal(Signal::SIGTERM)?;
+    let ended = sunk.pgusher.wait_for_end()?;
+    ensure!(ended.status.success(), "{ended:?}");
+    Ok(())
 }

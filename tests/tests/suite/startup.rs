@@ -1,7 +1,7 @@
 //! What is no proper startup: silence, nonsense, and connections that nobody redirected.
 
-use std::io::Write;
-use std::net::{Shutdown, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 
 use anyhow::{Context, Result, ensure};
 use pgusher_tests::cluster::{VERSIONS, Version};
@@ -220,7 +220,7 @@ fn a_gss_request_gets_the_servers_answer() -> Result<()> {
 fn one_byte(mut stream: TcpStream) -> Result<u8> {
     stream.write_all(&wire::packet(wire::GSSENC_REQUEST, &[])?)?;
     let mut answer = [0_u8; 1];
-    std::io::Read::read_exact(&mut stream, &mut answer)?;
+    stream.read_exact(&mut answer)?;
     let [answer] = answer;
     Ok(answer)
 }
@@ -275,5 +275,52 @@ fn a_connection_that_nobody_redirected_is_refused() -> Result<()> {
         // The stage wants to see that interception itself works.
         wire::log_in(&mut stage.dial()?, "postgres")?;
         Ok(())
+    })
+}
+
+/// SSLRequest, as every client sends it first unless told otherwise.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
+#[test]
+fn a_client_that_leaves_when_encryption_is_refused_is_on_record_as_refused() -> Result<()> {
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = server.local_addr()?.port();
+    Setup::with(Version::V15).port(port).play(|stage| {
+        let mut client = stage.dialer()?.dial(port)?;
+        client.write_all(&SSL_REQUEST)?;
+        let (mut accepted, _) = server.accept()?;
+        let mut request = [0; 8];
+        accepted.read_exact(&mut request)?;
+        ensure!(request == SSL_REQUEST, "{request:?}");
+        accepted.write_all(b"N")?;
+        let mut answer = [0];
+        client.read_exact(&mut answer)?;
+        drop(client);
+        let record = stage.pgusher.trail.only_session()?;
+        field_is(&record, "/close", "no_startup")?;
+        field_is(&record, "/encryption", "refused")?;
+        field_is(&record, "/bytes_to_server", 8)?;
+        field_is(&record, "/bytes_to_client", 1)
+    })
+}
+
+#[test]
+fn a_client_that_asked_for_encryption_first_is_on_record_with_its_user_when_refused() -> Result<()>
+{
+    let dead = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port();
+    Setup::with(Version::V15).port(dead).play(|stage| {
+        let mut client = stage.dialer()?.dial(dead)?;
+        client.write_all(&SSL_REQUEST)?;
+        let mut answer = [0];
+        client.read_exact(&mut answer)?;
+        ensure!(answer == *b"N", "{answer:?}");
+        client.write_all(&wire::startup("somebody")?)?;
+        refused_with(&read_to_close(&mut client)?.0, "57P03")?;
+        drop(client);
+        let record = stage.pgusher.trail.only_session()?;
+        field_is(&record, "/close", "upstream_unreachable")?;
+        field_is(&record, "/startup/user", "somebody")
     })
 }
