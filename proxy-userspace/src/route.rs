@@ -33,6 +33,14 @@ pub enum DialError {
         /// The limit that passed.
         timeout: Duration,
     },
+    /// There is no socket to connect with: a lack of ours, not the server's.
+    #[error("pgusher has no socket for the connection to {destination}: {source}")]
+    NoSocket {
+        /// The server.
+        destination: SocketAddr,
+        /// The operating system's reason.
+        source: io::Error,
+    },
     /// The operating system's refusal.
     #[error("cannot connect to {destination}: {source}")]
     Refused {
@@ -71,10 +79,12 @@ impl Router {
         if self.own.contains(&ListenAddress(destination)) {
             return Err(DialError::OwnListener(destination));
         }
+        let socket = upstream_socket(destination, route).map_err(|source| DialError::NoSocket {
+            destination,
+            source,
+        })?;
         let connecting = async {
-            let stream = upstream_socket(destination, route)?
-                .connect(destination)
-                .await?;
+            let stream = socket.connect(destination).await?;
             socket::prepare_leg(&stream)?;
             Ok(stream)
         };
@@ -105,6 +115,10 @@ fn upstream_socket(destination: SocketAddr, route: &Route) -> io::Result<TcpSock
     }
     if let Some(index) = route.bound_ifindex() {
         let name = if_indextoname(index)?;
+        // nix 0.31 takes a failed lookup for an empty name, and an empty name would mean "any interface".
+        if name.is_empty() {
+            return Err(nix::errno::Errno::ENXIO.into());
+        }
         socket.bind_device(Some(name.to_bytes()))?;
     }
     if let Some(source) = route.source() {
@@ -148,6 +162,18 @@ mod tests {
         let _stream = router.dial(&permit(server), &route).await.unwrap();
         let (_, seen) = listener.accept().await.unwrap();
         assert_eq!(seen.ip(), source.ip());
+    }
+
+    #[tokio::test]
+    async fn a_lack_of_ours_is_not_the_servers_refusal() {
+        let server: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let no_such_interface = route_to(server).with_socket(Endpoint::UNSPECIFIED, u32::MAX, 0);
+        let router = Router::new(Vec::new(), Duration::from_secs(5));
+        let error = router
+            .dial(&permit(server), &no_such_interface)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, DialError::NoSocket { .. }), "{error}");
     }
 
     #[tokio::test]

@@ -247,8 +247,14 @@ impl Refusal {
     }
 
     fn unreachable(client: ClientLeg, error: &DialError) -> Self {
-        let error = FatalError::new(SqlState::CannotConnectNow, error.to_string());
-        Self::answered(client, error, CloseReason::UpstreamUnreachable)
+        // A lack of ours must not look like a database that is down.
+        let (sqlstate, reason) = match error {
+            DialError::NoSocket { .. } => {
+                (SqlState::InsufficientResources, CloseReason::OutOfResources)
+            }
+            _ => (SqlState::CannotConnectNow, CloseReason::UpstreamUnreachable),
+        };
+        Self::answered(client, FatalError::new(sqlstate, error.to_string()), reason)
     }
 
     fn too_many(client: ClientLeg) -> Self {

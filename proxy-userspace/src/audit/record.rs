@@ -224,6 +224,8 @@ pub enum CloseReason {
     UpstreamUnreachable,
     /// As many sessions as allowed were there already.
     TooManySessions,
+    /// pgusher had no socket left to connect to the server with.
+    OutOfResources,
     /// The connection did not come through the hooks.
     NoOriginalDestination,
     /// pgusher was told to stop.

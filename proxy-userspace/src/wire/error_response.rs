@@ -19,6 +19,8 @@ pub enum SqlState {
     ProtocolViolation,
     /// 08006 connection_failure
     ConnectionFailure,
+    /// 53000 insufficient_resources
+    InsufficientResources,
     /// 53300 too_many_connections
     TooManyConnections,
     /// 57P03 cannot_connect_now: libpq goes on to its next host.
@@ -31,6 +33,7 @@ impl SqlState {
         match self {
             Self::ProtocolViolation => "08P01",
             Self::ConnectionFailure => "08006",
+            Self::InsufficientResources => "53000",
             Self::TooManyConnections => "53300",
             Self::CannotConnectNow => "57P03",
         }
