@@ -86,7 +86,8 @@ pub async fn run(config: Config) -> Result<()> {
 async fn start(config: &Config) -> Result<Running> {
     let admin = AdminSocket::bind(&config.admin_socket)?;
     check_pid_namespace()?;
-    host::raise_descriptor_limit(Sessions::max_connections(config.limits.max_sessions.get()));
+    let max_connections = Sessions::max_connections(config.limits.max_sessions.get());
+    host::raise_descriptor_limit(max_connections);
     let cgroup = Cgroup::open(config.cgroup.as_deref())?;
     let claim = cgroup.claim()?;
     let listeners = Listeners::bind(config.listen_port)?;
@@ -99,7 +100,6 @@ async fn start(config: &Config) -> Result<Running> {
         netns_cookie: listeners.netns_cookie(),
         listeners: listeners.ports()?,
     })?;
-    let max_connections = Sessions::max_connections(config.limits.max_sessions.get());
     let (audit, writer) = audit::start(&config.audit, max_connections)?;
     let stages = Arc::new(stages(config, &mut hooks, &listeners, audit)?);
 

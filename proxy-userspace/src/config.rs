@@ -6,7 +6,6 @@
 mod settings;
 
 use std::fs;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -222,10 +221,6 @@ fn checked_count(setting: &'static str, value: usize) -> Result<NonZeroUsize, Co
             reason: format!("{value} is not between 1 and {MAX_COUNT}"),
         })
 }
-
-/// An address one of our listeners is bound to; the router refuses to dial it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenAddress(pub SocketAddr);
 
 #[cfg(test)]
 mod tests {

@@ -17,5 +17,5 @@ pub use cgroup::{Cgroup, CgroupError, Claim, root as cgroup_root};
 pub use coverage::{Coverage, uncovered};
 pub use handover::{Handover, HandoverError, MAX_ENTRY_AGE, sweep_forever};
 pub use hooks::{Attached, Counters, HookError, Loaded, Targets};
-pub use listener::{Accepted, Listeners};
+pub use listener::{Accepted, ListenAddress, Listeners};
 pub use log::{HookLog, forward_log};

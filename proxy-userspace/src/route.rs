@@ -15,7 +15,7 @@ use proxy_ebpf::interception::Route;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::config::ListenAddress;
+use crate::intercept::ListenAddress;
 use crate::policy::Permit;
 use crate::socket;
 

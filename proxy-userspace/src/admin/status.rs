@@ -9,8 +9,7 @@ use proxy_ebpf::verdict::Verdict;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditStats;
-use crate::config::ListenAddress;
-use crate::intercept::{Counters, Coverage, HookError};
+use crate::intercept::{Counters, Coverage, HookError, ListenAddress};
 use crate::session::{SessionCounts, Stages};
 
 /// What the admin socket can see of a running instance.

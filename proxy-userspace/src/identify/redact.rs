@@ -66,20 +66,21 @@ fn redact_userinfo(text: &str) -> String {
     };
     let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(authority_end);
-    match authority
-        .rsplit_once('@')
-        .and_then(|(userinfo, host)| Some((userinfo.split_once(':')?.0, host)))
-    {
-        Some((user, host)) => format!("{scheme}://{user}:{REDACTED}@{host}{path}"),
-        // A password may hold unencoded delimiters; then everything up to the last @ is suspect.
-        None => match rest
-            .rsplit_once('@')
-            .and_then(|(userinfo, host)| Some((userinfo.split_once(':')?.0, host)))
-        {
-            Some((user, host)) => format!("{scheme}://{user}:{REDACTED}@{host}"),
-            None => text.to_owned(),
-        },
+    // A password may hold unencoded delimiters; then everything up to the last @ is suspect.
+    let found = user_and_host(authority)
+        .map(|(user, host)| (user, host, path))
+        .or_else(|| user_and_host(rest).map(|(user, host)| (user, host, "")));
+    match found {
+        Some((user, host, path)) => format!("{scheme}://{user}:{REDACTED}@{host}{path}"),
+        None => text.to_owned(),
     }
+}
+
+/// Splits `user:secret@host`, leaving the secret out.
+fn user_and_host(text: &str) -> Option<(&str, &str)> {
+    let (userinfo, host) = text.rsplit_once('@')?;
+    let (user, _secret) = userinfo.split_once(':')?;
+    Some((user, host))
 }
 
 /// `…password=value…`, in an option, a connection string or a query: everything from the value on goes, because

@@ -9,13 +9,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{error, warn};
 
-use crate::config::ListenAddress;
 use crate::socket;
 
 /// The accept queue; the kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// An address one of our listeners is bound to; the router refuses to dial it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenAddress(pub SocketAddr);
 
 /// A connection as it was accepted, before anything is known about it.
 pub struct Accepted {

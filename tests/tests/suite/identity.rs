@@ -26,6 +26,12 @@ fn connect(stage: &Stage, mode: &str, more: &[&str]) -> Result<Running> {
     )
 }
 
+/// Checks that the executable on record is `clients/connect.c`, verified.
+fn runs_connect(record: &Value) -> Result<()> {
+    let path = compiled("connect")?.display().to_string();
+    fact_is(record, "exe", "verified", path)
+}
+
 #[test]
 fn a_thread_has_the_identity_of_its_process() -> Result<()> {
     Setup::with(Version::V15).play(|stage| {
@@ -34,12 +40,7 @@ fn a_thread_has_the_identity_of_its_process() -> Result<()> {
         client.finish()?.success()?;
         let record = stage.pgusher.trail.only_session()?;
         fact_is(&record, "pid", "kernel", pid)?;
-        fact_is(
-            &record,
-            "exe",
-            "verified",
-            compiled("connect")?.display().to_string(),
-        )
+        runs_connect(&record)
     })
 }
 
@@ -143,12 +144,7 @@ fn a_process_in_a_pid_namespace_is_known_by_its_outer_number() -> Result<()> {
             .as_u64()
             .context("a number")?;
         ensure!(pid > 1, "the inner number was recorded: {record}");
-        fact_is(
-            &record,
-            "exe",
-            "verified",
-            compiled("connect")?.display().to_string(),
-        )
+        runs_connect(&record)
     })
 }
 
