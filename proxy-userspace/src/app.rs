@@ -150,6 +150,7 @@ fn stages(
         router: Router::new(listeners.addresses()?, config.limits.dial_timeout),
         audit,
         sessions: Sessions::new(config.limits.max_sessions.get()),
+        routes: config.routes.clone(),
         limits: config.limits,
         force: CancellationToken::new(),
     })

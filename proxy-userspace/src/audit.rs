@@ -6,12 +6,14 @@
 //! Previous stage: [`crate::relay`]. Schema: docs/audit.md.
 
 mod guard;
+mod observation;
 mod queue;
 pub mod record;
 mod sink;
 mod writer;
 
 pub use guard::SessionGuard;
+pub use observation::Observation;
 pub use queue::{Audit, AuditStats, ClosingPlace};
 pub use sink::SinkError;
 pub use writer::{Writer, start};

@@ -3,6 +3,7 @@
 //! Flags and file share one structure, so a setting cannot exist in one and not in the other: `--startup-timeout` is
 //! `startup_timeout`. Unknown keys are refused with line and column.
 
+mod routes;
 mod settings;
 
 use std::fs;
@@ -10,7 +11,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use settings::{OverflowPolicy, Settings, SinkKind};
+pub use routes::{AuditScope, RouteRule, Routes};
+pub use settings::{AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind};
 
 /// PostgreSQL's registered port.
 const DEFAULT_PORT: u16 = 5432;
@@ -42,6 +44,8 @@ pub struct Config {
     pub listen_port: u16,
     /// Audit settings.
     pub audit: AuditConfig,
+    /// What applies to which destination.
+    pub routes: Routes,
     /// Timeouts and limits of a session.
     pub limits: SessionLimits,
     /// How long sessions may go on after SIGTERM.
@@ -59,6 +63,8 @@ pub struct AuditConfig {
     pub sink: SinkKind,
     /// What happens when the sink cannot keep up.
     pub overflow: OverflowPolicy,
+    /// What is recorded where no route says otherwise.
+    pub scope: AuditScope,
     /// How many records may wait for the sink, besides one for each live session.
     pub queue: NonZeroUsize,
 }
@@ -95,6 +101,16 @@ pub enum ConfigError {
         /// The parser's message.
         message: String,
     },
+    /// A value in a `[[route]]` table is out of its range.
+    #[error("route `{route}`, setting `{setting}`: {reason}")]
+    Route {
+        /// The route's name, or its number.
+        route: String,
+        /// The setting's name.
+        setting: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
     /// A value is out of its range.
     #[error("setting `{setting}`: {reason}")]
     Value {
@@ -125,15 +141,24 @@ impl Config {
         let count = |setting, value: Option<usize>, default| {
             checked_count(setting, value.unwrap_or(default))
         };
+        let overflow = settings.audit_overflow.unwrap_or(OverflowPolicy::Block);
+        let audit = AuditConfig {
+            sink: settings.audit_sink.unwrap_or(SinkKind::Stdout),
+            overflow,
+            scope: AuditScope {
+                level: settings.audit.unwrap_or(AuditLevel::Sessions),
+                redaction: settings.audit_redaction.unwrap_or(Redaction::Full),
+                parameters: settings.audit_parameters.unwrap_or(false),
+                overflow,
+            },
+            queue: count("audit_queue", settings.audit_queue, DEFAULT_AUDIT_QUEUE)?,
+        };
         Ok(Self {
             ports: checked_ports(settings.port, settings.listen_port)?,
             cgroup: settings.cgroup,
             listen_port: settings.listen_port.unwrap_or(0),
-            audit: AuditConfig {
-                sink: settings.audit_sink.unwrap_or(SinkKind::Stdout),
-                overflow: settings.audit_overflow.unwrap_or(OverflowPolicy::Block),
-                queue: count("audit_queue", settings.audit_queue, DEFAULT_AUDIT_QUEUE)?,
-            },
+            routes: Routes::check(settings.route, &audit)?,
+            audit,
             limits: SessionLimits {
                 startup_timeout: timeout(
                     "startup_timeout",

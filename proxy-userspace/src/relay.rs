@@ -21,8 +21,6 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::wire::login::LoginWatch;
-
 use direction::{Direction, End};
 use ending::{Closing, close_both};
 
@@ -37,6 +35,26 @@ pub struct Legs {
     pub upstream: TcpStream,
     /// Bytes of the client's that come before anything still to be read.
     pub from_client: BytesMut,
+}
+
+/// One side of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The application.
+    Client,
+    /// PostgreSQL.
+    Server,
+}
+
+/// Watches a session's bytes on their way. It sees every byte once, in order, before it is forwarded, and can neither
+/// change nor keep one.
+pub trait Observer: Send {
+    /// One side sent these bytes, cut anywhere.
+    fn sent(&mut self, by: Side, bytes: &[u8]);
+
+    /// Ready when more may be observed. While it is pending nothing is read from either side; what was read before is
+    /// still delivered.
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()>;
 }
 
 /// Who ended a session, and how.
@@ -68,13 +86,13 @@ pub struct Relayed {
 }
 
 /// Relays until both sides are done, one is dead, or `force` is cancelled; then closes both as the ends were.
-/// `login` sees what the server sends until it has seen enough.
+/// `observer` sees everything but what [`Legs::from_client`] holds.
 ///
 /// # Cancel safety
 /// Not cancel safe: dropping it resets nothing and may lose buffered bytes; cancel `force` instead.
 pub async fn relay(
     legs: Legs,
-    login: &mut LoginWatch,
+    observer: &mut dyn Observer,
     half_closed_timeout: Duration,
     force: &CancellationToken,
 ) -> Relayed {
@@ -86,13 +104,13 @@ pub async fn relay(
     let mut session = Relay {
         client: &client,
         upstream: &upstream,
-        to_server: Direction::new(from_client),
-        to_client: Direction::new(BytesMut::new()),
+        to_server: Direction::new(Side::Client, from_client),
+        to_client: Direction::new(Side::Server, BytesMut::new()),
         first_end: None,
         client_failed: false,
         server_first: false,
     };
-    let ended = session.run(login, half_closed_timeout, force).await;
+    let ended = session.run(observer, half_closed_timeout, force).await;
     let (to_server, to_client) = (session.to_server.delivered(), session.to_client.delivered());
     close_both(client, upstream, ended.closing, force).await;
     Relayed {
@@ -118,7 +136,7 @@ struct Relay<'a> {
 impl Relay<'_> {
     async fn run(
         &mut self,
-        login: &mut LoginWatch,
+        observer: &mut dyn Observer,
         half_closed_timeout: Duration,
         force: &CancellationToken,
     ) -> Ended {
@@ -132,7 +150,7 @@ impl Relay<'_> {
                 () = force.cancelled() => {
                     return Ended { by: EndedBy::Shutdown, closing: Closing::ResetBoth };
                 }
-                ended = poll_fn(|context| self.poll(context, login)) => match ended {
+                ended = poll_fn(|context| self.poll(context, observer)) => match ended {
                     Progress::Ended(ended) => return ended,
                     // One direction has ended: how long the other may take has changed.
                     Progress::HalfEnded => {}
@@ -163,16 +181,16 @@ impl Relay<'_> {
         }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>, login: &mut LoginWatch) -> Poll<Progress> {
+    fn poll(&mut self, context: &mut Context<'_>, observer: &mut dyn Observer) -> Poll<Progress> {
         let ended_before = self.ended_directions();
         // Taking turns: whichever comes first may use up the task's budget.
         self.server_first = !self.server_first;
         if self.server_first {
-            self.poll_to_client(context, login);
-            self.poll_to_server(context);
+            self.poll_to_client(context, observer);
+            self.poll_to_server(context, observer);
         } else {
-            self.poll_to_server(context);
-            self.poll_to_client(context, login);
+            self.poll_to_server(context, observer);
+            self.poll_to_client(context, observer);
         }
         if self.first_end.is_none() {
             self.first_end = match (
@@ -191,24 +209,20 @@ impl Relay<'_> {
         }
     }
 
-    fn poll_to_client(&mut self, context: &mut Context<'_>, login: &mut LoginWatch) {
+    fn poll_to_client(&mut self, context: &mut Context<'_>, observer: &mut dyn Observer) {
         if self.to_server.destination_was_reset() {
             self.to_client.source_was_reset();
         }
         self.to_client
-            .poll(context, self.upstream, self.client, |bytes| {
-                if !login.is_done() {
-                    login.observe(bytes);
-                }
-            });
+            .poll(context, self.upstream, self.client, observer);
     }
 
-    fn poll_to_server(&mut self, context: &mut Context<'_>) {
+    fn poll_to_server(&mut self, context: &mut Context<'_>, observer: &mut dyn Observer) {
         if self.to_client.destination_was_reset() {
             self.to_server.source_was_reset();
         }
         self.to_server
-            .poll(context, self.client, self.upstream, |_| {});
+            .poll(context, self.client, self.upstream, observer);
     }
 
     fn ended_directions(&self) -> usize {

@@ -14,17 +14,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::audit::record::{CloseReason, Kind, Login, Startup};
-use crate::audit::{Audit, ClosingPlace, SessionGuard};
-use crate::config::SessionLimits;
+use crate::audit::{Audit, ClosingPlace, Observation, SessionGuard};
+use crate::config::{RouteRule, Routes, SessionLimits};
 use crate::identify::{Identifier, Identity};
 use crate::intercept::{Accepted, Handover, HandoverError};
 use crate::policy;
-use crate::relay::{Legs, relay};
+use crate::relay::{Legs, Observer as _, Side, relay};
 use crate::route::{DialError, Router};
 use crate::socket;
 use crate::startup::{self, ClientLeg, Encryption, Negotiated, StartupError};
 use crate::wire::error_response::{FatalError, SqlState};
-use crate::wire::login::LoginWatch;
 use crate::wire::opening::{Opening, OpeningError};
 
 pub use registry::{Connection, SessionCounts, Sessions, Slot};
@@ -46,6 +45,8 @@ pub struct Stages {
     pub audit: Audit,
     /// Who is there already.
     pub sessions: Sessions,
+    /// What applies to which destination.
+    pub routes: Routes,
     /// Timeouts.
     pub limits: SessionLimits,
     /// Cancelled when sessions must end at once.
@@ -56,8 +57,12 @@ pub struct Stages {
 struct Established {
     client: ClientLeg,
     upstream: TcpStream,
-    /// Whether the server's answers to the login can be read.
+    /// What applies to it.
+    rule: Arc<RouteRule>,
+    /// Whether what follows the opening can be read.
     readable: bool,
+    /// How many bytes of the client's buffer are its startup packet; what comes behind it are messages.
+    startup_bytes: usize,
     /// Held for as long as the session lives.
     _slot: Option<Slot>,
 }
@@ -113,7 +118,9 @@ async fn establish(
         return Err(Refusal::too_many(client));
     };
 
-    let permit = policy::observe(&identity, interception.route().original().socket_addr());
+    let destination = interception.route().original().socket_addr();
+    let rule = Arc::clone(stages.routes.find(destination));
+    let permit = policy::observe(&identity, destination);
 
     let mut upstream = match stages.router.dial(&permit, interception.route()).await {
         Ok(upstream) => upstream,
@@ -131,7 +138,9 @@ async fn establish(
         Ok(()) => Ok(Established {
             client,
             upstream,
+            rule,
             readable: negotiated.readable,
+            startup_bytes: negotiated.startup_bytes,
             _slot: slot,
         }),
         Err(error) => Err(Refusal::startup(client, error)),
@@ -173,14 +182,21 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
     let Established {
         client,
         upstream,
+        rule,
         readable,
+        startup_bytes,
         _slot,
     } = established;
-    let mut login = if readable {
-        LoginWatch::new()
+    debug!(session = %guard.id(), route = rule.name, "session established");
+    let mut observation = if readable {
+        Observation::of_login()
     } else {
-        LoginWatch::hidden()
+        Observation::hidden()
     };
+    observation.sent(
+        Side::Client,
+        client.buffer.get(startup_bytes..).unwrap_or_default(),
+    );
     let legs = Legs {
         client: client.stream,
         upstream,
@@ -188,13 +204,13 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
     };
     let relayed = relay(
         legs,
-        &mut login,
+        &mut observation,
         stages.limits.half_closed_timeout,
         &stages.force,
     )
     .await;
     debug!(session = %guard.id(), ?relayed, "session ended");
-    guard.login(Login::observed(&login));
+    guard.login(Login::observed(observation.login()));
     guard.relayed(&relayed);
 }
 

@@ -123,6 +123,8 @@ pub struct Negotiated {
     pub passed: (u64, u64),
     /// Whether what follows can be read at all.
     pub readable: bool,
+    /// Length of the last packet, which is still at the start of the leg's buffer where the session is readable.
+    pub startup_bytes: usize,
 }
 
 impl From<Opening> for Negotiated {
@@ -132,6 +134,7 @@ impl From<Opening> for Negotiated {
             encryption: Encryption::None,
             passed: (0, 0),
             readable: false,
+            startup_bytes: 0,
         }
     }
 }
@@ -170,6 +173,7 @@ pub async fn negotiate(
             Opening::SslRequest | Opening::GssRequest => {}
             _ => {
                 so_far.readable = true;
+                so_far.startup_bytes = packet.bytes;
                 return Ok(());
             }
         }

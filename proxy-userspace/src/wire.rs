@@ -7,4 +7,5 @@
 pub mod error_response;
 pub mod login;
 pub mod opening;
+pub mod session;
 pub mod text;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::routes::RouteSettings;
+
 /// Every setting of `pgusher run`, unset where the operator said nothing.
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
@@ -33,6 +35,18 @@ pub struct Settings {
     /// Audit records that may wait for the sink, besides one for each possible connection [default: 4096]
     #[arg(long, value_name = "RECORDS")]
     pub audit_queue: Option<usize>,
+
+    /// What is recorded: `sessions`, or `statements` with every session's statements too [default: sessions]
+    #[arg(long, value_name = "LEVEL")]
+    pub audit: Option<AuditLevel>,
+
+    /// SQL text in records: `full`, `literals-removed` or `fingerprint-only` [default: full]
+    #[arg(long, value_name = "REDACTION")]
+    pub audit_redaction: Option<Redaction>,
+
+    /// Record Bind parameters and function arguments [default: false]
+    #[arg(long, value_name = "BOOL")]
+    pub audit_parameters: Option<bool>,
 
     /// Close a client that has not completed its startup packet by then [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
@@ -65,6 +79,10 @@ pub struct Settings {
     /// Log filter, e.g. `info` or `proxy_userspace=debug`; the log goes to stderr [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+
+    /// What applies to which destination; only in the file.
+    #[arg(skip)]
+    pub route: Vec<RouteSettings>,
 }
 
 impl Settings {
@@ -82,6 +100,9 @@ impl Settings {
             audit_sink: self.audit_sink.or(base.audit_sink),
             audit_overflow: self.audit_overflow.or(base.audit_overflow),
             audit_queue: self.audit_queue.or(base.audit_queue),
+            audit: self.audit.or(base.audit),
+            audit_redaction: self.audit_redaction.or(base.audit_redaction),
+            audit_parameters: self.audit_parameters.or(base.audit_parameters),
             startup_timeout: self.startup_timeout.or(base.startup_timeout),
             dial_timeout: self.dial_timeout.or(base.dial_timeout),
             half_closed_timeout: self.half_closed_timeout.or(base.half_closed_timeout),
@@ -89,6 +110,7 @@ impl Settings {
             max_sessions: self.max_sessions.or(base.max_sessions),
             admin_socket: self.admin_socket.or(base.admin_socket),
             log: self.log.or(base.log),
+            route: base.route,
         }
     }
 }
@@ -129,6 +151,28 @@ impl TryFrom<String> for SinkKind {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
     }
+}
+
+/// What is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuditLevel {
+    /// Every session's beginning and end.
+    Sessions,
+    /// Those, and every statement with its outcome.
+    Statements,
+}
+
+/// What becomes of SQL text in records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Redaction {
+    /// As sent.
+    Full,
+    /// Literals are replaced by `$1`, `$2`, …
+    LiteralsRemoved,
+    /// No text, only a fingerprint that is the same for statements that differ in literals alone.
+    FingerprintOnly,
 }
 
 /// What happens when the audit sink cannot keep up.

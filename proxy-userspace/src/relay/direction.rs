@@ -7,6 +7,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BytesMut};
 use tokio::net::TcpStream;
 
+use super::{Observer, Side};
+
 /// How much is read at a time, and the most a direction holds. With 64 KiB a bulk transfer through the relay is level
 /// with a direct one; with 8 KiB it is not.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -39,6 +41,8 @@ enum State {
 
 /// One direction of a relay.
 pub(super) struct Direction {
+    /// Whose bytes it carries.
+    source: Side,
     state: State,
     /// Bytes read and not taken by the destination; at most [`BUFFER_BYTES`] and what startup left over.
     pending: BytesMut,
@@ -52,9 +56,10 @@ pub(super) struct Direction {
 }
 
 impl Direction {
-    /// Starts with bytes that go before anything read.
-    pub(super) fn new(pending: BytesMut) -> Self {
+    /// Carries what `source` sends; `pending` goes before anything read.
+    pub(super) fn new(source: Side, pending: BytesMut) -> Self {
         Self {
+            source,
             state: State::Copying,
             pending,
             delivered: 0,
@@ -93,17 +98,17 @@ impl Direction {
         self.delivered
     }
 
-    /// Moves bytes until there is nothing to read, no room to write, or the direction has ended. `observe` sees
-    /// every byte once, before it is written.
+    /// Moves bytes until there is nothing to read, no room to write, or the direction has ended. `observer` sees
+    /// every byte read once, before it is written.
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
         from: &TcpStream,
         to: &TcpStream,
-        mut observe: impl FnMut(&[u8]),
+        observer: &mut dyn Observer,
     ) {
         // Pending means a waker is registered; tokio's budget makes a busy direction yield by itself.
-        while let Poll::Ready(true) = self.step(context, from, to, &mut observe) {}
+        while let Poll::Ready(true) = self.step(context, from, to, observer) {}
     }
 
     /// One step; ready with false when no further step can do anything.
@@ -112,10 +117,10 @@ impl Direction {
         context: &mut Context<'_>,
         from: &TcpStream,
         to: &TcpStream,
-        observe: &mut impl FnMut(&[u8]),
+        observer: &mut dyn Observer,
     ) -> Poll<bool> {
         match self.state {
-            State::Copying if self.pending.is_empty() => self.copy(context, from, to, observe),
+            State::Copying if self.pending.is_empty() => self.copy(context, from, to, observer),
             State::Copying => self.flush(context, to),
             State::Flushing(_) if !self.pending.is_empty() => self.flush(context, to),
             State::Flushing(end) => {
@@ -137,8 +142,9 @@ impl Direction {
         context: &mut Context<'_>,
         from: &TcpStream,
         to: &TcpStream,
-        observe: &mut impl FnMut(&[u8]),
+        observer: &mut dyn Observer,
     ) -> Poll<bool> {
+        ready!(observer.poll_ready(context));
         if ready!(from.poll_read_ready(context)).is_err() {
             self.state = State::Flushing(End::ReadFailed);
             return Poll::Ready(true);
@@ -151,7 +157,7 @@ impl Direction {
             }
             Ok(read) => {
                 let bytes = scratch.get(..read).unwrap_or_default();
-                observe(bytes);
+                observer.sent(self.source, bytes);
                 self.forward(to, bytes);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -1,6 +1,7 @@
 //! The relay between real sockets: what each end sees of the other.
 
 use std::io;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -10,9 +11,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{EndedBy, Legs, Relayed, relay};
+use super::{EndedBy, Legs, Observer, Relayed, Side, relay};
 use crate::socket::socket_pair;
-use crate::wire::login::LoginWatch;
 
 /// A client and a server with a relay between them.
 struct Session {
@@ -20,6 +20,17 @@ struct Session {
     server: TcpStream,
     relay: JoinHandle<Relayed>,
     force: CancellationToken,
+}
+
+/// Looks at nothing.
+struct Blind;
+
+impl Observer for Blind {
+    fn sent(&mut self, _by: Side, _bytes: &[u8]) {}
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
 }
 
 const PATIENT: Duration = Duration::from_secs(3600);
@@ -35,10 +46,8 @@ async fn session_with(leftover: &[u8], half_closed_timeout: Duration) -> Session
     };
     let force = CancellationToken::new();
     let stop = force.clone();
-    let relay = tokio::spawn(async move {
-        let mut login = LoginWatch::hidden();
-        relay(legs, &mut login, half_closed_timeout, &stop).await
-    });
+    let relay =
+        tokio::spawn(async move { relay(legs, &mut Blind, half_closed_timeout, &stop).await });
     Session {
         client,
         server,

@@ -1,0 +1,161 @@
+//! `[[route]]` tables: what applies to which destination. The first that matches decides; where none does, the
+//! top-level settings apply alone.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::settings::{AuditLevel, OverflowPolicy, Redaction};
+use super::{AuditConfig, ConfigError};
+
+/// The name in records of what applies where no route matches.
+const DEFAULT_NAME: &str = "default";
+
+/// One `[[route]]` table as it can be written; what is left out comes from the top level.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteSettings {
+    /// What records and errors call it.
+    pub name: Option<String>,
+    /// Addresses or networks it applies to; empty is all.
+    pub destination: Vec<Network>,
+    /// Ports it applies to; empty is all.
+    pub port: Vec<u16>,
+    /// As the top-level setting.
+    pub audit: Option<AuditLevel>,
+    /// As the top-level setting.
+    pub audit_overflow: Option<OverflowPolicy>,
+    /// As the top-level setting.
+    pub audit_redaction: Option<Redaction>,
+    /// As the top-level setting.
+    pub audit_parameters: Option<bool>,
+}
+
+/// An address (`10.0.0.5`) or a network (`10.0.0.0/8`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Network(IpNet);
+
+impl Network {
+    fn contains(self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let network = text.parse::<IpNet>().ok();
+        network
+            .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+            .map(Self)
+            .ok_or_else(|| {
+                format!("`{text}` is no address such as 10.0.0.5 and no network such as 10.0.0.0/8")
+            })
+    }
+}
+
+/// What applies to a destination: a checked route.
+#[derive(Clone, Debug)]
+pub struct RouteRule {
+    /// Its name, for records and errors.
+    pub name: String,
+    /// What is recorded of its sessions.
+    pub audit: AuditScope,
+    destinations: Vec<Network>,
+    ports: Vec<u16>,
+}
+
+/// What is recorded of a session besides its beginning and end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditScope {
+    /// Sessions only, or every statement too.
+    pub level: AuditLevel,
+    /// What becomes of SQL text.
+    pub redaction: Redaction,
+    /// Whether Bind parameters and function arguments are recorded.
+    pub parameters: bool,
+    /// What happens to a statement's record when the sink cannot keep up.
+    pub overflow: OverflowPolicy,
+}
+
+impl RouteRule {
+    fn matches(&self, destination: SocketAddr) -> bool {
+        let is_named = |networks: &[Network]| {
+            networks
+                .iter()
+                .any(|network| network.contains(destination.ip()))
+        };
+        (self.destinations.is_empty() || is_named(&self.destinations))
+            && (self.ports.is_empty() || self.ports.contains(&destination.port()))
+    }
+}
+
+/// All routes, in the order written, and the default behind them.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    rules: Vec<Arc<RouteRule>>,
+    default: Arc<RouteRule>,
+}
+
+impl Routes {
+    /// Checks the tables; what they leave out comes from `audit`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the route and the setting.
+    pub(super) fn check(
+        tables: Vec<RouteSettings>,
+        audit: &AuditConfig,
+    ) -> Result<Self, ConfigError> {
+        let rules = tables
+            .into_iter()
+            .enumerate()
+            .map(|(index, table)| check_route(index, table, audit).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        let default = Arc::new(RouteRule {
+            name: DEFAULT_NAME.to_owned(),
+            audit: audit.scope,
+            destinations: Vec::new(),
+            ports: Vec::new(),
+        });
+        Ok(Self { rules, default })
+    }
+
+    /// What applies to `destination`.
+    pub fn find(&self, destination: SocketAddr) -> &Arc<RouteRule> {
+        let mut rules = self.rules.iter();
+        rules
+            .find(|rule| rule.matches(destination))
+            .unwrap_or(&self.default)
+    }
+}
+
+fn check_route(
+    index: usize,
+    table: RouteSettings,
+    audit: &AuditConfig,
+) -> Result<RouteRule, ConfigError> {
+    let name = table.name.unwrap_or_else(|| format!("route {}", index + 1));
+    if table.port.contains(&0) {
+        return Err(ConfigError::Route {
+            route: name,
+            setting: "port",
+            reason: "0 is not a destination port".to_owned(),
+        });
+    }
+    let base = audit.scope;
+    Ok(RouteRule {
+        name,
+        audit: AuditScope {
+            level: table.audit.unwrap_or(base.level),
+            redaction: table.audit_redaction.unwrap_or(base.redaction),
+            parameters: table.audit_parameters.unwrap_or(base.parameters),
+            overflow: table.audit_overflow.unwrap_or(base.overflow),
+        },
+        destinations: table.destination,
+        ports: table.port,
+    })
+}
