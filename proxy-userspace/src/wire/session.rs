@@ -33,7 +33,7 @@ use std::time::Instant;
 use crate::wire::login::LoginWatch;
 use client::ClientReader;
 use machine::Machine;
-use request::Request;
+use request::{Request, Sent};
 use server::{Reply, ServerReader};
 
 /// How much of bodies is kept.
@@ -54,6 +54,8 @@ pub struct Session {
     machine: Machine,
     /// The client broke the protocol: what it sends is not looked at any more, what it sent before is still answered.
     client_is_over: bool,
+    /// How it did so, if that was during the login: the server's answer to the login comes first.
+    broken_login: Option<Sent>,
     /// Nothing is looked at any more.
     is_over: bool,
 }
@@ -67,6 +69,7 @@ impl Session {
             server: ServerReader::default(),
             machine: Machine::default(),
             client_is_over: false,
+            broken_login: None,
             is_over: false,
         }
     }
@@ -98,7 +101,9 @@ impl Session {
                 return;
             };
             self.client_is_over = matches!(sent.request, Request::Broken(_));
-            if let Err(violation) = self.machine.sent(sent, now, events) {
+            if self.client_is_over && !self.login.is_done() {
+                self.broken_login = Some(sent);
+            } else if let Err(violation) = self.machine.sent(sent, now, events) {
                 self.stop(violation, now, events);
             }
         }
@@ -118,6 +123,13 @@ impl Session {
                     take_reply(login, &mut self.machine, &reply, now, events)
                 }
             };
+            let taken = taken.and_then(|()| match self.broken_login.take() {
+                Some(sent) if self.login.is_done() => self.machine.sent(sent, now, events),
+                still => {
+                    self.broken_login = still;
+                    Ok(())
+                }
+            });
             if let Err(violation) = taken {
                 self.stop(violation, now, events);
             }
@@ -128,7 +140,9 @@ impl Session {
     pub fn end(&mut self, now: Instant, events: &mut dyn FnMut(Event)) {
         if !self.is_over {
             self.is_over = true;
-            if let Some(violation) = self.machine.end(now, events) {
+            let broken = self.broken_login.take();
+            let broken = broken.and_then(|sent| self.machine.sent(sent, now, events).err());
+            if let Some(violation) = self.machine.end(now, events).or(broken) {
                 events(Event::Violation(violation));
             }
         }

@@ -80,6 +80,44 @@ fn a_server_that_does_not_log_in_is_a_violation_and_the_login_is_opaque() {
     }
 }
 
+#[test]
+fn a_client_that_breaks_the_protocol_during_the_login_still_has_it_answered() {
+    let told = play_bare(
+        &[
+            "> Q select 1",
+            "> !",
+            "< R",
+            "< Z I",
+            "< C SELECT 1",
+            "< Z I",
+        ],
+        1,
+    );
+    assert_eq!(
+        told,
+        [
+            "Query select 1: Completed [SELECT 1] @Idle",
+            "Violation FrontendType(33)",
+        ]
+    );
+    assert_eq!(play_bare(&["> !"], 1), ["Violation FrontendType(33)"]);
+    let mut session = session(&["> !"]);
+    let mut told = Vec::new();
+    feed(
+        &mut session,
+        "< E FATAL 08P01 expected password response",
+        1,
+        &mut |event| {
+            told.push(describe(&event));
+        },
+    );
+    assert_eq!(told, ["Violation FrontendType(33)"]);
+    let expected = LoginOutcome::Rejected {
+        sqlstate: Some("08P01".to_owned()),
+    };
+    assert_eq!(session.login().outcome(), &expected);
+}
+
 /// Every value a password message may hold is foreign to what the machine keeps.
 #[test]
 fn nothing_of_a_password_message_is_kept() {
