@@ -9,6 +9,7 @@ mod guard;
 mod observation;
 mod queue;
 pub mod record;
+mod redaction;
 mod sink;
 mod writer;
 
