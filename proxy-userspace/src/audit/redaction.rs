@@ -12,7 +12,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-pub(super) use encoding::Scanning;
+pub(super) use encoding::{ScanSettings, Scanning};
 
 use crate::config::Redaction;
 use crate::wire::text::printable;
@@ -40,6 +40,8 @@ pub(super) enum Withheld {
     Encoding,
     /// `standard_conforming_strings` is off, or not known.
     EscapeStrings,
+    /// More was under way at once than is remembered.
+    Limit,
     /// PostgreSQL's scanner refuses the text, or its versions scan it differently.
     NotScanned,
 }
@@ -64,6 +66,9 @@ impl Shown {
 
 /// Redacts a text as the operator asked.
 pub(super) fn show(text: SqlText<'_>, redaction: Redaction) -> Shown {
+    if text.is_cut && text.kept.is_empty() {
+        return Shown::withheld(Withheld::Limit);
+    }
     if redaction == Redaction::Full {
         return Shown {
             text: Some(readable(&secrets::without_passwords(text), text.is_cut)),

@@ -140,7 +140,8 @@ mod tests {
 
     #[test]
     fn only_settings_known_to_be_safe_let_a_text_be_scanned() {
-        let cases: [(&[(&[u8], &str)], Scanning); 8] = [
+        type Report<'a> = (&'a [u8], &'a str);
+        let cases: [(&[Report<'_>], Scanning); 8] = [
             (&[], Scanning::UnsafeEncoding),
             (&[(STRINGS, "on")], Scanning::UnsafeEncoding),
             (&[(ENCODING, "UTF8")], Scanning::EscapeStrings),

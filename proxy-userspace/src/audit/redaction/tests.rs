@@ -188,7 +188,7 @@ proptest! {
     ) {
         let text: String = pieces.iter().map(|(left, right)| format!("{left}{right} , ")).collect();
         let (kept, is_cut) = match cut {
-            Some(cut) => (text.as_bytes().get(..cut.index(text.len())).unwrap_or_default(), true),
+            Some(cut) => (text.as_bytes().get(..=cut.index(text.len())).unwrap_or_default(), true),
             None => (text.as_bytes(), false),
         };
         let shown = shown(kept, is_cut, Redaction::LiteralsRemoved);
