@@ -18,5 +18,6 @@ mod lifecycle;
 mod scale;
 mod sinks;
 mod startup;
+mod statements;
 mod tools;
 mod upstream;
