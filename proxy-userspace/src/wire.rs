@@ -4,8 +4,10 @@
 //! Message formats: PostgreSQL documentation, "Frontend/Backend Protocol", sections "Message Formats" and "Message
 //! Flow"; limits: src/backend/tcop/backend_startup.c.
 
+pub mod binding;
 pub mod error_response;
 pub mod login;
+pub mod negotiation;
 pub mod opening;
 pub mod session;
 pub mod text;
