@@ -143,20 +143,19 @@ impl ServerTls {
         // Two bytes on purpose: anything behind the answer was sent in plain text and must not be taken for what
         // TLS carries (CVE-2021-23222).
         let mut answer = [0_u8; 2];
-        match stream.read(&mut answer).await.map_err(gone)? {
-            0 => Err(SecureError::Gone(
+        let read = stream.read(&mut answer).await.map_err(gone)?;
+        match (read, answer[0]) {
+            (0, _) => Err(SecureError::Gone(
                 "it closed the connection when asked for TLS".to_owned(),
             )),
-            1 => match answer[0] {
-                TLS_ACCEPTED => self.begin(stream, self.name(asked_for, address)).await,
-                NOT_SUPPORTED => Ok(Secured::Refused(stream)),
-                // An error, of which libpq does not show the text either (CVE-2024-10977).
-                _ => Err(SecureError::Gone(
-                    "it answered with an error when asked for TLS".to_owned(),
-                )),
-            },
-            _ => Err(SecureError::Failed(
+            (1, TLS_ACCEPTED) => self.begin(stream, self.name(asked_for, address)).await,
+            (1, NOT_SUPPORTED) => Ok(Secured::Refused(stream)),
+            (_, TLS_ACCEPTED | NOT_SUPPORTED) => Err(SecureError::Failed(
                 "it sent unencrypted data behind its answer to the request for TLS".to_owned(),
+            )),
+            // An error, of which libpq does not show the text either (CVE-2024-10977).
+            _ => Err(SecureError::Gone(
+                "it answered with an error when asked for TLS".to_owned(),
             )),
         }
     }

@@ -8,6 +8,7 @@ mod expect;
 
 mod auth;
 mod bulk;
+mod channel_binding;
 mod clients;
 mod command_line;
 mod disconnect;
@@ -18,5 +19,6 @@ mod lifecycle;
 mod scale;
 mod sinks;
 mod startup;
+mod tls;
 mod tools;
 mod upstream;
