@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::audit::record::{CloseReason, Kind, Login, Startup};
-use crate::audit::{Audit, ClosingPlace, Observation, SessionGuard};
+use crate::audit::{Audit, AuditLimits, ClosingPlace, Observation, SessionGuard};
 use crate::config::{RouteRule, Routes, SessionLimits};
 use crate::identify::{Identifier, Identity};
 use crate::intercept::{Accepted, Handover};
@@ -52,6 +52,8 @@ pub struct Stages {
     pub router: Router,
     /// Where records go.
     pub audit: Audit,
+    /// How much of a statement is recorded.
+    pub audit_limits: AuditLimits,
     /// Who is there already.
     pub sessions: Sessions,
     /// What applies to which destination.
@@ -200,11 +202,7 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
         _slot,
     } = established;
     debug!(session = %guard.id(), route = rule.name, "session established");
-    let mut observation = if readable {
-        Observation::of_login()
-    } else {
-        Observation::hidden()
-    };
+    let mut observation = guard.observe(&stages.audit, rule.audit, stages.audit_limits, readable);
     let early = client.buffer.get(startup_bytes..).unwrap_or_default();
     observation.sent(Side::Client, early);
     observation.sent(Side::Server, &from_server);
@@ -220,7 +218,11 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
         guard.delivered(passed);
         if let Err(failure) = outcome {
             guard.login(Login::observed(observation.login()));
-            return fail(stages, legs, failure, guard).await;
+            observation.finish(&stages.force).await;
+            let has_answer = passed.1 > 0;
+            let refusal = broken_off(legs, failure, has_answer).await;
+            let deadline = Instant::now() + stages.limits.startup_timeout;
+            return turn_away(stages, refusal, guard, deadline).await;
         }
     }
     let relayed = relay(
@@ -232,6 +234,8 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
     .await;
     debug!(session = %guard.id(), ?relayed, "session ended");
     guard.login(Login::observed(observation.login()));
+    // Before the closing record, which comes last of the session's.
+    observation.finish(&stages.force).await;
     guard.relayed(&relayed);
 }
 
@@ -260,34 +264,43 @@ async fn log_in(
     (passed, outcome)
 }
 
-/// Ends a session whose login was broken off.
-async fn fail(stages: &Stages, legs: Legs, failure: LoginFailure, guard: SessionGuard) {
-    let deadline = Instant::now() + stages.limits.startup_timeout;
-    let refusal = match failure {
-        LoginFailure::Shutdown => Refusal::Closed(CloseReason::Shutdown),
+/// Ends a session whose login was broken off; `has_answer` says whether the client has heard of the server.
+async fn broken_off(legs: Legs, failure: LoginFailure, has_answer: bool) -> Refusal {
+    let (error, reason) = match failure {
         LoginFailure::Authentication(AuthenticationError::Doomed(doomed)) => {
             // An orderly end: the server has heard of no login, and is to log no failed one.
             legs.upstream.finish(0).await;
-            Refusal::Told {
-                leg: legs.client,
-                error: doomed.error(),
-                reason: CloseReason::ChannelBinding,
-            }
-        }
-        LoginFailure::Authentication(AuthenticationError::Failed(Side::Client, _)) => {
-            Refusal::Closed(EndedBy::ClientReset.into())
+            (doomed.error(), CloseReason::ChannelBinding)
         }
         // With TLS 1.3 a server refuses our certificate only after the handshake.
-        LoginFailure::Authentication(AuthenticationError::Failed(Side::Server, error)) => {
+        LoginFailure::Authentication(AuthenticationError::Failed(Side::Server, error))
+            if !has_answer =>
+        {
             let message = format!("the server ended the connection with pgusher: {error}");
-            Refusal::Told {
-                leg: legs.client,
-                error: FatalError::new(SqlState::ConnectionFailure, message),
-                reason: EndedBy::ServerReset.into(),
-            }
+            let error = FatalError::new(SqlState::ConnectionFailure, message);
+            (error, EndedBy::ServerReset.into())
         }
+        LoginFailure::Authentication(AuthenticationError::Failed(side, _)) => {
+            let ended_by = match side {
+                Side::Client => EndedBy::ClientReset,
+                Side::Server => EndedBy::ServerReset,
+            };
+            return reset(legs, ended_by);
+        }
+        LoginFailure::Shutdown => return reset(legs, EndedBy::Shutdown),
     };
-    turn_away(stages, refusal, guard, deadline).await;
+    Refusal::Told {
+        leg: legs.client,
+        error,
+        reason,
+    }
+}
+
+/// Ends both sides at once, as the relay would.
+fn reset(legs: Legs, ended_by: EndedBy) -> Refusal {
+    legs.client.reset();
+    legs.upstream.reset();
+    Refusal::Closed(ended_by.into())
 }
 
 /// Puts what is known of the opening into the record.

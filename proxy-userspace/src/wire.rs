@@ -5,7 +5,10 @@
 //! Flow"; limits: src/backend/tcop/backend_startup.c.
 
 pub mod binding;
+mod collect;
+pub mod cursor;
 pub mod error_response;
+pub mod frame;
 pub mod login;
 pub mod negotiation;
 pub mod opening;

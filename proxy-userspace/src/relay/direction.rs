@@ -146,7 +146,7 @@ impl Direction {
         to: &mut Port<'_>,
         observer: &mut dyn Observer,
     ) -> Poll<bool> {
-        ready!(observer.poll_ready(context));
+        ready!(observer.poll_ready(self.source, context));
         if let Err(error) = ready!(to.poll_flush(context)) {
             self.fail(&error);
             return Poll::Ready(true);

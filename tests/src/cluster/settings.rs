@@ -45,6 +45,7 @@ ssl_cert_file = '{directory}/server.crt'
 ssl_key_file = '{directory}/server.key'
 lc_messages = 'C'
 log_connections = on
+shared_preload_libraries = 'pg_stat_statements'
 "
     )
 }

@@ -19,6 +19,7 @@ mod lifecycle;
 mod scale;
 mod sinks;
 mod startup;
+mod statements;
 mod tls;
 mod tools;
 mod upstream;

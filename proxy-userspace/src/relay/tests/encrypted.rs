@@ -33,7 +33,7 @@ impl Observer for Recording {
         }
     }
 
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<()> {
+    fn poll_ready(&mut self, _side: Side, _context: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
 }
