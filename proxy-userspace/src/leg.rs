@@ -59,6 +59,11 @@ impl Leg {
         self.stream
     }
 
+    /// Closes with a reset, whatever is on its way. A socket that refuses the option is closed in the ordinary way.
+    pub fn reset(self) {
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
     /// Whether it is encrypted.
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()

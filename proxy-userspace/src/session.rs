@@ -219,7 +219,10 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
         if let Err(failure) = outcome {
             guard.login(Login::observed(observation.login()));
             observation.finish(&stages.force).await;
-            return fail(stages, legs, failure, guard).await;
+            let has_answer = passed.1 > 0;
+            let refusal = broken_off(legs, failure, has_answer).await;
+            let deadline = Instant::now() + stages.limits.startup_timeout;
+            return turn_away(stages, refusal, guard, deadline).await;
         }
     }
     let relayed = relay(
@@ -261,34 +264,43 @@ async fn log_in(
     (passed, outcome)
 }
 
-/// Ends a session whose login was broken off.
-async fn fail(stages: &Stages, legs: Legs, failure: LoginFailure, guard: SessionGuard) {
-    let deadline = Instant::now() + stages.limits.startup_timeout;
-    let refusal = match failure {
-        LoginFailure::Shutdown => Refusal::Closed(CloseReason::Shutdown),
+/// Ends a session whose login was broken off; `has_answer` says whether the client has heard of the server.
+async fn broken_off(legs: Legs, failure: LoginFailure, has_answer: bool) -> Refusal {
+    let (error, reason) = match failure {
         LoginFailure::Authentication(AuthenticationError::Doomed(doomed)) => {
             // An orderly end: the server has heard of no login, and is to log no failed one.
             legs.upstream.finish(0).await;
-            Refusal::Told {
-                leg: legs.client,
-                error: doomed.error(),
-                reason: CloseReason::ChannelBinding,
-            }
-        }
-        LoginFailure::Authentication(AuthenticationError::Failed(Side::Client, _)) => {
-            Refusal::Closed(EndedBy::ClientReset.into())
+            (doomed.error(), CloseReason::ChannelBinding)
         }
         // With TLS 1.3 a server refuses our certificate only after the handshake.
-        LoginFailure::Authentication(AuthenticationError::Failed(Side::Server, error)) => {
+        LoginFailure::Authentication(AuthenticationError::Failed(Side::Server, error))
+            if !has_answer =>
+        {
             let message = format!("the server ended the connection with pgusher: {error}");
-            Refusal::Told {
-                leg: legs.client,
-                error: FatalError::new(SqlState::ConnectionFailure, message),
-                reason: EndedBy::ServerReset.into(),
-            }
+            let error = FatalError::new(SqlState::ConnectionFailure, message);
+            (error, EndedBy::ServerReset.into())
         }
+        LoginFailure::Authentication(AuthenticationError::Failed(side, _)) => {
+            let ended_by = match side {
+                Side::Client => EndedBy::ClientReset,
+                Side::Server => EndedBy::ServerReset,
+            };
+            return reset(legs, ended_by);
+        }
+        LoginFailure::Shutdown => return reset(legs, EndedBy::Shutdown),
     };
-    turn_away(stages, refusal, guard, deadline).await;
+    Refusal::Told {
+        leg: legs.client,
+        error,
+        reason,
+    }
+}
+
+/// Ends both sides at once, as the relay would.
+fn reset(legs: Legs, ended_by: EndedBy) -> Refusal {
+    legs.client.reset();
+    legs.upstream.reset();
+    Refusal::Closed(ended_by.into())
 }
 
 /// Puts what is known of the opening into the record.

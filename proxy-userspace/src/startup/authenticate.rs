@@ -1,6 +1,7 @@
 //! The login of a session whose server is on TLS with us, watched for a channel binding that cannot succeed
 //! ([`crate::wire::binding`]). Once that is settled, the relay takes over.
 
+use std::future::poll_fn;
 use std::io;
 
 use bytes::BytesMut;
@@ -56,6 +57,9 @@ pub async fn authenticate(
         if binding.is_done() {
             return Ok(());
         }
+        // A sink that cannot keep up holds up the login too.
+        poll_fn(|context| observer.poll_ready(Side::Server, context)).await;
+        poll_fn(|context| observer.poll_ready(Side::Client, context)).await;
         match read(legs, binding.wants_client()).await? {
             // The end is still there to be met.
             (_, bytes) if bytes.is_empty() => break,
