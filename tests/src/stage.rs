@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cgroup::TestCgroup;
-use crate::cluster::{Cluster, Version};
+use crate::cluster::{Cluster, Tls, Version};
 use crate::dialer::Dialer;
 use crate::kernel;
 use crate::pgusher::{Pgusher, trail};
@@ -21,6 +21,7 @@ use crate::pgusher::{Pgusher, trail};
 #[derive(Clone, Debug)]
 pub struct Setup {
     version: Version,
+    tls: Tls,
     more_ports: Vec<u16>,
     arguments: Vec<String>,
 }
@@ -31,9 +32,17 @@ impl Setup {
     pub fn with(version: Version) -> Self {
         Self {
             version,
+            tls: Tls::On,
             more_ports: Vec::new(),
             arguments: Vec::new(),
         }
+    }
+
+    /// Takes the server of this version that has TLS, or the one that has none.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
+        self
     }
 
     /// Intercepts another port as well.
@@ -77,7 +86,7 @@ pub struct Stage {
 
 impl Stage {
     fn set(setup: &Setup) -> Result<Self> {
-        let cluster = Cluster::shared(setup.version)?;
+        let cluster = Cluster::shared_with(setup.version, setup.tls)?;
         let cgroup = TestCgroup::create()?;
         let directory = TempDir::new()?;
         let mut ports = vec![cluster.port];
