@@ -106,6 +106,14 @@ impl Connection {
         first.context("no message")
     }
 
+    /// Whether anything comes before the end.
+    pub(super) fn is_more(&mut self) -> Result<bool> {
+        while self.buffer.is_empty() && self.end.is_none() {
+            self.read()?;
+        }
+        Ok(!self.buffer.is_empty())
+    }
+
     /// The next so many bytes, whatever they are.
     pub(super) fn raw(&mut self, count: usize) -> Result<Vec<u8>> {
         self.bytes_ahead(count)?;

@@ -98,6 +98,7 @@ fn expectation(item: &str) -> Result<Expectation> {
             [byte] => What::Byte(*byte),
             _ => bail!("byte(…) wants one character"),
         },
+        ("text", Some(text)) => What::Raw(unescape(text)?),
         ("raw", Some(hex)) => What::Raw(from_hex(&hex.replace(' ', ""))?),
         _ => match name.as_bytes() {
             [kind] if KINDS.contains(kind) => What::Message(*kind, detail),
@@ -142,7 +143,14 @@ fn check_detail(kind: u8, detail: &str) -> Result<()> {
         b'D' | b'd' => {
             unescape(detail)?;
         }
-        b'A' | b'C' | b'E' | b'N' | b'S' | b'v' => {}
+        b'E' | b'N' => ensure!(
+            detail
+                .split(' ')
+                .next_back()
+                .is_some_and(|code| code.len() == 5),
+            "a SQLSTATE belongs here"
+        ),
+        b'A' | b'C' | b'S' | b'v' => {}
         _ => bail!("nothing is known about what such a message says"),
     }
     Ok(())
@@ -174,9 +182,10 @@ pub(super) fn found(message: &Message) -> Option<String> {
         b'S' => Some(strings(body).join("=")),
         b'A' => Some(strings(body.get(4..)?).join(" ")),
         b'v' => {
-            let version = word(body, 0)?;
+            let (version, count) = (word(body, 0)?, word(body, 4)?);
             let mut parts = vec![format!("{}.{}", version >> 16, version & 0xffff)];
-            parts.extend(strings(body.get(8..)?));
+            let options = strings(body.get(8..)?).into_iter();
+            parts.extend(options.take(usize::try_from(count).ok()?));
             Some(parts.join(" "))
         }
         b'd' => Some(escape(body)),
@@ -264,8 +273,20 @@ mod tests {
     #[test]
     fn items_that_can_never_hold_are_refused() {
         for line in [
-            "", "Q", "Z(X)", "T(1)", "D(a", "1*x", "1*0", "byte", "byte(ab)", "raw(1)", "ende",
-            "R(ok)", "D(\\q)",
+            "",
+            "Q",
+            "Z(X)",
+            "T(1)",
+            "D(a",
+            "1*x",
+            "1*0",
+            "byte",
+            "byte(ab)",
+            "raw(1)",
+            "ende",
+            "R(ok)",
+            "D(\\q)",
+            "E(FATAL)x",
         ] {
             assert!(parse(line).is_err(), "{line} is taken");
         }

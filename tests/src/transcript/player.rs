@@ -308,7 +308,7 @@ impl<'a> Player<'a> {
             match message.kind {
                 b'K' => self.key.clone_from(&message.body),
                 b'W' => self.in_copy_both = true,
-                b'c' => self.in_copy_both = false,
+                b'C' | b'E' => self.in_copy_both = false,
                 _ => {}
             }
             self.replies.push(Reply::Message(message.clone()));
@@ -328,6 +328,10 @@ impl<'a> Player<'a> {
     }
 
     fn expect_end(&mut self, wanted: Close) -> Result<()> {
+        while self.in_copy_both && self.connection()?.is_more()? {
+            let message = self.connection()?.message()?;
+            ensure!(is_streamed(&message), "{message:?} came");
+        }
         let (rest, end) = self.connection()?.close()?;
         ensure!(rest.is_empty(), "{} came", rest.escape_ascii());
         // What is sent to a closed socket is answered with a reset.

@@ -26,8 +26,8 @@ pub(super) fn show(reply: &Reply) -> String {
 /// Blanks what two sessions cannot have in common, by type and position, and nothing else.
 ///
 /// Blanked are: process id and secret of BackendKeyData, the process id of NotificationResponse, the salt of an md5
-/// request, the nonce and the signature of SCRAM, and the stream of WAL and keepalives between CopyBothResponse and the
-/// server's CopyDone, of which each session sees another part; and where the case says so, the values of some columns of
+/// request, the nonce and the signature of SCRAM, and the stream of WAL and keepalives between CopyBothResponse and
+/// CommandComplete (a keepalive may come behind the server's CopyDone), of which each session sees another part; and where the case says so, the values of some columns of
 /// every DataRow, and the file, line and routine of every ErrorResponse.
 pub(super) fn masked(replies: &[Reply], case: &Case) -> Vec<Reply> {
     let mut streaming = false;
@@ -39,7 +39,7 @@ pub(super) fn masked(replies: &[Reply], case: &Case) -> Vec<Reply> {
         };
         streaming = match message.kind {
             b'W' => true,
-            b'c' => false,
+            b'C' | b'E' => false,
             _ => streaming,
         };
         if !(streaming && is_streamed(message)) {
@@ -193,8 +193,10 @@ mod tests {
             message(b'd', b"x"),
             message(b'c', b""),
             message(b'd', b"k123"),
+            message(b'C', b"COPY 0\0"),
+            message(b'd', b"k123"),
         ];
         let left = masked(&replies, &case(""));
-        assert_eq!(left.len(), 4, "{left:?}");
+        assert_eq!(left.len(), 5, "{left:?}");
     }
 }

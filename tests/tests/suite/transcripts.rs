@@ -130,6 +130,8 @@ fn all(cases: &[Case], stage: &Stage, cutting: Cutting) -> Result<()> {
     let listeners = stage.pgusher.listeners()?;
     let listener = listeners.into_iter().find(SocketAddr::is_ipv4);
     let listener = listener.context("no IPv4 listener")?;
+    // The dialer lives as long as the thread that starts it.
+    stage.dialer()?;
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     let play = || {
