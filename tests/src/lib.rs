@@ -16,6 +16,7 @@
 //! | [`wire`] | the few protocol messages the raw clients and fake servers speak |
 //! | [`kernel`] | what is loaded and attached, read from the kernel |
 //! | [`pgusher`] | the process under test, its status and its audit trail |
+//! | [`transcript`] | conversations as text, compared with and without pgusher |
 //! | [`stage`] | all of the above set up for one test, and what must hold when it ends |
 
 pub mod authority;
@@ -29,4 +30,5 @@ pub mod pgusher;
 pub mod process;
 pub mod programs;
 pub mod stage;
+pub mod transcript;
 pub mod wire;

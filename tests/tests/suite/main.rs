@@ -22,4 +22,5 @@ mod startup;
 mod statements;
 mod tls;
 mod tools;
+mod transcripts;
 mod upstream;
