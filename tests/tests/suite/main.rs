@@ -19,4 +19,5 @@ mod scale;
 mod sinks;
 mod startup;
 mod tools;
+mod tours;
 mod upstream;
