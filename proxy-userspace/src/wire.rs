@@ -4,7 +4,10 @@
 //! Message formats: PostgreSQL documentation, "Frontend/Backend Protocol", sections "Message Formats" and "Message
 //! Flow"; limits: src/backend/tcop/backend_startup.c.
 
+mod collect;
+pub mod cursor;
 pub mod error_response;
+pub mod frame;
 pub mod login;
 pub mod opening;
 pub mod session;

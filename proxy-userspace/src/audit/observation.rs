@@ -34,6 +34,7 @@ impl Observer for Observation {
     fn sent(&mut self, by: Side, bytes: &[u8]) {
         match (self, by) {
             (Self::Login(watch), Side::Server) if !watch.is_done() => watch.observe(bytes),
+            (Self::Login(watch), Side::Client) if !watch.is_done() => watch.observe_client(bytes),
             (Self::Login(_), _) => {}
         }
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::identify::{Grade, Identity};
 use crate::intercept::Coverage;
 use crate::startup::Encryption;
-use crate::wire::login::{LoginOutcome, LoginWatch};
+use crate::wire::login::{LoginOutcome, LoginWatch, Method};
 use crate::wire::opening::StartupMessage;
 use crate::wire::text::printable;
 
@@ -169,6 +169,7 @@ pub struct Login {
     #[serde(serialize_with = "outcome_name")]
     outcome: LoginOutcome,
     sqlstate: Option<String>,
+    method: Option<&'static str>,
     backend_pid: Option<u32>,
     grade: Option<Grade>,
 }
@@ -185,6 +186,7 @@ impl Login {
         Self {
             outcome: outcome.clone(),
             sqlstate,
+            method: watch.method().map(Method::name),
             backend_pid: watch.backend_pid(),
             grade: is_known.then_some(Grade::Confirmed),
         }
