@@ -149,6 +149,7 @@ fn stages(
         identifier: Identifier::new(&root),
         router: Router::new(listeners.addresses()?, config.limits.dial_timeout),
         audit,
+        audit_limits: (&config.audit).into(),
         sessions: Sessions::new(config.limits.max_sessions.get()),
         routes: config.routes.clone(),
         limits: config.limits,

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::audit::record::{CloseReason, Kind, Login, Startup};
-use crate::audit::{Audit, ClosingPlace, Observation, SessionGuard};
+use crate::audit::{Audit, AuditLimits, ClosingPlace, SessionGuard};
 use crate::config::{RouteRule, Routes, SessionLimits};
 use crate::identify::{Identifier, Identity};
 use crate::intercept::{Accepted, Handover, HandoverError};
@@ -43,6 +43,8 @@ pub struct Stages {
     pub router: Router,
     /// Where records go.
     pub audit: Audit,
+    /// How much of a statement is recorded.
+    pub audit_limits: AuditLimits,
     /// Who is there already.
     pub sessions: Sessions,
     /// What applies to which destination.
@@ -188,11 +190,7 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
         _slot,
     } = established;
     debug!(session = %guard.id(), route = rule.name, "session established");
-    let mut observation = if readable {
-        Observation::of_login()
-    } else {
-        Observation::hidden()
-    };
+    let mut observation = guard.observe(&stages.audit, rule.audit, stages.audit_limits, readable);
     observation.sent(
         Side::Client,
         client.buffer.get(startup_bytes..).unwrap_or_default(),
@@ -211,6 +209,8 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
     .await;
     debug!(session = %guard.id(), ?relayed, "session ended");
     guard.login(Login::observed(observation.login()));
+    // Before the closing record, which comes last of the session's.
+    observation.finish(&stages.force).await;
     guard.relayed(&relayed);
 }
 

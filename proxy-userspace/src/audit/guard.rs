@@ -6,8 +6,13 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::observation::Observation;
 use super::queue::ClosingPlace;
+use super::record::statement::Author;
 use super::record::{Body, CloseReason, Kind, Login, Mode, Party, Record, Session, Startup};
+use super::tally::{Coverage, Tally};
+use super::{Audit, AuditLimits};
+use crate::config::{AuditLevel, AuditScope};
 use crate::identify::Identity;
 use crate::relay::{EndedBy, Relayed};
 use crate::startup::Encryption;
@@ -41,6 +46,7 @@ impl SessionGuard {
                 startup: None,
                 encryption: Encryption::None,
                 login: Login::default(),
+                statements: Tally::default(),
                 bytes_to_server: 0,
                 bytes_to_client: 0,
                 close: CloseReason::InternalError,
@@ -74,6 +80,47 @@ impl SessionGuard {
     /// Adds how the login went.
     pub fn login(&mut self, login: Login) {
         self.session.login = login;
+    }
+
+    /// Begins to watch what `scope` asks for; `readable` says whether what follows the opening can be read.
+    pub fn observe(
+        &mut self,
+        audit: &Audit,
+        scope: AuditScope,
+        limits: AuditLimits,
+        readable: bool,
+    ) -> Observation {
+        let is_session = matches!(self.session.kind, Kind::Session | Kind::Replication);
+        let coverage = match (scope.level, readable) {
+            (AuditLevel::Sessions, _) => Coverage::None,
+            (AuditLevel::Statements, _) if self.session.kind == Kind::Cancel => Coverage::None,
+            (AuditLevel::Statements, false) => Coverage::HiddenByEncryption,
+            (AuditLevel::Statements, true) if is_session => Coverage::Statements,
+            (AuditLevel::Statements, true) => Coverage::UnknownProtocol,
+        };
+        self.session.statements = Tally::of(coverage);
+        if coverage == Coverage::Statements {
+            Observation::of_statements(audit, self.author(scope), scope, limits)
+        } else if readable {
+            Observation::of_login()
+        } else {
+            Observation::hidden()
+        }
+    }
+
+    /// What the records of the session's statements say of it.
+    fn author(&self, scope: AuditScope) -> Author {
+        let party = &self.session.party;
+        let startup = self.session.startup.as_ref();
+        let (user, database) = startup.map_or((None, None), Startup::role);
+        Author {
+            session: party.session,
+            process: party.origin.as_ref().map(Into::into),
+            user: user.map(str::to_owned),
+            database: database.map(str::to_owned),
+            redaction: scope.redaction,
+            counts: std::sync::Arc::clone(self.session.statements.counts()),
+        }
     }
 
     /// Adds bytes delivered: to the server, to the client.

@@ -1,14 +1,59 @@
 //! What watches a session's bytes for the audit: its login, and where the route asks for it, its statements.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
+use tokio_util::sync::CancellationToken;
+
+use super::outbox::Outbox;
+use super::queue::Audit;
+use super::record::disruption::Disruption;
+use super::record::statement::{Author, Statement};
+use super::record::{Body, Record};
+use super::redaction::ScanSettings;
+use crate::config::{AuditConfig, AuditScope, Redaction};
 use crate::relay::{Observer, Side};
 use crate::wire::login::LoginWatch;
+use crate::wire::session::{Capture, Event, Session};
+
+/// How much of a statement is recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditLimits {
+    /// Bytes of a SQL text.
+    text_bytes: usize,
+    /// Bytes of all its parameters.
+    parameter_bytes: usize,
+}
+
+impl From<&AuditConfig> for AuditLimits {
+    fn from(config: &AuditConfig) -> Self {
+        Self {
+            text_bytes: config.text_limit,
+            parameter_bytes: config.parameter_limit,
+        }
+    }
+}
 
 /// The watch over one session.
 pub enum Observation {
     /// Until the login is decided.
     Login(LoginWatch),
+    /// From the startup packet to the end.
+    Statements(Box<StatementWatch>),
+}
+
+/// Follows a session's statements and hands over a record of each.
+pub struct StatementWatch {
+    session: Session,
+    recorder: Recorder,
+}
+
+/// Makes records of what the machine tells. It formats nothing: that is the writer's.
+struct Recorder {
+    author: Arc<Author>,
+    settings: ScanSettings,
+    outbox: Outbox,
 }
 
 impl Observation {
@@ -22,10 +67,46 @@ impl Observation {
         Self::Login(LoginWatch::hidden())
     }
 
+    /// Watches login and statements.
+    pub(super) fn of_statements(
+        audit: &Audit,
+        author: Author,
+        scope: AuditScope,
+        limits: AuditLimits,
+    ) -> Self {
+        let records_values = scope.parameters && scope.redaction == Redaction::Full;
+        let capture = Capture {
+            text_bytes: limits.text_bytes,
+            parameter_bytes: records_values.then_some(limits.parameter_bytes),
+        };
+        Self::Statements(Box::new(StatementWatch {
+            session: Session::new(capture),
+            recorder: Recorder {
+                author: Arc::new(author),
+                settings: ScanSettings::default(),
+                outbox: Outbox::new(audit.clone(), scope.overflow),
+            },
+        }))
+    }
+
     /// How the login went.
     pub fn login(&self) -> &LoginWatch {
         match self {
             Self::Login(watch) => watch,
+            Self::Statements(watch) => watch.session.login(),
+        }
+    }
+
+    /// Records what is left without an outcome, and waits until every record is queued: for as long as it takes under
+    /// `block`, but not for ever once `force` is cancelled. The session's closing record comes after.
+    ///
+    /// # Cancel safety
+    /// Cancel safe; what was not queued is counted as lost when dropped.
+    pub async fn finish(&mut self, force: &CancellationToken) {
+        if let Self::Statements(watch) = self {
+            let StatementWatch { session, recorder } = &mut **watch;
+            session.end(Instant::now(), &mut |event| recorder.take(event));
+            recorder.outbox.empty(force).await;
         }
     }
 }
@@ -36,10 +117,46 @@ impl Observer for Observation {
             (Self::Login(watch), Side::Server) if !watch.is_done() => watch.observe(bytes),
             (Self::Login(watch), Side::Client) if !watch.is_done() => watch.observe_client(bytes),
             (Self::Login(_), _) => {}
+            (Self::Statements(watch), by) => {
+                let StatementWatch { session, recorder } = &mut **watch;
+                let mut take = |event| recorder.take(event);
+                match by {
+                    Side::Client => session.client_sent(bytes, Instant::now(), &mut take),
+                    Side::Server => session.server_sent(bytes, Instant::now(), &mut take),
+                }
+            }
         }
     }
 
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<()> {
-        Poll::Ready(())
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Login(_) => Poll::Ready(()),
+            Self::Statements(watch) => watch.recorder.outbox.poll_empty(context),
+        }
+    }
+}
+
+impl Recorder {
+    fn take(&mut self, event: Event) {
+        let body = match event {
+            Event::Setting { name, value } => {
+                self.settings.report(&name, value, Instant::now());
+                return;
+            }
+            Event::Finished(finished) => {
+                let encoding = self.settings.encoding().cloned();
+                let scanning = self.settings.scanning(finished.started);
+                let statement = Statement::new(&self.author, finished, encoding, scanning);
+                Body::Statement(Box::new(statement))
+            }
+            Event::Unsolicited(error) => {
+                Body::ServerError(Box::new(Disruption::new(&self.author, error)))
+            }
+            Event::Violation(violation) => {
+                self.author.counts.violate();
+                Body::ProtocolViolation(Box::new(Disruption::new(&self.author, violation)))
+            }
+        };
+        self.outbox.put(Record::now(body));
     }
 }

@@ -82,6 +82,22 @@ pub struct AuditScope {
     pub overflow: OverflowPolicy,
 }
 
+impl AuditScope {
+    /// What cannot be had together.
+    ///
+    /// # Errors
+    /// What is wrong, and what would be right.
+    pub(super) fn check(self) -> Result<Self, String> {
+        if self.parameters && self.redaction != Redaction::Full {
+            return Err(
+                "parameters are literals: they are recorded only with audit_redaction = \"full\""
+                    .to_owned(),
+            );
+        }
+        Ok(self)
+    }
+}
+
 impl RouteRule {
     fn matches(&self, destination: SocketAddr) -> bool {
         let is_named = |networks: &[Network]| {
@@ -147,14 +163,19 @@ fn check_route(
         });
     }
     let base = audit.scope;
+    let scope = AuditScope {
+        level: table.audit.unwrap_or(base.level),
+        redaction: table.audit_redaction.unwrap_or(base.redaction),
+        parameters: table.audit_parameters.unwrap_or(base.parameters),
+        overflow: table.audit_overflow.unwrap_or(base.overflow),
+    };
     Ok(RouteRule {
+        audit: scope.check().map_err(|reason| ConfigError::Route {
+            route: name.clone(),
+            setting: "audit_parameters",
+            reason,
+        })?,
         name,
-        audit: AuditScope {
-            level: table.audit.unwrap_or(base.level),
-            redaction: table.audit_redaction.unwrap_or(base.redaction),
-            parameters: table.audit_parameters.unwrap_or(base.parameters),
-            overflow: table.audit_overflow.unwrap_or(base.overflow),
-        },
         destinations: table.destination,
         ports: table.port,
     })
