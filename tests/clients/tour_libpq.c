@@ -244,6 +244,7 @@ static void encodings(void)
 int main(void)
 {
     session = connect_once();
+    printf("libpq=%d\n", PQlibVersion() / 10000);
     statements();
     failures();
     cursors();

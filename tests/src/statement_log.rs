@@ -141,7 +141,11 @@ fn text_at<'line>(line: &'line Value, key: &str) -> &'line str {
     line.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn sessions(lines: &[Value]) -> Result<Vec<LoggedSession>> {
+/// What lines of the log tell, by server process, in the order the processes first speak.
+///
+/// # Errors
+/// When one is not understood.
+pub fn sessions(lines: &[Value]) -> Result<Vec<LoggedSession>> {
     let mut sessions: Vec<LoggedSession> = Vec::new();
     for line in lines {
         let pid = line.get("pid").and_then(Value::as_u64);

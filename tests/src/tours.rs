@@ -193,7 +193,11 @@ impl Tour {
             .arg("-f")
             .arg(file("tour.psql"));
         if self.cluster.version == Version::V18 {
-            command.arg("-f").arg(file("tour_18.psql"));
+            // Protocol 3.2, which libpq does not ask for by itself.
+            command
+                .env("PGMAXPROTOCOLVERSION", "latest")
+                .arg("-f")
+                .arg(file("tour_18.psql"));
         }
         Ok(command)
     }

@@ -15,6 +15,7 @@ mod exhaustion;
 mod identity;
 mod intercept;
 mod lifecycle;
+mod log_comparison;
 mod scale;
 mod sinks;
 mod startup;

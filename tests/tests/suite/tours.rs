@@ -1,15 +1,17 @@
-//! Every driver's tour, directly and through pgusher: the client finds the same, the server logs the same.
+//! Every driver's tour, directly and through pgusher: the client finds the same, the server logs the same, and where
+//! pgusher can read the session, it has recorded exactly the statements that the server logged.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use pgusher_tests::cluster::{Cluster, LOGGED_ROLE, VERSIONS};
+use pgusher_tests::cluster::{Cluster, LOGGED_ROLE, VERSIONS, Version};
 use pgusher_tests::stage::{Setup, Stage};
 use pgusher_tests::statement_log::{LoggedSession, same_entries, sessions_of};
 use pgusher_tests::tours::{Driver, Encryption, Ground, Taken, Tour};
 use serde_json::Value;
 
-use crate::expect::{accepted_session, field_is};
+use crate::expect::{accepted_session, at, field_is};
+use crate::log_comparison::same_statements;
 
 /// How a client's session comes to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,16 @@ fn psql_does_the_same_through_pgusher() -> Result<()> {
 #[test]
 fn libpq_does_the_same_through_pgusher() -> Result<()> {
     compare(Driver::Libpq)
+}
+
+#[test]
+fn the_libpq_on_tour_is_of_the_servers_version() -> Result<()> {
+    for (version, own) in [(Version::V15, "libpq=15"), (Version::V18, "libpq=18")] {
+        let tour = Tour::prepare(Driver::Libpq, Cluster::shared(version)?)?;
+        let taken = tour.take(Ground::Direct, Encryption::Off)?;
+        ensure!(taken.facts.lines().next() == Some(own), "{}", taken.facts);
+    }
+    Ok(())
 }
 
 #[test]
@@ -74,7 +86,10 @@ fn compare(driver: Driver) -> Result<()> {
         let direct = tour.take(Ground::Direct, Encryption::Off)?;
         let logged = sessions_of(cluster, &direct.application)?;
         for way in WAYS {
-            Setup::with(version).play(|stage| {
+            let setup = Setup::with(version)
+                .argument("--audit=statements")
+                .argument("--audit-parameters=true");
+            setup.play(|stage| {
                 let authorities = authorities(stage);
                 let encryption = match way {
                     Way::Plain => Encryption::Off,
@@ -109,7 +124,7 @@ fn same_facts(direct: &Taken, through: &Taken) -> Result<()> {
     Ok(())
 }
 
-/// Every session the server logged is one on record, and no other is.
+/// Every session the server logged is one on record with its statements, and no other is.
 fn check_trail(stage: &Stage, way: Way, logged: &[LoggedSession]) -> Result<()> {
     stage
         .pgusher
@@ -136,7 +151,8 @@ fn check_trail(stage: &Stage, way: Way, logged: &[LoggedSession]) -> Result<()> 
             );
             sessions
                 .iter()
-                .try_for_each(|record| accepted_session(record, LOGGED_ROLE))
+                .try_for_each(|record| accepted_session(record, LOGGED_ROLE))?;
+            check_statements(stage, &sessions, logged)
         }
         Way::Passthrough => {
             let encrypted = records.iter().filter(|record| record["kind"] != "cancel");
@@ -147,6 +163,27 @@ fn check_trail(stage: &Stage, way: Way, logged: &[LoggedSession]) -> Result<()> 
                 .try_for_each(|record| field_is(record, "/encryption", "tls"))
         }
     }
+}
+
+/// Each session's statements are those the server logged, numbered without a gap.
+fn check_statements(stage: &Stage, sessions: &[&Value], logged: &[LoggedSession]) -> Result<()> {
+    let all = stage.pgusher.trail.records()?;
+    for session in sessions {
+        let own = all
+            .iter()
+            .filter(|record| record["session"] == session["session"]);
+        let statements: Vec<&Value> = own.filter(|record| record["type"] == "statement").collect();
+        for (expected, record) in (1_u64..).zip(&statements) {
+            field_is(record, "/seq", expected)?;
+        }
+        let backend = at(session, "/login/backend_pid").as_u64();
+        let logged = logged
+            .iter()
+            .find(|logged| Some(logged.pid) == backend)
+            .with_context(|| format!("no log of {session}"))?;
+        same_statements(&statements, logged)?;
+    }
+    Ok(())
 }
 
 fn backends(sessions: &[&Value]) -> Result<Vec<u64>> {
