@@ -52,9 +52,9 @@ pub trait Observer: Send {
     /// One side sent these bytes, cut anywhere.
     fn sent(&mut self, by: Side, bytes: &[u8]);
 
-    /// Ready when more may be observed. While it is pending nothing is read from either side; what was read before is
-    /// still delivered.
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()>;
+    /// Ready when more of one side may be observed. While it is pending nothing is read from that side; what was read
+    /// before is still delivered.
+    fn poll_ready(&mut self, side: Side, context: &mut Context<'_>) -> Poll<()>;
 }
 
 /// Who ended a session, and how.

@@ -1,6 +1,6 @@
 //! One test's stage: a cgroup, a server, a pgusher between them; and what must hold whenever a test ends.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -251,5 +251,31 @@ fn check_trail(records: &[Value]) -> Result<()> {
         begun_once == ended_once,
         "sessions began {begun_once:?} and ended {ended_once:?}"
     );
+    check_statements(records)
+}
+
+/// Records of a session's statements are numbered without a gap, come before its closing record, and are as many as
+/// that one says.
+fn check_statements(records: &[Value]) -> Result<()> {
+    let mut last: BTreeMap<String, u64> = BTreeMap::new();
+    for record in records {
+        let session = record["session"].to_string();
+        let before = last.get(&session).copied().unwrap_or_default();
+        if let Some(seq) = record["seq"].as_u64() {
+            ensure!(
+                seq == before + 1,
+                "record {seq} follows {before} in session {session}: {record}"
+            );
+            last.insert(session, seq);
+        } else if record["type"] == "session" {
+            let statements = &record["statements"];
+            ensure!(
+                statements["recorded"] == before && statements["lost"] == 0,
+                "{before} records precede {record}"
+            );
+            // Whatever comes later would be out of order.
+            last.insert(session, u64::MAX - 1);
+        }
+    }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What watches a session's bytes for the audit: its login, and where the route asks for it, its statements.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
@@ -11,11 +11,14 @@ use super::queue::Audit;
 use super::record::disruption::Disruption;
 use super::record::statement::{Author, Statement};
 use super::record::{Body, Record};
-use super::redaction::ScanSettings;
+use super::redaction::{ScanSettings, Scanning};
 use crate::config::{AuditConfig, AuditScope, Redaction};
 use crate::relay::{Observer, Side};
 use crate::wire::login::LoginWatch;
 use crate::wire::session::{Capture, Event, Session};
+
+/// Room for events that an idle session keeps.
+const STANDING_EVENTS: usize = 16;
 
 /// How much of a statement is recorded.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +41,7 @@ impl From<&AuditConfig> for AuditLimits {
 /// The watch over one session.
 pub enum Observation {
     /// Until the login is decided.
-    Login(LoginWatch),
+    Login(Box<LoginWatch>),
     /// From the startup packet to the end.
     Statements(Box<StatementWatch>),
 }
@@ -47,6 +50,10 @@ pub enum Observation {
 pub struct StatementWatch {
     session: Session,
     recorder: Recorder,
+    /// What one reading told, in order.
+    events: Vec<Event>,
+    /// Whoever waits for the server's answers before more of the client's can be followed.
+    waiting: Option<Waker>,
 }
 
 /// Makes records of what the machine tells. It formats nothing: that is the writer's.
@@ -59,12 +66,12 @@ struct Recorder {
 impl Observation {
     /// Watches the login only.
     pub fn of_login() -> Self {
-        Self::Login(LoginWatch::new())
+        Self::Login(Box::new(LoginWatch::new()))
     }
 
     /// Watches nothing: encryption hides it.
     pub fn hidden() -> Self {
-        Self::Login(LoginWatch::hidden())
+        Self::Login(Box::new(LoginWatch::hidden()))
     }
 
     /// Watches login and statements.
@@ -86,6 +93,8 @@ impl Observation {
                 settings: ScanSettings::default(),
                 outbox: Outbox::new(audit.clone(), scope.overflow),
             },
+            events: Vec::new(),
+            waiting: None,
         }))
     }
 
@@ -104,9 +113,10 @@ impl Observation {
     /// Cancel safe; what was not queued is counted as lost when dropped.
     pub async fn finish(&mut self, force: &CancellationToken) {
         if let Self::Statements(watch) = self {
-            let StatementWatch { session, recorder } = &mut **watch;
-            session.end(Instant::now(), &mut |event| recorder.take(event));
-            recorder.outbox.empty(force).await;
+            watch.follow(|session, events| {
+                session.end(Instant::now(), &mut |event| events.push(event));
+            });
+            watch.recorder.outbox.empty(force).await;
         }
     }
 }
@@ -117,35 +127,74 @@ impl Observer for Observation {
             (Self::Login(watch), Side::Server) if !watch.is_done() => watch.observe(bytes),
             (Self::Login(watch), Side::Client) if !watch.is_done() => watch.observe_client(bytes),
             (Self::Login(_), _) => {}
-            (Self::Statements(watch), by) => {
-                let StatementWatch { session, recorder } = &mut **watch;
-                let mut take = |event| recorder.take(event);
+            (Self::Statements(watch), by) => watch.follow(|session, events| {
+                let mut tell = |event| events.push(event);
                 match by {
-                    Side::Client => session.client_sent(bytes, Instant::now(), &mut take),
-                    Side::Server => session.server_sent(bytes, Instant::now(), &mut take),
+                    Side::Client => session.client_sent(bytes, Instant::now(), &mut tell),
+                    Side::Server => session.server_sent(bytes, Instant::now(), &mut tell),
                 }
-            }
+            }),
         }
     }
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll_ready(&mut self, side: Side, context: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Login(_) => Poll::Ready(()),
-            Self::Statements(watch) => watch.recorder.outbox.poll_empty(context),
+            Self::Statements(watch) => watch.poll_ready(side, context),
         }
     }
 }
 
+impl StatementWatch {
+    /// Lets the machine see something, and records what it tells.
+    fn follow(&mut self, see: impl FnOnce(&mut Session, &mut Vec<Event>)) {
+        see(&mut self.session, &mut self.events);
+        if !self.events.is_empty() {
+            self.recorder.take(&mut self.events);
+            self.events.shrink_to(STANDING_EVENTS);
+        }
+        if !self.session.is_full()
+            && let Some(waiting) = self.waiting.take()
+        {
+            waiting.wake();
+        }
+    }
+
+    fn poll_ready(&mut self, side: Side, context: &mut Context<'_>) -> Poll<()> {
+        ready!(self.recorder.outbox.poll_empty(context));
+        if side == Side::Client && self.session.is_full() {
+            self.waiting = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+}
+
 impl Recorder {
-    fn take(&mut self, event: Event) {
-        let body = match event {
+    /// Hands over a record of each event that is to have one.
+    fn take(&mut self, events: &mut Vec<Event>) {
+        // A setting is reported behind the statements of its batch, some of which it may have been in force for.
+        let doubt = events.iter().find_map(|event| match event {
+            Event::Setting { name, value } => ScanSettings::doubt(name, value),
+            _ => None,
+        });
+        for event in events.drain(..) {
+            if let Some(body) = self.body(event, doubt) {
+                self.outbox.put(Record::now(body));
+            }
+        }
+    }
+
+    fn body(&mut self, event: Event, doubt: Option<Scanning>) -> Option<Body> {
+        Some(match event {
             Event::Setting { name, value } => {
                 self.settings.report(&name, value, Instant::now());
-                return;
+                return None;
             }
             Event::Finished(finished) => {
                 let encoding = self.settings.encoding().cloned();
                 let scanning = self.settings.scanning(finished.started);
+                let scanning = doubt.unwrap_or(scanning);
                 let statement = Statement::new(&self.author, finished, encoding, scanning);
                 Body::Statement(Box::new(statement))
             }
@@ -156,7 +205,6 @@ impl Recorder {
                 self.author.counts.violate();
                 Body::ProtocolViolation(Box::new(Disruption::new(&self.author, violation)))
             }
-        };
-        self.outbox.put(Record::now(body));
+        })
     }
 }

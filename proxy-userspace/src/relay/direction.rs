@@ -144,7 +144,7 @@ impl Direction {
         to: &TcpStream,
         observer: &mut dyn Observer,
     ) -> Poll<bool> {
-        ready!(observer.poll_ready(context));
+        ready!(observer.poll_ready(self.source, context));
         if ready!(from.poll_read_ready(context)).is_err() {
             self.state = State::Flushing(End::ReadFailed);
             return Poll::Ready(true);

@@ -28,7 +28,7 @@ struct Blind;
 impl Observer for Blind {
     fn sent(&mut self, _by: Side, _bytes: &[u8]) {}
 
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<()> {
+    fn poll_ready(&mut self, _side: Side, _context: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
 }

@@ -58,6 +58,7 @@ log_directory = '{directory}'
 log_filename = '{LOG_NAME}'
 log_rotation_size = 0
 log_rotation_age = 0
+shared_preload_libraries = 'pg_stat_statements'
 "
     )
 }

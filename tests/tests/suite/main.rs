@@ -19,6 +19,7 @@ mod log_comparison;
 mod scale;
 mod sinks;
 mod startup;
+mod statements;
 mod tools;
 mod tours;
 mod upstream;

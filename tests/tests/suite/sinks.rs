@@ -27,16 +27,16 @@ fn one_session(cgroup: &TestCgroup, cluster: &Cluster) -> Result<()> {
 }
 
 /// A pgusher without a stage: with an audit sink that is no file of the test's.
-struct Sunk {
-    pgusher: Pgusher,
-    cgroup: TestCgroup,
-    cluster: &'static Cluster,
+pub(crate) struct Sunk {
+    pub(crate) pgusher: Pgusher,
+    pub(crate) cgroup: TestCgroup,
+    pub(crate) cluster: &'static Cluster,
     _directory: TempDir,
 }
 
 /// Starts pgusher with another audit sink and `more` arguments, by way of `wrapper`: a command that runs
 /// its arguments.
-fn start_with(wrapper: &[&str], sink: &str, more: &[&str]) -> Result<Sunk> {
+pub(crate) fn start_with(wrapper: &[&str], sink: &str, more: &[&str]) -> Result<Sunk> {
     let cluster = Cluster::shared(Version::V15)?;
     let cgroup = TestCgroup::create()?;
     let directory = TempDir::new()?;
@@ -58,7 +58,7 @@ fn start_with(wrapper: &[&str], sink: &str, more: &[&str]) -> Result<Sunk> {
     })
 }
 
-fn records_of(text: &str) -> Result<Vec<Value>> {
+pub(crate) fn records_of(text: &str) -> Result<Vec<Value>> {
     text.lines()
         .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
         .collect()

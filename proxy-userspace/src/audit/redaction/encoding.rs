@@ -105,6 +105,15 @@ impl ScanSettings {
         }
     }
 
+    /// What a reported setting does to texts that were sent before the report and came to the server after the change.
+    pub(in crate::audit) fn doubt(name: &[u8], value: &[u8]) -> Option<Scanning> {
+        match name {
+            b"client_encoding" if !is_safe_encoding(value) => Some(Scanning::UnsafeEncoding),
+            b"standard_conforming_strings" if !is_on(value) => Some(Scanning::EscapeStrings),
+            _ => None,
+        }
+    }
+
     /// The client's encoding, as last reported.
     pub(in crate::audit) fn encoding(&self) -> Option<&Bytes> {
         self.client_encoding.value.as_ref()
