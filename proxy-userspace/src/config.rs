@@ -5,6 +5,7 @@
 
 mod routes;
 mod settings;
+mod tls;
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -13,6 +14,10 @@ use std::time::Duration;
 
 pub use routes::{AuditScope, RouteRule, Routes};
 pub use settings::{AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind};
+pub use tls::{
+    CertificateSource, ClientCertificates, ClientTls, ServerAuthority, ServerSslMode,
+    ServerTlsSettings, TerminationSettings, TlsMode,
+};
 
 /// PostgreSQL's registered port.
 const DEFAULT_PORT: u16 = 5432;

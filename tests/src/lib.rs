@@ -8,6 +8,7 @@
 //! | [`condition`] | waiting until something is true, with a deadline and the last state seen |
 //! | [`process`] | running a program to its end, or keeping it while a test plays |
 //! | [`cgroup`] | the cgroup that is intercepted, and starting programs inside it |
+//! | [`authority`] | the certificate authority of pgusher under test |
 //! | [`certificates`] | the certificate authority of the test servers |
 //! | [`cluster`] | PostgreSQL 15 and 18, one cluster each for the whole run |
 //! | [`programs`] | the client programs under `clients/`, compiled once |
@@ -19,6 +20,7 @@
 //! | [`pgusher`] | the process under test, its status and its audit trail |
 //! | [`stage`] | all of the above set up for one test, and what must hold when it ends |
 
+pub mod authority;
 pub mod certificates;
 pub mod cgroup;
 pub mod cluster;

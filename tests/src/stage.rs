@@ -1,6 +1,7 @@
 //! One test's stage: a cgroup, a server, a pgusher between them; and what must hold whenever a test ends.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -23,6 +24,7 @@ pub struct Setup {
     version: Version,
     more_ports: Vec<u16>,
     arguments: Vec<String>,
+    file: Option<String>,
 }
 
 impl Setup {
@@ -33,7 +35,15 @@ impl Setup {
             version,
             more_ports: Vec::new(),
             arguments: Vec::new(),
+            file: None,
         }
+    }
+
+    /// Gives pgusher a settings file with this text.
+    #[must_use]
+    pub fn file(mut self, text: impl Into<String>) -> Self {
+        self.file = Some(text.into());
+        self
     }
 
     /// Intercepts another port as well.
@@ -82,7 +92,13 @@ impl Stage {
         let directory = TempDir::new()?;
         let mut ports = vec![cluster.port];
         ports.extend(&setup.more_ports);
-        let pgusher = Pgusher::start(&cgroup, &ports, directory.path(), &setup.arguments)?;
+        let mut arguments = setup.arguments.clone();
+        if let Some(text) = &setup.file {
+            let path = directory.path().join("pgusher.toml");
+            fs::write(&path, text)?;
+            arguments.push(format!("--config={}", path.display()));
+        }
+        let pgusher = Pgusher::start(&cgroup, &ports, directory.path(), &arguments)?;
         Ok(Self {
             dialer: OnceLock::new(),
             pgusher,

@@ -9,13 +9,14 @@ use uuid::Uuid;
 use super::observation::Observation;
 use super::queue::ClosingPlace;
 use super::record::statement::Author;
+use super::record::tls::{ClientLeg, ServerLeg};
 use super::record::{Body, CloseReason, Kind, Login, Mode, Party, Record, Session, Startup};
 use super::tally::{Coverage, Tally};
 use super::{Audit, AuditLimits};
 use crate::config::{AuditLevel, AuditScope};
 use crate::identify::Identity;
-use crate::relay::{EndedBy, Relayed};
-use crate::startup::Encryption;
+use crate::relay::Relayed;
+use crate::wire::negotiation::Encryption;
 
 /// Writes a connection's closing record when dropped, however the connection's task ends.
 pub struct SessionGuard {
@@ -45,6 +46,7 @@ impl SessionGuard {
                 kind: Kind::None,
                 startup: None,
                 encryption: Encryption::None,
+                tls: None,
                 login: Login::default(),
                 statements: Tally::default(),
                 bytes_to_server: 0,
@@ -75,6 +77,16 @@ impl SessionGuard {
         self.session.kind = kind;
         self.session.startup = startup;
         self.session.encryption = encryption;
+    }
+
+    /// Adds that TLS ends here, and what it is with the client.
+    pub fn terminated(&mut self, client: Option<ClientLeg>) {
+        self.session.tls.get_or_insert_default().client = client;
+    }
+
+    /// Adds what the leg with the server is, where TLS ends here.
+    pub fn spoke_to_server(&mut self, server: ServerLeg) {
+        self.session.tls.get_or_insert_default().server = Some(server);
     }
 
     /// Adds how the login went.
@@ -132,14 +144,7 @@ impl SessionGuard {
     /// Closes the record of a connection that was relayed.
     pub fn relayed(mut self, relayed: &Relayed) {
         self.delivered((relayed.to_server, relayed.to_client));
-        self.close(match relayed.ended_by {
-            EndedBy::ClientClosed => CloseReason::ClientClosed,
-            EndedBy::ServerClosed => CloseReason::ServerClosed,
-            EndedBy::ClientReset => CloseReason::ClientReset,
-            EndedBy::ServerReset => CloseReason::ServerReset,
-            EndedBy::HalfClosedTimeout => CloseReason::HalfClosedTimeout,
-            EndedBy::Shutdown => CloseReason::Shutdown,
-        });
+        self.close(relayed.ended_by.into());
     }
 
     /// Closes the record with a reason.

@@ -2,6 +2,7 @@
 
 pub mod disruption;
 pub mod statement;
+pub mod tls;
 mod values;
 
 use std::net::SocketAddr;
@@ -13,8 +14,9 @@ use uuid::Uuid;
 use super::tally::{Counts, Tally};
 use crate::identify::{Grade, Identity};
 use crate::intercept::Coverage;
-use crate::startup::Encryption;
+use crate::relay::EndedBy;
 use crate::wire::login::{LoginOutcome, LoginWatch, Method};
+use crate::wire::negotiation::Encryption;
 use crate::wire::opening::StartupMessage;
 use crate::wire::session::{ServerError, Violation};
 use crate::wire::text::printable;
@@ -121,6 +123,8 @@ pub struct Session {
     pub startup: Option<Startup>,
     /// How the session was encrypted.
     pub encryption: Encryption,
+    /// TLS that ended at pgusher; none where none did.
+    pub tls: Option<Box<tls::Tls>>,
     /// How the server answered the login.
     pub login: Login,
     /// What was recorded of its statements.
@@ -268,8 +272,18 @@ pub enum CloseReason {
     MalformedStartup,
     /// The client closed before its opening was complete.
     NoStartup,
+    /// The client's TLS handshake with pgusher failed.
+    TlsHandshakeFailed,
+    /// The route admits only clients with TLS.
+    TlsRequired,
+    /// The client chose a channel binding that cannot succeed where TLS ends at pgusher.
+    ChannelBinding,
     /// The server could not be reached.
     UpstreamUnreachable,
+    /// There was no TLS to be had with the server, although the route wants it.
+    UpstreamTlsFailed,
+    /// The server is not who the route wants it to be.
+    UpstreamNotVerified,
     /// As many sessions as allowed were there already.
     TooManySessions,
     /// pgusher had no socket left to connect to the server with.
@@ -280,4 +294,17 @@ pub enum CloseReason {
     Shutdown,
     /// The session's task ended without a reason: a defect of pgusher's.
     InternalError,
+}
+
+impl From<EndedBy> for CloseReason {
+    fn from(ended_by: EndedBy) -> Self {
+        match ended_by {
+            EndedBy::ClientClosed => Self::ClientClosed,
+            EndedBy::ServerClosed => Self::ServerClosed,
+            EndedBy::ClientReset => Self::ClientReset,
+            EndedBy::ServerReset => Self::ServerReset,
+            EndedBy::HalfClosedTimeout => Self::HalfClosedTimeout,
+            EndedBy::Shutdown => Self::Shutdown,
+        }
+    }
 }

@@ -28,6 +28,8 @@ host    all          app_md5    127.0.0.0/8      md5
 host    all          app_scram  127.0.0.0/8      scram-sha-256
 host    all          app_plain  127.0.0.0/8      password
 hostssl all          app_cert   127.0.0.0/8      cert
+hostssl   all        app_tls    127.0.0.0/8      trust
+hostnossl all        app_no_tls 127.0.0.0/8      trust
 host    all          app_reject 127.0.0.0/8      reject
 ";
 
@@ -71,6 +73,8 @@ pub(super) fn roles() -> String {
          create role app_reject login;
          create role {LOGGED_ROLE} login;
          alter role {LOGGED_ROLE} set log_statement = 'all';
+         create role app_tls login;
+         create role app_no_tls login;
          set password_encryption = 'md5'; create role app_md5 login password '{PASSWORD}';
          set password_encryption = 'scram-sha-256';
          create role app_scram login password '{PASSWORD}';

@@ -8,6 +8,7 @@ mod expect;
 
 mod auth;
 mod bulk;
+mod channel_binding;
 mod clients;
 mod command_line;
 mod disconnect;
@@ -20,6 +21,7 @@ mod scale;
 mod sinks;
 mod startup;
 mod statements;
+mod tls;
 mod tools;
 mod tours;
 mod upstream;
