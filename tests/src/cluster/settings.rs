@@ -23,7 +23,8 @@ hostssl all          app_cert   127.0.0.0/8      cert
 host    all          app_reject 127.0.0.0/8      reject
 ";
 
-/// Limits are raised for a thousand sessions; what only costs time (fsync, checkpoints) is off.
+/// Limits are raised for a thousand sessions; what only costs time (fsync, checkpoints) is off. Sessions that want
+/// their statements normalised by the server turn pg_stat_statements on for themselves.
 pub(super) fn configuration(directory: &Path, port: u16) -> String {
     let directory = directory.display();
     format!(
@@ -44,6 +45,7 @@ ssl_key_file = '{directory}/server.key'
 lc_messages = 'C'
 log_connections = on
 shared_preload_libraries = 'pg_stat_statements'
+pg_stat_statements.track = none
 "
     )
 }
