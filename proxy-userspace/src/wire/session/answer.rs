@@ -14,19 +14,27 @@ pub(in crate::wire) const MAX_COPIES: usize = 64;
 pub(in crate::wire) const MAX_TAG_BYTES: usize = 64;
 
 /// The answer so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Answer {
-    tags: Vec<Bytes>,
-    more_tags: u64,
-    rows: u64,
-    copies: Vec<Copied>,
-    error: Option<ServerError>,
+    outcome: Outcome,
     is_empty_query: bool,
     /// FunctionCallResponse
     has_result: bool,
     /// When the last part of it came.
     completed: Option<Instant>,
     copy: Option<Copy>,
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self {
+            outcome: Outcome::without_answer(Verdict::Unanswered),
+            is_empty_query: false,
+            has_result: false,
+            completed: None,
+            copy: None,
+        }
+    }
 }
 
 /// A COPY under way.
@@ -41,16 +49,16 @@ struct Copy {
 
 impl Answer {
     pub(super) fn rows(&mut self, rows: u64) {
-        self.rows += rows;
+        self.outcome.rows += rows;
     }
 
     pub(super) fn tag(&mut self, tag: Bytes, now: Instant) {
         self.completed = Some(now);
         self.copy = None;
-        if self.tags.len() < MAX_TAGS {
-            self.tags.push(tag);
+        if self.outcome.tags.len() < MAX_TAGS {
+            self.outcome.tags.push(tag);
         } else {
-            self.more_tags += 1;
+            self.outcome.more_tags += 1;
         }
     }
 
@@ -67,24 +75,24 @@ impl Answer {
     /// The first error is the reason; what follows is trouble in handling it.
     pub(super) fn error(&mut self, error: ServerError, now: Instant) {
         self.completed.get_or_insert(now);
-        if self.error.is_none() {
+        if self.outcome.error.is_none() {
             self.completed = Some(now);
-            self.error = Some(error);
+            self.outcome.error = Some(error);
         }
     }
 
     pub(super) fn has_error(&self) -> bool {
-        self.error.is_some()
+        self.outcome.error.is_some()
     }
 
-    /// Whether a FunctionCall has its answer.
-    pub(super) fn can_end_function_call(&self) -> bool {
-        self.has_result || self.error.is_some()
+    /// Whether a FunctionCall has its result.
+    pub(super) fn has_result(&self) -> bool {
+        self.has_result
     }
 
     /// Whether a Query has anything that can end it.
     pub(super) fn can_end(&self) -> bool {
-        !self.tags.is_empty() || self.is_empty_query || self.error.is_some()
+        !self.outcome.tags.is_empty() || self.is_empty_query || self.outcome.error.is_some()
     }
 
     pub(super) fn begin_copy(&mut self, direction: CopyDirection) {
@@ -99,8 +107,8 @@ impl Answer {
             server_open,
             swallowed: 0,
         });
-        if self.copies.len() < MAX_COPIES {
-            self.copies.push(Copied {
+        if self.outcome.copies.len() < MAX_COPIES {
+            self.outcome.copies.push(Copied {
                 direction,
                 bytes_from_client: 0,
                 bytes_from_server: 0,
@@ -126,7 +134,7 @@ impl Answer {
     }
 
     pub(super) fn client_data(&mut self, bytes: u64) {
-        if let Some(copied) = self.copies.last_mut() {
+        if let Some(copied) = self.outcome.copies.last_mut() {
             copied.bytes_from_client += bytes;
         }
     }
@@ -140,7 +148,7 @@ impl Answer {
     /// CopyData of the server's; false if none can come now.
     pub(super) fn server_data(&mut self, bytes: u64) -> bool {
         let takes = self.copy.as_ref().is_some_and(|copy| copy.server_open);
-        if let Some(copied) = self.copies.last_mut().filter(|_| takes) {
+        if let Some(copied) = self.outcome.copies.last_mut().filter(|_| takes) {
             copied.bytes_from_server += bytes;
         }
         takes
@@ -165,26 +173,23 @@ impl Answer {
 
     /// How the message ended, as what came for it tells.
     pub(super) fn verdict(&self) -> Verdict {
-        if self.error.is_some() {
+        if self.outcome.error.is_some() {
             Verdict::Failed
-        } else if self.tags.is_empty() && self.is_empty_query {
+        } else if self.outcome.tags.is_empty() && self.is_empty_query {
             Verdict::Empty
         } else {
             Verdict::Completed
         }
     }
 
-    /// The outcome, and when its last part came.
+    /// Gives the outcome away, and when its last part came, if any has.
     pub(super) fn finish(&mut self, verdict: Verdict) -> (Outcome, Option<Instant>) {
-        let answer = std::mem::take(self);
-        let outcome = Outcome {
-            verdict,
-            tags: answer.tags,
-            more_tags: answer.more_tags,
-            rows: answer.rows,
-            copies: answer.copies,
-            error: answer.error,
-        };
-        (outcome, answer.completed)
+        let nothing = Outcome::without_answer(Verdict::Unanswered);
+        let mut outcome = std::mem::replace(&mut self.outcome, nothing);
+        outcome.verdict = verdict;
+        self.is_empty_query = false;
+        self.has_result = false;
+        self.copy = None;
+        (outcome, self.completed.take())
     }
 }
