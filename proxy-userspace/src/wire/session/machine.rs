@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::answer::Answer;
-use super::event::{CopyDirection, Event, Subject, TransactionStatus, Verdict, Violation};
+use super::event::{CopyDirection, Event, TransactionStatus, Verdict, Violation};
 use super::held::{Held, Out};
 use super::queue::{FULL_PENDING, MAX_PENDING, Queue};
 use super::request::Sent;
@@ -76,7 +76,7 @@ impl Machine {
     /// Takes CopyData messages of the client's with so many bytes in all.
     pub(super) fn copy_data(&mut self, bytes: u64) -> Result<(), Violation> {
         if self.pending.len() == 1 && self.answer.takes_copy_data() {
-            self.answer.client_data(bytes);
+            self.client_data(bytes);
         } else if !self.pending.is_empty() {
             self.push(Sent::CopyData(bytes))?;
         }
@@ -86,13 +86,12 @@ impl Machine {
     /// Tells everything that is still without an outcome.
     pub(super) fn end(&mut self, now: Instant, out: Out<'_>) -> Option<Violation> {
         while let Some(sent) = self.pending.pop_front() {
-            let has_failed = self.answer.has_error();
+            if let Sent::Broken(violation) = sent {
+                self.held.flush(out);
+                return Some(violation);
+            }
             let verdict = match &sent {
-                Sent::Broken(violation) => {
-                    self.held.flush(out);
-                    return Some(*violation);
-                }
-                _ if has_failed => Verdict::Failed,
+                Sent::Message(finished) if finished.outcome.error.is_some() => Verdict::Failed,
                 _ if self.answer.has_result() => Verdict::Completed,
                 // Of a Query that has tags, more statements may have been to come.
                 _ => Verdict::Unanswered,
@@ -121,10 +120,17 @@ impl Machine {
 
     fn feed_copy(&mut self, sent: &Sent) {
         match sent {
-            Sent::CopyData(bytes) => self.answer.client_data(*bytes),
+            Sent::CopyData(bytes) => self.client_data(*bytes),
             Sent::CopyEnd => self.answer.client_is_done(),
             Sent::Sync(_) => self.answer.swallow_sync(),
             _ => {}
+        }
+    }
+
+    fn client_data(&mut self, bytes: u64) {
+        let copies = self.pending.outcome().map(|outcome| &mut outcome.copies);
+        if let Some(copied) = copies.and_then(|copies| copies.last_mut()) {
+            copied.bytes_from_client += bytes;
         }
     }
 
@@ -132,6 +138,9 @@ impl Machine {
     /// cannot be.
     fn begin_copy(&mut self, direction: CopyDirection) {
         self.answer.begin_copy(direction);
+        if let Some(outcome) = self.pending.outcome() {
+            outcome.add_copy(direction);
+        }
         while self
             .pending
             .second()
@@ -195,18 +204,11 @@ impl Machine {
         self.held.ready(now, status, out);
     }
 
-    /// Puts what came for a message into its event.
+    /// Completes a message's event.
     fn conclude(&mut self, sent: Sent, verdict: Verdict, now: Instant, out: Out<'_>) {
-        let sent = match sent {
-            // Of Syncs only the failure is told.
-            Sent::Sync(started) if verdict == Verdict::Failed => {
-                Sent::message(Subject::Sync, false, started)
-            }
-            sent => sent,
-        };
-        let (outcome, completed) = self.answer.finish(verdict);
+        let completed = self.answer.finish();
         if let Sent::Message(mut finished) = sent {
-            finished.outcome = outcome;
+            finished.outcome.verdict = verdict;
             finished.completed = completed.unwrap_or(now);
             self.names.resolve(&mut finished);
             self.held.finished(finished, out);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::event::Subject;
+use super::event::{Outcome, Subject};
 use super::request::Sent;
 
 /// Messages ahead of their answers from which on no more should be read from the client.
@@ -42,6 +42,27 @@ impl Queue {
     /// What the server is working on, or will be next.
     pub(super) fn front(&self) -> Option<&Sent> {
         self.sent.front()
+    }
+
+    pub(super) fn front_mut(&mut self) -> Option<&mut Sent> {
+        self.sent.front_mut()
+    }
+
+    /// The outcome of what the server is working on, as far as it has come.
+    pub(super) fn outcome(&mut self) -> Option<&mut Outcome> {
+        match self.sent.front_mut() {
+            Some(Sent::Message(finished)) => Some(&mut finished.outcome),
+            _ => None,
+        }
+    }
+
+    /// Makes the Sync at the front one that is told.
+    pub(super) fn tell_sync(&mut self) {
+        if let Some(front) = self.sent.front_mut()
+            && let Sent::Sync(started) = front
+        {
+            *front = Sent::message(Subject::Sync, false, *started);
+        }
     }
 
     /// What comes behind the front.

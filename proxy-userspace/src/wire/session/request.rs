@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::event::{Finished, Outcome, Prepared, Subject, Verdict, Violation};
+use super::event::{Finished, Outcome, Prepared, Subject, Violation};
 
 /// A message of the client's.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Sent {
         Self::Message(Box::new(Finished {
             subject,
             malformed,
-            outcome: Outcome::without_answer(Verdict::Unanswered),
+            outcome: Outcome::without_answer(),
             started,
             completed: started,
             ready: None,
@@ -61,20 +61,6 @@ impl Sent {
     /// Bytes of the client's that are kept in it.
     pub(super) fn kept_bytes(&self) -> usize {
         self.subject().map_or(0, Subject::kept_bytes)
-    }
-}
-
-impl Outcome {
-    /// Nothing has come.
-    pub(super) fn without_answer(verdict: Verdict) -> Self {
-        Self {
-            verdict,
-            tags: Vec::new(),
-            more_tags: 0,
-            rows: 0,
-            copies: Vec::new(),
-            error: None,
-        }
     }
 }
 

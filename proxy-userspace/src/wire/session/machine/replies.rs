@@ -42,7 +42,7 @@ impl Machine {
             b'Z' => self.ready_for_query(body, now, out),
             b'D' => return self.rows(1),
             b'd' => return self.server_data(length),
-            _ if self.answer.has_error() => false,
+            _ if self.front_has_failed() => false,
             _ => {
                 let is_taken = self.answer_front(kind, body, now, out);
                 // Whoever answers what comes next has answered every Sync before it.
@@ -62,14 +62,15 @@ impl Machine {
     /// # Errors
     /// When nobody asked for any.
     pub(in crate::wire::session) fn rows(&mut self, rows: u64) -> Result<(), Violation> {
-        match self.pending.front().and_then(Sent::subject) {
-            Some(Subject::Query { .. } | Subject::Execute { .. }) if !self.answer.has_error() => {
-                self.spare_ready = 0;
-                self.answer.rows(rows);
-                Ok(())
-            }
-            _ => Err(Violation::BackendOutOfTurn(b'D')),
+        if let Some(Sent::Message(front)) = self.pending.front_mut()
+            && let Subject::Query { .. } | Subject::Execute { .. } = front.subject
+            && front.outcome.error.is_none()
+        {
+            self.spare_ready = 0;
+            front.outcome.rows += rows;
+            return Ok(());
         }
+        Err(Violation::BackendOutOfTurn(b'D'))
     }
 
     /// Takes CopyData of the server's with so many bytes.
@@ -77,11 +78,14 @@ impl Machine {
     /// # Errors
     /// When it is not sending any.
     pub(in crate::wire::session) fn server_data(&mut self, bytes: u64) -> Result<(), Violation> {
-        if self.answer.server_data(bytes) {
-            Ok(())
-        } else {
-            Err(Violation::BackendOutOfTurn(b'd'))
+        if !self.answer.gives_copy_data() {
+            return Err(Violation::BackendOutOfTurn(b'd'));
         }
+        let copies = self.pending.outcome().map(|outcome| &mut outcome.copies);
+        if let Some(copied) = copies.and_then(|copies| copies.last_mut()) {
+            copied.bytes_from_server += bytes;
+        }
+        Ok(())
     }
 
     fn answer_front(&mut self, kind: u8, body: &[u8], now: Instant, out: Out<'_>) -> bool {
@@ -91,14 +95,12 @@ impl Machine {
         match (kind, front.subject()) {
             (b'T', Some(Subject::Query { .. })) => {}
             (b'C', Some(Subject::Query { .. })) => {
-                let tag = self.tag(body);
+                let tag = self.tag(body, now);
                 self.names.completed(&tag);
-                self.answer.tag(tag, now);
             }
             (b'I', Some(Subject::Query { .. })) => self.answer.empty_query(now),
             (b'C', Some(Subject::Execute { .. })) => {
-                let tag = self.tag(body);
-                self.answer.tag(tag.clone(), now);
+                let tag = self.tag(body, now);
                 self.finish(Verdict::Completed, now, out);
                 self.names.completed(&tag);
             }
@@ -116,12 +118,16 @@ impl Machine {
         true
     }
 
-    /// A command tag, without its terminator.
-    fn tag(&mut self, body: &[u8]) -> Bytes {
+    /// Adds a command tag, without its terminator.
+    fn tag(&mut self, body: &[u8], now: Instant) -> Bytes {
+        self.answer.tag(now);
         let end = memchr::memchr(0, body).unwrap_or(body.len());
         let tag = body.get(..end.min(MAX_TAG_BYTES)).unwrap_or(body);
         if self.last_tag != tag {
             self.last_tag = Bytes::copy_from_slice(tag);
+        }
+        if let Some(outcome) = self.pending.outcome() {
+            outcome.add_tag(self.last_tag.clone());
         }
         self.last_tag.clone()
     }
@@ -161,13 +167,13 @@ impl Machine {
                 self.tell(Event::Unsolicited(error), out);
             }
             Some(front) if front.is_extended() => {
-                self.answer.error(error, now);
+                self.fail(error, now);
                 self.abort_copy();
                 self.finish(Verdict::Failed, now, out);
                 self.skip_to_sync(now, out);
             }
             Some(_) => {
-                self.answer.error(error, now);
+                self.fail(error, now);
                 self.abort_copy();
             }
         }
@@ -181,16 +187,35 @@ impl Machine {
             None | Some(Sent::Broken(_)) => self.tell(Event::Unsolicited(error), out),
             Some(Sent::Sync(_)) if self.failed => self.tell(Event::Unsolicited(error), out),
             Some(_) => {
-                self.answer.error(error, now);
+                self.fail(error, now);
                 self.finish(Verdict::Failed, now, out);
             }
         }
     }
 
-    /// Syncs that the server may have taken for part of the COPY, or may not.
+    /// Notes the error of the front; one of Sync makes it a message that is told.
+    fn fail(&mut self, error: ServerError, now: Instant) {
+        self.pending.tell_sync();
+        if self
+            .pending
+            .outcome()
+            .is_some_and(|outcome| outcome.add_error(error))
+        {
+            self.answer.error(now);
+        }
+    }
+
+    fn front_has_failed(&self) -> bool {
+        match self.pending.front() {
+            Some(Sent::Message(front)) => front.outcome.error.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Syncs that the server may have taken for part of the COPY, or may not. Those before the message that failed
+    /// have been answered.
     fn abort_copy(&mut self) {
-        let swallowed = self.answer.abort_copy();
-        self.spare_ready = self.spare_ready.saturating_add(swallowed);
+        self.spare_ready = self.answer.abort_copy();
     }
 
     fn ready_for_query(&mut self, body: &[u8], now: Instant, out: Out<'_>) -> bool {
@@ -200,13 +225,13 @@ impl Machine {
             b"E" => Some(TransactionStatus::Failed),
             _ => None,
         };
-        let has_error = self.answer.has_error();
         let verdict = match self.pending.front() {
-            Some(Sent::Sync(_)) if has_error => Some(Verdict::Failed),
             Some(Sent::Sync(_)) => Some(Verdict::Completed),
             Some(Sent::Message(front)) => match front.subject {
-                Subject::Query { .. } if self.answer.can_end() => Some(self.answer.verdict()),
-                Subject::FunctionCall { .. } if has_error => Some(Verdict::Failed),
+                Subject::Query { .. } => self.answer.query_verdict(&front.outcome),
+                Subject::FunctionCall { .. } | Subject::Sync if front.outcome.error.is_some() => {
+                    Some(Verdict::Failed)
+                }
                 Subject::FunctionCall { .. } if self.answer.has_result() => {
                     Some(Verdict::Completed)
                 }
