@@ -33,7 +33,7 @@ use std::time::Instant;
 use crate::wire::login::LoginWatch;
 use client::ClientReader;
 use machine::Machine;
-use request::{Request, Sent};
+use request::Sent;
 use server::{Reply, ServerReader};
 
 /// How much of bodies is kept.
@@ -91,7 +91,7 @@ impl Session {
             let run = self.client.copy_data(&mut bytes);
             let copied = match run.messages {
                 0 => Ok(()),
-                _ => self.machine.copy_data(run.body_bytes, now),
+                _ => self.machine.copy_data(run.body_bytes),
             };
             if let Err(violation) = copied {
                 return self.stop(violation, now, events);
@@ -100,7 +100,7 @@ impl Session {
             let Some(sent) = self.client.next(&mut bytes, now, room, &mut self.login) else {
                 return;
             };
-            self.client_is_over = matches!(sent.request, Request::Broken(_));
+            self.client_is_over = matches!(sent, Sent::Broken(_));
             if self.client_is_over && !self.login.is_done() {
                 self.broken_login = Some(sent);
             } else if let Err(violation) = self.machine.sent(sent, now, events) {

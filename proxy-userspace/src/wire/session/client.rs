@@ -8,8 +8,8 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Capture;
-use super::event::{Prepared, Target, Violation};
-use super::request::{Request, Sent};
+use super::event::{Parameters, Prepared, Subject, Target, Violation};
+use super::request::Sent;
 use super::values::{self, ResultFormats};
 use crate::wire::collect::{MAX_NAME_BYTES, Name, Prefix, TextCollector};
 use crate::wire::cursor::Cursor;
@@ -84,21 +84,12 @@ impl ClientReader {
             match self.framer.next(bytes)? {
                 Piece::Header(header) => {
                     if let Err(violation) = self.begin(header, room, login) {
-                        return Some(Sent {
-                            started,
-                            malformed: true,
-                            request: Request::Broken(violation),
-                        });
+                        return Some(Sent::Broken(violation));
                     }
                 }
                 Piece::Body { bytes, last: false } => self.feed(bytes),
                 Piece::Body { bytes, last: true } => {
-                    let (request, malformed) = self.complete(bytes, login);
-                    return Some(Sent {
-                        started,
-                        malformed,
-                        request,
-                    });
+                    return Some(self.complete(bytes, started, login));
                 }
             }
         }
@@ -173,54 +164,58 @@ impl ClientReader {
         }
     }
 
-    /// Handles the last piece: what the message asks for, and whether its body will be refused.
-    fn complete(&mut self, bytes: &[u8], login: &mut LoginWatch) -> (Request, bool) {
+    /// Handles the last piece.
+    fn complete(&mut self, bytes: &[u8], started: Instant, login: &mut LoginWatch) -> Sent {
         let most = self.most();
         let rest = self.collect(bytes);
         let (rest, length) = self.rest.last(rest, most);
         let keep = self.capture.parameter_bytes;
-        match self.kind {
-            b'S' => (Request::Sync, false),
-            b'd' => (Request::CopyData(u64::from(self.body_bytes)), false),
-            b'c' | b'f' => (Request::CopyEnd, false),
+        let (subject, malformed) = match self.kind {
+            b'S' => return Sent::Sync(started),
+            b'd' => return Sent::CopyData(u64::from(self.body_bytes)),
+            b'c' | b'f' => return Sent::CopyEnd,
             // Flush has no body (`pq_getmsgend`).
-            b'H' if self.body_bytes > 0 => (Request::RefusedFlush, true),
-            b'Q' => {
-                let malformed = !self.text.is_ended() || length > 0;
-                (Request::Query(self.text.finish()), malformed)
-            }
-            b'P' => {
-                self.parses += 1;
-                let (types, refused) = parameter_types(rest, length);
-                let malformed = !self.first_name.is_ended() || !self.text.is_ended() || refused;
-                let prepared = Prepared {
-                    number: self.parses,
-                    name: owned(self.first_name.as_bytes()),
-                    text: self.text.finish(),
-                    parameter_types: types,
-                };
-                (Request::Parse(Arc::new(prepared)), malformed)
-            }
-            b'B' => {
-                let (parameters, refused) = values::read(rest, length, keep, ResultFormats::List);
-                let request = Request::Bind {
-                    portal: owned(self.first_name.as_bytes()),
-                    statement: owned(self.second_name.as_bytes()),
-                    parameters,
-                };
-                (request, refused || !self.second_name.is_ended())
-            }
-            b'F' => function_call(rest, length, keep),
-            b'D' | b'E' | b'C' => small(self.kind, rest),
+            b'H' if self.body_bytes > 0 => return Sent::RefusedFlush,
             b'p' => {
                 if self.first_name.is_wanted() && self.first_name.is_ended() {
                     login.chose(self.first_name.as_bytes());
                 }
                 self.first_name.wipe();
-                (Request::Silent, false)
+                return Sent::Silent;
             }
-            _ => (Request::Silent, false),
-        }
+            b'Q' => {
+                let malformed = !self.text.is_ended() || length > 0;
+                let text = self.text.finish();
+                (Subject::Query { text }, malformed)
+            }
+            b'P' => {
+                self.parses += 1;
+                let (types, refused) = parameter_types(rest, length);
+                let malformed = !self.first_name.is_ended() || !self.text.is_ended() || refused;
+                let prepared = Arc::new(Prepared {
+                    number: self.parses,
+                    name: owned(self.first_name.as_bytes()),
+                    text: self.text.finish(),
+                    parameter_types: types,
+                });
+                (Subject::Parse { prepared }, malformed)
+            }
+            b'B' => {
+                let (parameters, refused) = values::read(rest, length, keep, ResultFormats::List);
+                let subject = Subject::Bind {
+                    portal: owned(self.first_name.as_bytes()),
+                    statement: owned(self.second_name.as_bytes()),
+                    prepared: None,
+                    forgotten: false,
+                    parameters,
+                };
+                (subject, refused || !self.second_name.is_ended())
+            }
+            b'F' => function_call(rest, length, keep),
+            b'D' | b'E' | b'C' => small(self.kind, rest),
+            _ => return Sent::Silent,
+        };
+        Sent::message(subject, malformed, started)
     }
 }
 
@@ -243,46 +238,48 @@ fn parameter_types(body: &[u8], length: u64) -> (Vec<u32>, bool) {
     read().map_or((Vec::new(), true), |types| (types, is_cut))
 }
 
-fn function_call(body: &[u8], length: u64, keep: Option<usize>) -> (Request, bool) {
+fn function_call(body: &[u8], length: u64, keep: Option<usize>) -> (Subject, bool) {
     let mut cursor = Cursor::new(body);
     let function = cursor.u32();
     let length = length.saturating_sub(size_of::<u32>() as u64);
     let (arguments, refused) = values::read(cursor.rest(), length, keep, ResultFormats::One);
-    let request = Request::FunctionCall {
+    let subject = Subject::FunctionCall {
         function: function.unwrap_or(0),
         arguments,
     };
-    (request, refused || function.is_err())
+    (subject, refused || function.is_err())
 }
 
 /// Describe, Execute and Close, which are never longer than what is kept. Of one that is refused the name is not told.
-fn small(kind: u8, body: &[u8]) -> (Request, bool) {
+fn small(kind: u8, body: &[u8]) -> (Subject, bool) {
     let target = |named: Named<'_>| match named {
         Named::Statement(name) => Target::Statement(name_of(name)),
         Named::Portal(name) => Target::Portal(name_of(name)),
     };
-    let request = match Frontend::parse(kind, body) {
-        Ok(Frontend::Describe(named)) => Request::Describe(target(named)),
-        Ok(Frontend::Close(named)) => Request::Close(target(named)),
-        Ok(Frontend::Execute { portal, max_rows }) => Request::Execute {
-            portal: name_of(portal),
-            // Negative is all, as in the server (PortalRun).
-            max_rows: max_rows.max(0).unsigned_abs(),
-        },
-        _ => return (refused(kind), true),
-    };
-    (request, false)
+    let nothing = || Target::Portal(Bytes::new());
+    match (kind, Frontend::parse(kind, body)) {
+        (_, Ok(Frontend::Describe(named))) => (Subject::Describe(target(named)), false),
+        (_, Ok(Frontend::Close(named))) => (Subject::Close(target(named)), false),
+        // Negative is all, as in the server (PortalRun).
+        (_, Ok(Frontend::Execute { portal, max_rows })) => (
+            execute(name_of(portal), max_rows.max(0).unsigned_abs()),
+            false,
+        ),
+        (b'D', _) => (Subject::Describe(nothing()), true),
+        (b'C', _) => (Subject::Close(nothing()), true),
+        _ => (execute(Bytes::new(), 0), true),
+    }
 }
 
-fn refused(kind: u8) -> Request {
-    let nothing = Target::Portal(Bytes::new());
-    match kind {
-        b'D' => Request::Describe(nothing),
-        b'C' => Request::Close(nothing),
-        _ => Request::Execute {
-            portal: Bytes::new(),
-            max_rows: 0,
-        },
+/// An Execute of which only the portal is known.
+fn execute(portal: Bytes, max_rows: u32) -> Subject {
+    Subject::Execute {
+        portal,
+        statement: None,
+        prepared: None,
+        forgotten: false,
+        parameters: Parameters::default(),
+        max_rows,
     }
 }
 

@@ -117,6 +117,22 @@ fn a_failed_copy_in_swallowed_its_first_sync_or_did_not() {
     }
 }
 
+/// Found by the property test: what the first failure left open was settled by the second.
+#[test]
+fn a_batch_that_fails_behind_a_failed_copy_in_is_skipped_as_any_other() {
+    let mut lines = EXTENDED_COPY.to_vec();
+    lines.extend(["< E ERROR 22P04 bad data", "> c", "> S", "< Z I"]);
+    lines.extend([
+        "> P \"\" bad",
+        "> Q drop table t",
+        "> S",
+        "< E ERROR 42601 syntax",
+        "< Z I",
+    ]);
+    let told = play(&lines);
+    assert_eq!(told[4], "Query drop table t: NotRun @Idle");
+}
+
 #[test]
 fn a_copy_in_that_failed_before_it_read_anything_answers_the_sync_behind_it() {
     // A statement trigger raised the error: the first Sync is answered, and the client goes on without another.
