@@ -13,5 +13,6 @@ pub mod frame;
 pub mod frontend;
 pub mod login;
 pub mod opening;
+pub mod probe;
 pub mod session;
 pub mod text;
