@@ -5,6 +5,7 @@
 //! Flow"; limits: src/backend/tcop/backend_startup.c.
 
 pub mod backend;
+pub mod binding;
 pub mod build;
 mod collect;
 pub mod cursor;
@@ -12,6 +13,7 @@ pub mod error_response;
 pub mod frame;
 pub mod frontend;
 pub mod login;
+pub mod negotiation;
 pub mod opening;
 pub mod probe;
 pub mod session;
