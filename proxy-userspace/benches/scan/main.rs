@@ -28,47 +28,48 @@ const CAPTURE: Capture = Capture {
 };
 /// As the relay reads.
 const CHUNK_BYTES: usize = 64 * 1024;
-const ROUNDS: usize = 401;
+/// Small enough to stay in the processor's cache, and too large for it: the bytes of a busy proxy are somewhere between.
+const SIZES: [(usize, &str, usize); 2] = [(1 << 20, "1 MB", 401), (64 << 20, "64 MB", 15)];
 
 fn main() {
     let arguments: Vec<String> = env::args().collect();
-    if arguments.iter().any(|argument| argument == "--ratios") {
-        let only = |stream: &Stream| arguments.iter().any(|argument| argument == stream.name);
-        let all = streams::ALL.map(|stream| stream());
-        let has_any = all.iter().any(only);
-        for stream in all.iter().filter(|stream| !has_any || only(stream)) {
-            print_ratio(stream);
+    if !arguments.iter().any(|argument| argument == "--ratios") {
+        return divan::main();
+    }
+    for (bytes, size, rounds) in SIZES {
+        for stream in streams::ALL {
+            print_ratio(&stream(bytes), size, rounds);
         }
-    } else {
-        divan::main();
     }
 }
 
 #[divan::bench(args = ["rows", "queries", "copy out", "prepared"])]
 fn memcpy(bencher: divan::Bencher<'_, '_>, name: &str) {
-    let stream = streams::named(name);
-    let mut target = vec![0; stream.bytes()];
+    let stream = streams::named(name, SIZES[0].0);
+    let mut target = vec![0; stream.bytes.len()];
     bencher
-        .counter(BytesCount::new(stream.bytes()))
+        .counter(BytesCount::new(stream.bytes.len()))
         .bench_local(|| copy(&stream, &mut target));
 }
 
 #[divan::bench(args = ["rows", "queries", "copy out", "prepared"])]
 fn follow(bencher: divan::Bencher<'_, '_>, name: &str) {
-    let stream = streams::named(name);
+    let stream = streams::named(name, SIZES[0].0);
     let mut session = logged_in(&stream);
     bencher
-        .counter(BytesCount::new(stream.bytes()))
+        .counter(BytesCount::new(stream.bytes.len()))
         .bench_local(|| scan(&stream, &mut session));
 }
 
-/// Copies the recorded stream, in the same pieces, into a buffer of its size.
+/// Copies the recorded stream, in the pieces a relay would read, into a buffer of its size.
 fn copy(stream: &Stream, target: &mut [u8]) {
-    let mut at = 0;
     for turn in &stream.turns {
-        for chunk in turn.bytes.chunks(CHUNK_BYTES) {
-            target[at..at + chunk.len()].copy_from_slice(black_box(chunk));
-            at += chunk.len();
+        let (from, to) = (
+            &stream.bytes[turn.place.clone()],
+            &mut target[turn.place.clone()],
+        );
+        for (from, to) in from.chunks(CHUNK_BYTES).zip(to.chunks_mut(CHUNK_BYTES)) {
+            to.copy_from_slice(black_box(from));
         }
     }
     black_box(target);
@@ -77,7 +78,7 @@ fn copy(stream: &Stream, target: &mut [u8]) {
 fn scan(stream: &Stream, session: &mut Session) {
     let now = Instant::now();
     for turn in &stream.turns {
-        for chunk in turn.bytes.chunks(CHUNK_BYTES) {
+        for chunk in stream.bytes[turn.place.clone()].chunks(CHUNK_BYTES) {
             let mut drop_event = |event| drop(black_box(event));
             if turn.by_client {
                 session.client_sent(black_box(chunk), now, &mut drop_event);
@@ -92,21 +93,17 @@ fn logged_in(stream: &Stream) -> Session {
     let mut session = Session::new(CAPTURE);
     let now = Instant::now();
     session.server_sent(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I", now, &mut drop);
-    for turn in &stream.before {
-        if turn.by_client {
-            session.client_sent(&turn.bytes, now, &mut drop);
-        } else {
-            session.server_sent(&turn.bytes, now, &mut drop);
-        }
-    }
+    session.client_sent(&stream.before.0, now, &mut drop);
+    session.server_sent(&stream.before.1, now, &mut drop);
     session
 }
 
-fn print_ratio(stream: &Stream) {
+/// Both in turn, and which one is first changes; the ratio is taken within a round.
+fn print_ratio(stream: &Stream, size: &str, rounds: usize) {
     let mut session = logged_in(stream);
-    let mut target = vec![0; stream.bytes()];
+    let mut target = vec![0; stream.bytes.len()];
     let (mut copies, mut scans, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let timed = |work: &mut dyn FnMut()| {
             let begun = processor_time();
             work();
@@ -126,13 +123,13 @@ fn print_ratio(stream: &Stream) {
     }
     ratios.sort_by(f64::total_cmp);
     println!(
-        "{:<34} memcpy {:>5.1} GB/s   followed {:>5.1} GB/s   ratio {:>5.2}  ({:.2}..{:.2})",
+        "{:<30} {size:>5}   memcpy {:>5.1} GB/s   followed {:>5.1} GB/s   ratio {:>5.2}  ({:.2}..{:.2})",
         stream.what,
         speed(stream, copies),
         speed(stream, scans),
-        ratios[ROUNDS / 2],
-        ratios[ROUNDS / 10],
-        ratios[ROUNDS - ROUNDS / 10],
+        ratios[rounds / 2],
+        ratios[rounds / 10],
+        ratios[rounds - 1 - rounds / 10],
     );
 }
 
@@ -144,6 +141,6 @@ fn processor_time() -> Duration {
 /// Of the round in the middle.
 fn speed(stream: &Stream, mut took: Vec<Duration>) -> f64 {
     took.sort();
-    let bytes = u32::try_from(stream.bytes()).unwrap();
-    f64::from(bytes) / took[ROUNDS / 2].as_secs_f64() / 1e9
+    let bytes = u32::try_from(stream.bytes.len()).unwrap();
+    f64::from(bytes) / took[took.len() / 2].as_secs_f64() / 1e9
 }

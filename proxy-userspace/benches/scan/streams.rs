@@ -1,35 +1,58 @@
 //! Recorded traffic: whole answers and whole batches, as a server and a client send them.
 
+use std::ops::Range;
+
 /// What one side sent before the other one's turn.
 pub(crate) struct Turn {
     pub(crate) by_client: bool,
-    pub(crate) bytes: Vec<u8>,
+    /// Where it is in the recording.
+    pub(crate) place: Range<usize>,
 }
 
-/// A part of a session that can be repeated.
+/// A recorded part of a session, which can be repeated.
 pub(crate) struct Stream {
     pub(crate) name: &'static str,
     /// In words, for people.
     pub(crate) what: &'static str,
-    /// What has to come before it, once.
-    pub(crate) before: Vec<Turn>,
+    /// What the client and the server have to send before it, once.
+    pub(crate) before: (Vec<u8>, Vec<u8>),
+    /// Everything both sides sent, in its order.
+    pub(crate) bytes: Vec<u8>,
     pub(crate) turns: Vec<Turn>,
 }
 
 impl Stream {
-    /// Bytes of both sides.
-    pub(crate) fn bytes(&self) -> usize {
-        self.turns.iter().map(|turn| turn.bytes.len()).sum()
+    fn new(name: &'static str, what: &'static str) -> Self {
+        Self {
+            name,
+            what,
+            before: (Vec::new(), Vec::new()),
+            bytes: Vec::new(),
+            turns: Vec::new(),
+        }
+    }
+
+    /// Records an exchange until so many bytes are reached.
+    fn filled(mut self, bytes: usize, client: &[u8], server: &[u8]) -> Self {
+        while self.bytes.len() < bytes {
+            for (by_client, sent) in [(true, client), (false, server)] {
+                let begin = self.bytes.len();
+                self.bytes.extend_from_slice(sent);
+                let place = begin..self.bytes.len();
+                self.turns.push(Turn { by_client, place });
+            }
+        }
+        self
     }
 }
 
-/// Every stream.
-pub(crate) const ALL: [fn() -> Stream; 4] = [rows, queries, copy_out, prepared];
+/// Every stream, so many bytes of each.
+pub(crate) const ALL: [fn(usize) -> Stream; 4] = [rows, queries, copy_out, prepared];
 
 /// The stream of that name.
-pub(crate) fn named(name: &str) -> Stream {
+pub(crate) fn named(name: &str, bytes: usize) -> Stream {
     ALL.iter()
-        .map(|stream| stream())
+        .map(|stream| stream(bytes))
         .find(|stream| stream.name == name)
         .unwrap()
 }
@@ -50,42 +73,23 @@ fn data_row() -> Vec<u8> {
     message(b'D', &body)
 }
 
-fn client(bytes: Vec<u8>) -> Turn {
-    Turn {
-        by_client: true,
-        bytes,
-    }
-}
-
-fn server(bytes: Vec<u8>) -> Turn {
-    Turn {
-        by_client: false,
-        bytes,
-    }
-}
-
 const ROW_DESCRIPTION: &[u8] = b"\0\x01?column?\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0";
 
-/// One Query with a result of a megabyte.
-fn rows() -> Stream {
+/// Queries with results of a megabyte.
+fn rows(bytes: usize) -> Stream {
     let row = data_row();
     assert_eq!(row.len(), 100);
     let mut answer = message(b'T', ROW_DESCRIPTION);
     answer.extend(row.repeat(10_000));
     answer.extend(message(b'C', b"SELECT 10000\0"));
     answer.extend(message(b'Z', b"I"));
-    Stream {
-        name: "rows",
-        what: "100-byte DataRows, 1 MB",
-        before: Vec::new(),
-        turns: vec![client(message(b'Q', b"select * from t\0")), server(answer)],
-    }
+    let query = message(b'Q', b"select * from t\0");
+    Stream::new("rows", "100-byte DataRows").filled(bytes, &query, &answer)
 }
 
 /// Queries of 1 KB, one after the other, each with its answer: one row.
-fn queries() -> Stream {
+fn queries(bytes: usize) -> Stream {
     let text = [&[b'x'; 1018], b"\0".as_slice()].concat();
-    let query = message(b'Q', &text);
     let answer = [
         message(b'T', ROW_DESCRIPTION),
         message(b'D', b"\0\x01\0\0\0\x011"),
@@ -93,32 +97,23 @@ fn queries() -> Stream {
         message(b'Z', b"I"),
     ]
     .concat();
-    let turn = || [client(query.clone()), server(answer.clone())];
-    Stream {
-        name: "queries",
-        what: "1 KB Query and its answer, 1 MB",
-        before: Vec::new(),
-        turns: (0..960).flat_map(|_| turn()).collect(),
-    }
+    let query = message(b'Q', &text);
+    Stream::new("queries", "1 KB Query and its answer").filled(bytes, &query, &answer)
 }
 
-/// A COPY of a megabyte of 100-byte lines.
-fn copy_out() -> Stream {
+/// COPYs of a megabyte of 100-byte lines.
+fn copy_out(bytes: usize) -> Stream {
     let mut answer = message(b'H', &[0, 0, 0]);
     answer.extend(message(b'd', &[b'x'; 95]).repeat(10_000));
     answer.extend(message(b'c', b""));
     answer.extend(message(b'C', b"COPY 10000\0"));
     answer.extend(message(b'Z', b"I"));
-    Stream {
-        name: "copy out",
-        what: "100-byte CopyData, 1 MB",
-        before: Vec::new(),
-        turns: vec![client(message(b'Q', b"copy t to stdout\0")), server(answer)],
-    }
+    let query = message(b'Q', b"copy t to stdout\0");
+    Stream::new("copy out", "100-byte CopyData").filled(bytes, &query, &answer)
 }
 
 /// Short batches of a prepared statement: the most messages for their bytes.
-fn prepared() -> Stream {
+fn prepared(bytes: usize) -> Stream {
     let parse = [
         message(b'P', b"s1\0select abalance from t where id = $1\0\0\0"),
         message(b'S', b""),
@@ -139,11 +134,7 @@ fn prepared() -> Stream {
         message(b'Z', b"I"),
     ]
     .concat();
-    let turn = || [client(batch.clone()), server(answer.clone())];
-    Stream {
-        name: "prepared",
-        what: "Bind, Describe, Execute, Sync",
-        before: vec![client(parse.concat()), server(parsed.concat())],
-        turns: (0..2_000).flat_map(|_| turn()).collect(),
-    }
+    let mut stream = Stream::new("prepared", "Bind, Describe, Execute, Sync");
+    stream.before = (parse.concat(), parsed.concat());
+    stream.filled(bytes, &batch, &answer)
 }

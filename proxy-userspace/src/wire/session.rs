@@ -30,7 +30,7 @@ pub(super) use server::error_sqlstate;
 
 use std::time::Instant;
 
-use crate::wire::login::LoginWatch;
+use crate::wire::login::{LoginOutcome, LoginWatch};
 use client::ClientReader;
 use machine::Machine;
 use request::Sent;
@@ -87,7 +87,9 @@ impl Session {
 
     /// Takes the next bytes the client sent, cut anywhere.
     pub fn client_sent(&mut self, mut bytes: &[u8], now: Instant, events: &mut dyn FnMut(Event)) {
-        while !self.client_is_over && !self.is_over {
+        // What a client still sends to a server that has rejected it, nobody reads.
+        let is_rejected = matches!(self.login.outcome(), LoginOutcome::Rejected { .. });
+        while !is_rejected && !self.client_is_over && !self.is_over {
             let run = self.client.copy_data(&mut bytes);
             let copied = match run.messages {
                 0 => Ok(()),

@@ -113,7 +113,7 @@ impl Machine {
     fn belongs_to_copy(&self, sent: &Sent) -> bool {
         match sent {
             Sent::CopyData(_) | Sent::CopyEnd => self.answer.takes_copy_data(),
-            Sent::Sync(_) => self.answer.swallows_sync(),
+            Sent::Sync(_) | Sent::RefusedFlush => self.answer.swallows_sync(),
             _ => false,
         }
     }

@@ -73,6 +73,7 @@ fn a_sync_sent_right_behind_the_execute_of_a_copy_in_is_swallowed() {
         "> H",
         "> d 5",
         "> S",
+        "> H with a body",
         "> c",
         "> S",
         "< C COPY 1",

@@ -123,57 +123,61 @@ fn simple() -> impl Strategy<Value = Exchange> {
         })
 }
 
+/// The messages of a batch: what is sent, what answers it, what it is called, and what its answer adds to that.
+fn batch_messages(
+    name: &str,
+    text: &str,
+) -> [(String, Vec<&'static str>, String, &'static str); 7] {
+    let statement = if name == "\"\"" { "" } else { name };
+    let portal = |kind: &str| format!("{kind} p<{statement}({text})");
+    [
+        // A named statement may be there from an exchange before; closing it is never an error.
+        (
+            format!("C S {name}"),
+            vec!["3"],
+            format!("Close statement {statement}"),
+            "",
+        ),
+        (
+            format!("P {name} {text}"),
+            vec!["1"],
+            format!("Parse {statement}={text}"),
+            "",
+        ),
+        (
+            format!("D S {name}"),
+            vec!["t", "T"],
+            format!("Describe statement {statement}"),
+            "",
+        ),
+        (format!("B p {name} v1,v2"), vec!["2"], portal("Bind"), ""),
+        (
+            "D P p".to_owned(),
+            vec!["n"],
+            "Describe portal p".to_owned(),
+            "",
+        ),
+        (
+            "E p".to_owned(),
+            vec!["D", "C INSERT 0 1"],
+            portal("Execute"),
+            " [INSERT 0 1] rows=1",
+        ),
+        (
+            "C P p".to_owned(),
+            vec!["3"],
+            "Close portal p".to_owned(),
+            "",
+        ),
+    ]
+}
+
 /// A batch of the extended protocol that may fail at any of its messages, with a Query in the middle of it.
 fn batch() -> impl Strategy<Value = Exchange> {
     let name = prop_oneof![Just("\"\""), Just("s1"), Just("s2")];
     (name, 0_usize..8, vec(interlude(), 1..4), "[a-z]{1,70}").prop_map(
         |(name, fails_at, between, text)| {
-            let statement = if name == "\"\"" { "" } else { name };
-            let messages = [
-                // A named statement may be there from an exchange before; closing it is never an error.
-                (
-                    format!("C S {name}"),
-                    vec!["3"],
-                    format!("Close statement {statement}"),
-                    "",
-                ),
-                (
-                    format!("P {name} {text}"),
-                    vec!["1"],
-                    format!("Parse {statement}={text}"),
-                    "",
-                ),
-                (
-                    format!("D S {name}"),
-                    vec!["t", "T"],
-                    format!("Describe statement {statement}"),
-                    "",
-                ),
-                (
-                    format!("B p {name} v1,v2"),
-                    vec!["2"],
-                    format!("Bind p<{statement}({text})"),
-                    "",
-                ),
-                (
-                    "D P p".to_owned(),
-                    vec!["n"],
-                    "Describe portal p".to_owned(),
-                    "",
-                ),
-                (
-                    "E p".to_owned(),
-                    vec!["D", "C INSERT 0 1"],
-                    format!("Execute p<{statement}({text})"),
-                    " [INSERT 0 1] rows=1",
-                ),
-                (
-                    "C P p".to_owned(),
-                    vec!["3"],
-                    "Close portal p".to_owned(),
-                    "",
-                ),
-            ];
+            let messages = batch_messages(name, &text);
             let mut client = Vec::new();
             let mut answers: Vec<String> = Vec::new();
             let mut told = Vec::new();
