@@ -20,6 +20,7 @@ use tokio::io::Interest;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use direction::BUFFER_BYTES;
 use direction::{Direction, End};
 use ending::{Closing, close_both};
 

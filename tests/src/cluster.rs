@@ -347,6 +347,31 @@ impl Cluster {
         outside_of(&self.root, Path::new(&self.version.program(name)))
     }
 
+    /// The client library of this version, as the tests see it.
+    ///
+    /// # Errors
+    /// When it is not where Debian puts it.
+    pub fn libpq(&self) -> Result<PathBuf> {
+        for entry in fs::read_dir(outside_of(&self.root, Path::new("/usr/lib")))? {
+            let library = entry?.path().join("libpq.so.5");
+            if library.exists() {
+                return Ok(library);
+            }
+        }
+        Err(anyhow!("no libpq.so.5 below {}", self.root.display()))
+    }
+
+    /// A program at a path that this version's programs see, inside `cgroup`, with the environment of
+    /// [`Cluster::client`].
+    ///
+    /// # Errors
+    /// When the cgroup cannot be entered.
+    pub fn client_at(&self, cgroup: &TestCgroup, path: &Path) -> Result<Command> {
+        let mut command = cgroup.command("chroot")?;
+        self.enter_root(&mut command, path);
+        Ok(command)
+    }
+
     /// Creates an empty directory that this version's programs may write to; it goes with the cluster.
     ///
     /// # Errors

@@ -10,11 +10,13 @@ use tokio::net::TcpStream;
 
 /// How much ciphertext is read at a time. What it decrypts to, together with the part of a record that came before,
 /// must fit the reader's buffer.
-const CIPHERTEXT_BYTES: usize = 46 * 1024;
+const CIPHERTEXT_BYTES: usize = 45 * 1024;
 /// The most a record takes on the wire (RFC 8446, 5.2; RFC 5246, 6.2.3).
 const MAX_RECORD_BYTES: usize = 5 + 16 * 1024 + 2048;
 /// A reader with this much room gets its ciphertext in one piece.
 const BULK_BYTES: usize = CIPHERTEXT_BYTES + MAX_RECORD_BYTES;
+/// The relay reads with such a buffer.
+const _: () = assert!(BULK_BYTES <= crate::relay::BUFFER_BYTES);
 
 thread_local! {
     /// Where ciphertext lands on its way into TLS: rustls itself would ask the socket for 4 KiB at a time.

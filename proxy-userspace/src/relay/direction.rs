@@ -11,7 +11,7 @@ use crate::leg::Port;
 
 /// How much is read at a time, and the most a direction holds. With 64 KiB a bulk transfer through the relay is level
 /// with a direct one; with 8 KiB it is not.
-const BUFFER_BYTES: usize = 64 * 1024;
+pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
 
 thread_local! {
     /// Reads land here; only what the destination does not take at once is copied out. An idle session so holds no

@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
-use super::files::{self, FileError};
+use super::files::{self, FileError, Key};
 
 /// Where the authority is unless somebody says otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/pgusher/ca";
@@ -86,7 +86,7 @@ pub fn init(directory: &Path) -> Result<PathBuf, AuthorityError> {
             path: directory.to_path_buf(),
             source,
         })?;
-    let key = KeyPair::generate()?;
+    let key = Zeroizing::new(KeyPair::generate()?);
     let mut params = CertificateParams::default();
     let host = rustix::system::uname();
     let mut common_name = format!("pgusher CA of {}", host.nodename().to_string_lossy());
@@ -99,7 +99,7 @@ pub fn init(directory: &Path) -> Result<PathBuf, AuthorityError> {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_lifetime(&mut params, AUTHORITY_LIFETIME);
-    let certificate = params.self_signed(&key)?;
+    let certificate = params.self_signed(&*key)?;
     let key_text = Zeroizing::new(key.serialize_pem());
     write_new(&key_path, key_text.as_bytes(), 0o600)?;
     write_new(&certificate_path, certificate.pem().as_bytes(), 0o644)?;
@@ -142,7 +142,7 @@ pub(super) struct Authority {
 /// A certificate, fresh from the authority.
 pub(super) struct Minted {
     pub(super) chain: Vec<CertificateDer<'static>>,
-    pub(super) key: PrivateKeyDer<'static>,
+    pub(super) key: Key,
     /// When another one should take its place.
     pub(super) renew_at: SystemTime,
 }
@@ -173,9 +173,9 @@ impl Authority {
         name: Option<&str>,
         address: Option<IpAddr>,
     ) -> Result<Minted, rcgen::Error> {
-        let key = KeyPair::generate()?;
+        let key = Zeroizing::new(KeyPair::generate()?);
         let params = leaf(name, address)?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        let certificate = params.signed_by(&*key, &self.issuer)?;
         let mut chain = vec![certificate.der().clone()];
         chain.extend(self.chain.iter().cloned());
         Ok(minted(chain, &key))
@@ -184,18 +184,18 @@ impl Authority {
 
 /// Makes a certificate that nobody vouches for.
 pub(super) fn self_signed(name: &str) -> Result<Minted, rcgen::Error> {
-    let key = KeyPair::generate()?;
+    let key = Zeroizing::new(KeyPair::generate()?);
     let mut params = leaf(Some(name), None)?;
     // Nobody trusts it, and it has to last as long as the process.
     set_lifetime(&mut params, AUTHORITY_LIFETIME);
-    let certificate = params.self_signed(&key)?;
+    let certificate = params.self_signed(&*key)?;
     Ok(minted(vec![certificate.der().clone()], &key))
 }
 
 fn minted(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Minted {
     Minted {
         chain,
-        key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        key: Zeroizing::new(PrivateKeyDer::Pkcs8(key.serialize_der().into())),
         // With a third of its life left, a certificate outlasts every session that begins under it for days.
         renew_at: SystemTime::now() + LEAF_LIFETIME * 2 / 3,
     }

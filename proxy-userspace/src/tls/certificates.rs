@@ -7,11 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, DnsName, PrivateKeyDer};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::{CertificateDer, DnsName};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::authority::{self, Authority, AuthorityError, Minted};
+use super::files::Key;
 use super::{ALPN, TlsError, files, provider};
 
 /// Minted certificates kept: clients choose the names, so there must be a bound.
@@ -146,7 +149,7 @@ fn make_room(offers: &mut HashMap<Names, (Arc<Offer>, SystemTime)>, wanted: &Nam
 impl Offer {
     fn new(
         chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
+        key: Key,
         verifier: Verifier,
     ) -> Result<Self, rustls::Error> {
         let leaf = chain
@@ -159,7 +162,8 @@ impl Offer {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_single_cert(chain, key)?;
+        let shown = SingleCertAndKey::from(certified(chain, key)?);
+        let mut config = builder.with_cert_resolver(Arc::new(shown));
         config.alpn_protocols = vec![ALPN.to_vec()];
         // As the server itself (SSL_OP_NO_TICKET, no session cache): a resumed session would keep a client
         // certificate's standing after it was taken away.
@@ -170,6 +174,16 @@ impl Offer {
             leaf,
         })
     }
+}
+
+/// A certificate with its key, which is wiped here: the provider has its own copy.
+pub(super) fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: Key,
+) -> Result<CertifiedKey, rustls::Error> {
+    let certified = CertifiedKey::new(chain, any_supported_type(&key)?);
+    certified.keys_match()?;
+    Ok(certified)
 }
 
 /// What is wrong with a key, for people.

@@ -15,6 +15,9 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// Permissions nobody but a key's owner may have (`check_ssl_key_file_permissions` in be-secure-common.c).
 const GROUP_AND_OTHERS: u32 = 0o077;
 
+/// A private key, wiped when dropped.
+pub(super) type Key = Zeroizing<PrivateKeyDer<'static>>;
+
 /// Why a file is of no use.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
@@ -69,9 +72,11 @@ pub(super) fn roots(
 }
 
 /// Reads a private key that nobody else can read.
-pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
+pub(super) fn private_key(path: &Path) -> Result<Key, FileError> {
     let text = private_text(path)?;
-    PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| FileError::NoKey(path.to_path_buf()))
+    PrivateKeyDer::from_pem_slice(text.as_bytes())
+        .map(Zeroizing::new)
+        .map_err(|_| FileError::NoKey(path.to_path_buf()))
 }
 
 /// Reads a file that nobody else can read.

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::sign::SingleCertAndKey;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::certificates::mismatch;
+use super::certificates::{certified, mismatch};
 use super::verify::{Level, Trusted, Verifier, explain};
 use super::{ALPN, TlsError, files, provider};
 use crate::config::{ServerAuthority, ServerSslMode, ServerTlsSettings};
@@ -100,9 +101,9 @@ impl ServerTls {
                     .map_err(|error| TlsError::new("server_certificate", error))?;
                 let key =
                     files::private_key(key).map_err(|error| TlsError::new("server_key", error))?;
-                builder
-                    .with_client_auth_cert(chain, key)
-                    .map_err(|error| TlsError::new("server_key", mismatch(&error, certificate)))?
+                let own = certified(chain, key)
+                    .map_err(|error| TlsError::new("server_key", mismatch(&error, certificate)))?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
             }
             None => builder.with_no_client_auth(),
         };
