@@ -21,6 +21,7 @@ use crate::identify::Identifier;
 use crate::intercept::{self, Attached, Cgroup, Claim, Coverage, Listeners, Loaded, Targets};
 use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
+use crate::tls::{self, Certificates};
 
 pub(crate) use host::check_pid_namespace;
 use signals::Signals;
@@ -84,6 +85,8 @@ pub async fn run(config: Config) -> Result<()> {
 
 /// Everything that can fail, in an order that leaves interception for last.
 async fn start(config: &Config) -> Result<Running> {
+    // Before anything can take long: the signal's default is to end the process.
+    let hangup = signals::hangup()?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
     check_pid_namespace()?;
     let max_connections = Sessions::max_connections(config.limits.max_sessions.get());
@@ -117,6 +120,7 @@ async fn start(config: &Config) -> Result<Running> {
         coverage,
     };
     companions.start(admin.serve(Observed::new(fixed, counters, Arc::clone(&stages))));
+    companions.start(tls::reload_on_hangup(config.routes.clone(), hangup));
     companions.start(intercept::sweep_forever(Arc::clone(&stages.handover)));
     match log {
         Ok(log) => companions.start(intercept::forward_log(log)),
@@ -149,8 +153,10 @@ fn stages(
         identifier: Identifier::new(&root),
         router: Router::new(listeners.addresses()?, config.limits.dial_timeout),
         audit,
+        audit_limits: (&config.audit).into(),
         sessions: Sessions::new(config.limits.max_sessions.get()),
         routes: config.routes.clone(),
+        certificates: Arc::new(Certificates::ephemeral()?),
         limits: config.limits,
         force: CancellationToken::new(),
     })

@@ -7,13 +7,17 @@
 
 mod guard;
 mod observation;
+mod outbox;
 mod queue;
 pub mod record;
+mod redaction;
 mod sink;
+mod tally;
 mod writer;
 
 pub use guard::SessionGuard;
-pub use observation::Observation;
+pub use observation::{AuditLimits, Observation};
 pub use queue::{Audit, AuditStats, ClosingPlace};
 pub use sink::SinkError;
+pub use tally::Coverage;
 pub use writer::{Writer, start};

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, DEFAULT_ADMIN_SOCKET, Settings};
-use crate::{admin, app, doctor};
+use crate::{admin, app, doctor, tls};
 
 /// An identity proxy for PostgreSQL that no application has to know about
 #[derive(Debug, Parser)]
@@ -38,6 +38,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make the local certificate authority for TLS termination, or print its certificate
+    Ca {
+        #[command(subcommand)]
+        command: CaCommand,
+    },
     /// Check whether this host has what interception needs, and say what is missing
     Doctor {
         /// Print the checks as JSON
@@ -46,11 +51,28 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum CaCommand {
+    /// Make an authority; never replaces one
+    Init {
+        /// Where to put ca.crt and ca.key
+        #[arg(long, value_name = "DIR", default_value = tls::DEFAULT_DIRECTORY)]
+        directory: PathBuf,
+    },
+    /// Print the authority's certificate in PEM format, for clients to trust
+    Export {
+        /// Where ca.crt is
+        #[arg(long, value_name = "DIR", default_value = tls::DEFAULT_DIRECTORY)]
+        directory: PathBuf,
+    },
+}
+
 /// Runs the command line; the exit code is 0 for success, 1 for failure, 2 for a command line that was refused.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { config, settings } => run(*settings, config),
         Command::Status { admin_socket, json } => status(&admin_socket, json),
+        Command::Ca { command } => authority(command),
         Command::Doctor { json } => return doctor::main(json),
     };
     match result {
@@ -84,6 +106,17 @@ fn status(socket: &std::path::Path, json: bool) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
         println!("{status}");
+    }
+    Ok(())
+}
+
+fn authority(command: CaCommand) -> Result<()> {
+    match command {
+        CaCommand::Init { directory } => {
+            let certificate = tls::init(&directory)?;
+            eprintln!("made {}; clients have to trust it", certificate.display());
+        }
+        CaCommand::Export { directory } => print!("{}", tls::export(&directory)?),
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod routes;
 mod settings;
+mod tls;
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -13,6 +14,10 @@ use std::time::Duration;
 
 pub use routes::{AuditScope, RouteRule, Routes};
 pub use settings::{AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind};
+pub use tls::{
+    CertificateSource, ClientCertificates, ClientTls, ServerAuthority, ServerSslMode,
+    ServerTlsSettings, TerminationSettings, TlsMode,
+};
 
 /// PostgreSQL's registered port.
 const DEFAULT_PORT: u16 = 5432;
@@ -25,6 +30,14 @@ const DEFAULT_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_MAX_SESSIONS: usize = 10_000;
 const DEFAULT_AUDIT_QUEUE: usize = 4096;
+/// Longer than nearly every statement that a person or a program writes by hand; bulk INSERTs are cut.
+const DEFAULT_AUDIT_TEXT_LIMIT: usize = 64 * 1024;
+/// The most of a SQL text that a record may be told to keep, in bytes: as JSON it may be six times as long, and has to
+/// fit into one datagram of the journal's.
+const MAX_AUDIT_TEXT_LIMIT: usize = 1024 * 1024;
+const DEFAULT_AUDIT_PARAMETER_LIMIT: usize = 1024;
+/// The most bytes of parameters that a record may be told to keep.
+const MAX_AUDIT_PARAMETER_LIMIT: usize = 64 * 1024;
 /// The most sessions and audit records one instance may be told to hold; a semaphore's range is far above it.
 const MAX_COUNT: usize = 1_000_000;
 /// The longest timeout; beyond it a setting is more likely a mistyped unit than a wish.
@@ -67,6 +80,10 @@ pub struct AuditConfig {
     pub scope: AuditScope,
     /// How many records may wait for the sink, besides one for each live session.
     pub queue: NonZeroUsize,
+    /// Bytes of a SQL text that a record keeps.
+    pub text_limit: usize,
+    /// Bytes of all parameters of a statement that a record keeps.
+    pub parameter_limit: usize,
 }
 
 /// Timeouts and limits of a session.
@@ -138,21 +155,7 @@ impl Config {
         let timeout = |setting, value: Option<Duration>, default| {
             checked_timeout(setting, value.unwrap_or(default))
         };
-        let count = |setting, value: Option<usize>, default| {
-            checked_count(setting, value.unwrap_or(default))
-        };
-        let overflow = settings.audit_overflow.unwrap_or(OverflowPolicy::Block);
-        let audit = AuditConfig {
-            sink: settings.audit_sink.unwrap_or(SinkKind::Stdout),
-            overflow,
-            scope: AuditScope {
-                level: settings.audit.unwrap_or(AuditLevel::Sessions),
-                redaction: settings.audit_redaction.unwrap_or(Redaction::Full),
-                parameters: settings.audit_parameters.unwrap_or(false),
-                overflow,
-            },
-            queue: count("audit_queue", settings.audit_queue, DEFAULT_AUDIT_QUEUE)?,
-        };
+        let audit = checked_audit(&settings)?;
         Ok(Self {
             ports: checked_ports(settings.port, settings.listen_port)?,
             cgroup: settings.cgroup,
@@ -171,7 +174,10 @@ impl Config {
                     settings.half_closed_timeout,
                     DEFAULT_HALF_CLOSED_TIMEOUT,
                 )?,
-                max_sessions: count("max_sessions", settings.max_sessions, DEFAULT_MAX_SESSIONS)?,
+                max_sessions: checked_count(
+                    "max_sessions",
+                    settings.max_sessions.unwrap_or(DEFAULT_MAX_SESSIONS),
+                )?,
             },
             drain_timeout: timeout(
                 "drain_timeout",
@@ -184,6 +190,44 @@ impl Config {
             log: settings.log.unwrap_or_else(|| "info".to_owned()),
         })
     }
+}
+
+/// Everything about the audit trail that holds where no route says otherwise.
+fn checked_audit(settings: &Settings) -> Result<AuditConfig, ConfigError> {
+    let overflow = settings.audit_overflow.unwrap_or(OverflowPolicy::Block);
+    let scope = AuditScope {
+        level: settings.audit.unwrap_or(AuditLevel::Sessions),
+        redaction: settings.audit_redaction.unwrap_or(Redaction::Full),
+        parameters: settings.audit_parameters.unwrap_or(false),
+        overflow,
+    };
+    scope.check().map_err(|reason| ConfigError::Value {
+        setting: "audit_parameters",
+        reason,
+    })?;
+    Ok(AuditConfig {
+        sink: settings.audit_sink.clone().unwrap_or(SinkKind::Stdout),
+        overflow,
+        scope,
+        queue: checked_count(
+            "audit_queue",
+            settings.audit_queue.unwrap_or(DEFAULT_AUDIT_QUEUE),
+        )?,
+        text_limit: checked_bytes(
+            "audit_text_limit",
+            settings
+                .audit_text_limit
+                .unwrap_or(DEFAULT_AUDIT_TEXT_LIMIT),
+            MAX_AUDIT_TEXT_LIMIT,
+        )?,
+        parameter_limit: checked_bytes(
+            "audit_parameter_limit",
+            settings
+                .audit_parameter_limit
+                .unwrap_or(DEFAULT_AUDIT_PARAMETER_LIMIT),
+            MAX_AUDIT_PARAMETER_LIMIT,
+        )?,
+    })
 }
 
 fn read_file(path: &Path) -> Result<Settings, ConfigError> {
@@ -247,56 +291,15 @@ fn checked_count(setting: &'static str, value: usize) -> Result<NonZeroUsize, Co
         })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn from_toml(text: &str) -> Result<Config, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pgusher.toml");
-        fs::write(&path, text).unwrap();
-        Config::resolve(Settings::default(), Some(&path))
+fn checked_bytes(setting: &'static str, value: usize, most: usize) -> Result<usize, ConfigError> {
+    if value == 0 || value > most {
+        return Err(ConfigError::Value {
+            setting,
+            reason: format!("{value} is not between 1 and {most} bytes"),
+        });
     }
-
-    #[test]
-    fn an_empty_file_gives_the_documented_defaults() {
-        let config = from_toml("").unwrap();
-        assert_eq!(config.ports, [5432]);
-        assert_eq!(config.limits.startup_timeout, Duration::from_secs(60));
-        assert_eq!(config.audit.sink, SinkKind::Stdout);
-        assert_eq!(config.audit.overflow, OverflowPolicy::Block);
-    }
-
-    #[test]
-    fn flags_win_over_the_file_setting_by_setting() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pgusher.toml");
-        fs::write(&path, "port = [6432]\nmax_sessions = 5\n").unwrap();
-        let flags = Settings {
-            port: vec![7432, 7432, 5432],
-            ..Settings::default()
-        };
-        let config = Config::resolve(flags, Some(&path)).unwrap();
-        assert_eq!(config.ports, [5432, 7432]);
-        assert_eq!(config.limits.max_sessions.get(), 5);
-    }
-
-    #[test]
-    fn mistakes_are_refused_with_their_place() {
-        let cases = [
-            ("port = [5432]\nmax_sesions = 5\n", "line 2, column 1"),
-            ("startup_timeout = 60\n", "line 1, column 19"),
-            ("audit_sink = \"syslog\"\n", "line 1, column 14"),
-            ("audit_sink = \"file:relative\"\n", "absolute"),
-            ("port = [0]\n", "`port`"),
-            ("port = [5432]\nlisten_port = 5432\n", "`port`"),
-            ("max_sessions = 0\n", "`max_sessions`"),
-            ("drain_timeout = \"0s\"\n", "`drain_timeout`"),
-            ("drain_timeout = \"-3s\"\n", "line 1, column 17"),
-        ];
-        for (text, place) in cases {
-            let message = from_toml(text).unwrap_err().to_string();
-            assert!(message.contains(place), "{text:?} gave {message:?}");
-        }
-    }
+    Ok(value)
 }
+
+#[cfg(test)]
+mod tests;

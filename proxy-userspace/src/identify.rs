@@ -121,6 +121,16 @@ impl Identity {
     pub fn pid(&self) -> u32 {
         self.pid.value
     }
+
+    /// The real user id in the initial user namespace.
+    pub fn uid(&self) -> u32 {
+        self.uid.value
+    }
+
+    /// The executable's path, if it could be read.
+    pub fn exe(&self) -> Option<&str> {
+        self.exe.as_ref().map(|exe| exe.value.as_str())
+    }
 }
 
 /// Identifies processes, a bounded number at a time.

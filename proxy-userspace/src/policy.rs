@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 
 use crate::identify::Identity;
+use crate::tls::ClientCertificate;
 
 /// Leave to connect to one destination.
 #[derive(Debug)]
@@ -21,8 +22,12 @@ impl Permit {
     }
 }
 
-/// Decides under the embedded default: observe.
-pub fn observe(_identity: &Identity, destination: SocketAddr) -> Permit {
+/// Decides under the embedded default: observe. A client's verified certificate is there where TLS ends at pgusher.
+pub fn observe(
+    _identity: &Identity,
+    _certificate: Option<&ClientCertificate>,
+    destination: SocketAddr,
+) -> Permit {
     Permit { destination }
 }
 

@@ -17,24 +17,27 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use direction::{Direction, End};
 use ending::{Closing, close_both};
 
+use crate::leg::{Leg, Port};
+
 /// How long a direction may go on delivering after the other one found its peer dead.
 const ABORT_GRACE: Duration = Duration::from_secs(5);
 
-/// The two sockets of a session and what was read from the client and not forwarded yet.
+/// The two sides of a session and what was read from either and not forwarded yet.
 pub struct Legs {
-    /// The client's socket.
-    pub client: TcpStream,
-    /// The server's socket.
-    pub upstream: TcpStream,
+    /// The client's.
+    pub client: Leg,
+    /// The server's.
+    pub upstream: Leg,
     /// Bytes of the client's that come before anything still to be read.
     pub from_client: BytesMut,
+    /// Likewise of the server's.
+    pub from_server: BytesMut,
 }
 
 /// One side of a session.
@@ -52,9 +55,9 @@ pub trait Observer: Send {
     /// One side sent these bytes, cut anywhere.
     fn sent(&mut self, by: Side, bytes: &[u8]);
 
-    /// Ready when more may be observed. While it is pending nothing is read from either side; what was read before is
-    /// still delivered.
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()>;
+    /// Ready when more of one side may be observed. While it is pending nothing is read from that side; what was read
+    /// before is still delivered.
+    fn poll_ready(&mut self, side: Side, context: &mut Context<'_>) -> Poll<()>;
 }
 
 /// Who ended a session, and how.
@@ -86,7 +89,7 @@ pub struct Relayed {
 }
 
 /// Relays until both sides are done, one is dead, or `force` is cancelled; then closes both as the ends were.
-/// `observer` sees everything but what [`Legs::from_client`] holds.
+/// `observer` sees everything but what [`Legs`] holds already.
 ///
 /// # Cancel safety
 /// Not cancel safe: dropping it resets nothing and may lose buffered bytes; cancel `force` instead.
@@ -97,22 +100,29 @@ pub async fn relay(
     force: &CancellationToken,
 ) -> Relayed {
     let Legs {
-        client,
-        upstream,
+        mut client,
+        mut upstream,
         from_client,
+        from_server,
     } = legs;
     let mut session = Relay {
-        client: &client,
-        upstream: &upstream,
+        client: client.port(),
+        upstream: upstream.port(),
         to_server: Direction::new(Side::Client, from_client),
-        to_client: Direction::new(Side::Server, BytesMut::new()),
+        to_client: Direction::new(Side::Server, from_server),
         first_end: None,
         client_failed: false,
         server_first: false,
     };
     let ended = session.run(observer, half_closed_timeout, force).await;
     let (to_server, to_client) = (session.to_server.delivered(), session.to_client.delivered());
-    close_both(client, upstream, ended.closing, force).await;
+    close_both(
+        client.into_stream(),
+        upstream.into_stream(),
+        ended.closing,
+        force,
+    )
+    .await;
     Relayed {
         ended_by: ended.by,
         to_server,
@@ -121,8 +131,8 @@ pub async fn relay(
 }
 
 struct Relay<'a> {
-    client: &'a TcpStream,
-    upstream: &'a TcpStream,
+    client: Port<'a>,
+    upstream: Port<'a>,
     to_server: Direction,
     to_client: Direction,
     /// Which side closed first, if one has.
@@ -143,7 +153,7 @@ impl Relay<'_> {
         loop {
             let before = self.delivered();
             let patience = self.patience(half_closed_timeout);
-            let (client, client_failed) = (self.client, self.client_failed);
+            let (client, client_failed) = (self.client.stream(), self.client_failed);
             tokio::select! {
                 // Shutdown first: a busy session would otherwise never see it.
                 biased;
@@ -192,6 +202,9 @@ impl Relay<'_> {
             self.poll_to_server(context, observer);
             self.poll_to_client(context, observer);
         }
+        // Reading may have called for an answer, such as to a key update.
+        self.client.flush_answers(context);
+        self.upstream.flush_answers(context);
         if self.first_end.is_none() {
             self.first_end = match (
                 self.to_client.source_closed(),
@@ -214,7 +227,7 @@ impl Relay<'_> {
             self.to_client.source_was_reset();
         }
         self.to_client
-            .poll(context, self.upstream, self.client, observer);
+            .poll(context, &mut self.upstream, &mut self.client, observer);
     }
 
     fn poll_to_server(&mut self, context: &mut Context<'_>, observer: &mut dyn Observer) {
@@ -222,7 +235,7 @@ impl Relay<'_> {
             self.to_server.source_was_reset();
         }
         self.to_server
-            .poll(context, self.client, self.upstream, observer);
+            .poll(context, &mut self.client, &mut self.upstream, observer);
     }
 
     fn ended_directions(&self) -> usize {

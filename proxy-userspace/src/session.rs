@@ -2,29 +2,38 @@
 //!
 //! **Invariant:** every accepted connection gets exactly one pair of audit records, whatever happens to it.
 
+mod refusal;
 mod registry;
+mod terminated;
+mod upstream;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use proxy_ebpf::interception::Interception;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::audit::record::{CloseReason, Kind, Login, Startup};
-use crate::audit::{Audit, ClosingPlace, Observation, SessionGuard};
+use crate::audit::{Audit, AuditLimits, ClosingPlace, Observation, SessionGuard};
 use crate::config::{RouteRule, Routes, SessionLimits};
 use crate::identify::{Identifier, Identity};
-use crate::intercept::{Accepted, Handover, HandoverError};
+use crate::intercept::{Accepted, Handover};
+use crate::leg::Leg;
 use crate::policy;
-use crate::relay::{Legs, Observer as _, Side, relay};
-use crate::route::{DialError, Router};
+use crate::relay::{EndedBy, Legs, Observer as _, Side, relay};
+use crate::route::Router;
 use crate::socket;
-use crate::startup::{self, ClientLeg, Encryption, Negotiated, StartupError};
+use crate::startup::{self, AuthenticationError, ClientLeg, Encryption, Negotiated};
+use crate::tls::Certificates;
+use crate::wire::binding::Binding;
 use crate::wire::error_response::{FatalError, SqlState};
-use crate::wire::opening::{Opening, OpeningError};
+use crate::wire::opening::Opening;
+
+use refusal::{Refusal, turn_away};
+use terminated::Arrival;
 
 pub use registry::{Connection, SessionCounts, Sessions, Slot};
 
@@ -43,10 +52,14 @@ pub struct Stages {
     pub router: Router,
     /// Where records go.
     pub audit: Audit,
+    /// How much of a statement is recorded.
+    pub audit_limits: AuditLimits,
     /// Who is there already.
     pub sessions: Sessions,
     /// What applies to which destination.
     pub routes: Routes,
+    /// What a refused client that asks for TLS is shown, where its route has nothing to show.
+    pub certificates: Arc<Certificates>,
     /// Timeouts.
     pub limits: SessionLimits,
     /// Cancelled when sessions must end at once.
@@ -56,32 +69,19 @@ pub struct Stages {
 /// A session that has a server.
 struct Established {
     client: ClientLeg,
-    upstream: TcpStream,
+    upstream: Leg,
+    /// What the server has said already.
+    from_server: BytesMut,
     /// What applies to it.
     rule: Arc<RouteRule>,
     /// Whether what follows the opening can be read.
     readable: bool,
     /// How many bytes of the client's buffer are its startup packet; what comes behind it are messages.
     startup_bytes: usize,
+    /// What has to be watched of its login.
+    binding: Option<Binding>,
     /// Held for as long as the session lives.
     _slot: Option<Slot>,
-}
-
-/// A connection that gets no session.
-enum Refusal {
-    /// The client is told why, if it can be.
-    Answered {
-        client: ClientLeg,
-        error: FatalError,
-        reason: CloseReason,
-    },
-    /// What the client sent is no opening.
-    Malformed {
-        client: ClientLeg,
-        error: OpeningError,
-    },
-    /// There is nobody to tell.
-    Closed(CloseReason),
 }
 
 /// Serves one accepted connection from its first byte to its closing record.
@@ -108,6 +108,19 @@ async fn establish(
     deadline: Instant,
 ) -> Result<Established, Refusal> {
     let (mut client, interception, identity) = identify(stages, accepted, guard).await?;
+    let destination = interception.route().original().socket_addr();
+    client.address = Some(destination.ip());
+    let rule = Arc::clone(stages.routes.find(destination));
+    if let Some(termination) = rule.tls.clone() {
+        let arrival = Arrival {
+            client,
+            interception,
+            identity,
+            rule,
+            deadline,
+        };
+        return terminated::establish(stages, arrival, &termination, guard).await;
+    }
 
     let first = match client.next_packet(deadline).await {
         Ok(packet) => packet,
@@ -118,29 +131,28 @@ async fn establish(
         return Err(Refusal::too_many(client));
     };
 
-    let destination = interception.route().original().socket_addr();
-    let rule = Arc::clone(stages.routes.find(destination));
-    let permit = policy::observe(&identity, destination);
+    let permit = policy::observe(&identity, None, destination);
 
     let mut upstream = match stages.router.dial(&permit, interception.route()).await {
         Ok(upstream) => upstream,
         Err(error) => return Err(Refusal::unreachable(client, &error)),
     };
-    let mut negotiated = Negotiated::from(first.opening.clone());
+    let mut negotiated = Negotiated::from(first.opening);
     // The dial may have taken long; the server's answers get their own time.
     let deadline = Instant::now() + stages.limits.startup_timeout;
-    let outcome =
-        startup::negotiate(&mut client, &mut upstream, first, deadline, &mut negotiated).await;
+    let outcome = startup::negotiate(&mut client, &mut upstream, deadline, &mut negotiated).await;
     // Also of a negotiation that failed: what was said is on record.
     record_opening(guard, &negotiated.opening, negotiated.encryption);
     guard.delivered(negotiated.passed);
     match outcome {
         Ok(()) => Ok(Established {
             client,
-            upstream,
+            upstream: upstream.into(),
+            from_server: BytesMut::new(),
             rule,
             readable: negotiated.readable,
             startup_bytes: negotiated.startup_bytes,
+            binding: None,
             _slot: slot,
         }),
         Err(error) => Err(Refusal::startup(client, error)),
@@ -169,7 +181,7 @@ async fn identify(
     };
     stages.audit.record(guard.start_record()).await;
     let prepared = socket::prepare_leg(&accepted.stream);
-    let client = ClientLeg::new(accepted.stream);
+    let client = ClientLeg::new(accepted.stream, Arc::clone(&stages.certificates));
     match (identified, prepared) {
         (Ok((interception, identity)), Ok(())) => Ok((client, interception, identity)),
         (Ok(_), Err(_)) => Err(Refusal::Closed(CloseReason::ClientReset)),
@@ -182,26 +194,37 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
     let Established {
         client,
         upstream,
+        from_server,
         rule,
         readable,
         startup_bytes,
+        binding,
         _slot,
     } = established;
     debug!(session = %guard.id(), route = rule.name, "session established");
-    let mut observation = if readable {
-        Observation::of_login()
-    } else {
-        Observation::hidden()
-    };
-    observation.sent(
-        Side::Client,
-        client.buffer.get(startup_bytes..).unwrap_or_default(),
-    );
-    let legs = Legs {
-        client: client.stream,
+    let mut observation = guard.observe(&stages.audit, rule.audit, stages.audit_limits, readable);
+    let early = client.buffer.get(startup_bytes..).unwrap_or_default();
+    observation.sent(Side::Client, early);
+    observation.sent(Side::Server, &from_server);
+    let mut legs = Legs {
+        client: client.leg,
         upstream,
         from_client: client.buffer,
+        from_server,
     };
+    if let Some(binding) = binding {
+        let login = log_in(stages, &mut legs, startup_bytes, binding, &mut observation);
+        let (passed, outcome) = login.await;
+        guard.delivered(passed);
+        if let Err(failure) = outcome {
+            guard.login(Login::observed(observation.login()));
+            observation.finish(&stages.force).await;
+            let has_answer = passed.1 > 0;
+            let refusal = broken_off(legs, failure, has_answer).await;
+            let deadline = Instant::now() + stages.limits.startup_timeout;
+            return turn_away(stages, refusal, guard, deadline).await;
+        }
+    }
     let relayed = relay(
         legs,
         &mut observation,
@@ -211,93 +234,73 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
     .await;
     debug!(session = %guard.id(), ?relayed, "session ended");
     guard.login(Login::observed(observation.login()));
+    // Before the closing record, which comes last of the session's.
+    observation.finish(&stages.force).await;
     guard.relayed(&relayed);
 }
 
-/// The end of a connection that gets no session: tell the client, and close the record.
-async fn turn_away(stages: &Stages, refusal: Refusal, mut guard: SessionGuard, deadline: Instant) {
-    let reason = refusal.reason();
-    // A stranger at our own listener gets no time to hold a place with.
-    let deadline = match reason {
-        CloseReason::NoOriginalDestination => deadline.min(Instant::now() + STRANGER_LIMIT),
-        _ => deadline,
-    };
-    debug!(session = %guard.id(), ?reason, "connection refused");
-    stages.sessions.count_refused();
-    let answering = async {
-        match refusal {
-            Refusal::Answered { client, error, .. } => {
-                startup::refuse(client, &error, deadline).await
-            }
-            Refusal::Malformed { client, error } => {
-                startup::refuse_malformed(client, error, deadline).await;
-                None
-            }
-            Refusal::Closed(_) => None,
-        }
-    };
-    let last_opening = tokio::select! {
-        biased;
-        () = stages.force.cancelled() => None,
-        opening = answering => opening,
-    };
-    if let Some(opening) = last_opening {
-        record_opening(&mut guard, &opening, Encryption::None);
-    }
-    guard.close(reason);
+/// Why a watched login led to no session.
+enum LoginFailure {
+    Shutdown,
+    Authentication(AuthenticationError),
 }
 
-impl Refusal {
-    fn answered(client: ClientLeg, error: FatalError, reason: CloseReason) -> Self {
-        Self::Answered {
-            client,
-            error,
-            reason,
+/// Carries the login as far as it has to be watched. Returns the bytes delivered, too.
+async fn log_in(
+    stages: &Stages,
+    legs: &mut Legs,
+    startup_bytes: usize,
+    binding: Binding,
+    observation: &mut Observation,
+) -> ((u64, u64), Result<(), LoginFailure>) {
+    let mut passed = (0, 0);
+    let outcome = tokio::select! {
+        biased;
+        () = stages.force.cancelled() => Err(LoginFailure::Shutdown),
+        outcome = startup::authenticate(legs, startup_bytes, binding, observation, &mut passed) => {
+            outcome.map_err(LoginFailure::Authentication)
         }
-    }
+    };
+    (passed, outcome)
+}
 
-    fn unknown_destination(client: ClientLeg, error: &HandoverError) -> Self {
-        let error = FatalError::new(SqlState::ConnectionFailure, error.to_string())
-            .with_hint("Connect to the server's own address; pgusher intercepts that.");
-        Self::answered(client, error, CloseReason::NoOriginalDestination)
-    }
-
-    fn unreachable(client: ClientLeg, error: &DialError) -> Self {
-        // A lack of ours must not look like a database that is down.
-        let (sqlstate, reason) = match error {
-            DialError::NoSocket { .. } => {
-                (SqlState::InsufficientResources, CloseReason::OutOfResources)
-            }
-            _ => (SqlState::CannotConnectNow, CloseReason::UpstreamUnreachable),
-        };
-        Self::answered(client, FatalError::new(sqlstate, error.to_string()), reason)
-    }
-
-    fn too_many(client: ClientLeg) -> Self {
-        let error = FatalError::new(
-            SqlState::TooManyConnections,
-            "too many sessions through pgusher".to_owned(),
-        )
-        .with_hint("The operator can raise max_sessions.");
-        Self::answered(client, error, CloseReason::TooManySessions)
-    }
-
-    fn startup(client: ClientLeg, error: StartupError) -> Self {
-        match error {
-            StartupError::Malformed(error) => Self::Malformed { client, error },
-            StartupError::TimedOut => Self::Closed(CloseReason::StartupTimeout),
-            StartupError::Closed => Self::Closed(CloseReason::NoStartup),
-            StartupError::Client(_) => Self::Closed(CloseReason::ClientReset),
-            StartupError::Server(_) => Self::Closed(CloseReason::ServerReset),
+/// Ends a session whose login was broken off; `has_answer` says whether the client has heard of the server.
+async fn broken_off(legs: Legs, failure: LoginFailure, has_answer: bool) -> Refusal {
+    let (error, reason) = match failure {
+        LoginFailure::Authentication(AuthenticationError::Doomed(doomed)) => {
+            // An orderly end: the server has heard of no login, and is to log no failed one.
+            legs.upstream.finish(0).await;
+            (doomed.error(), CloseReason::ChannelBinding)
         }
-    }
-
-    fn reason(&self) -> CloseReason {
-        match self {
-            Self::Answered { reason, .. } | Self::Closed(reason) => *reason,
-            Self::Malformed { .. } => CloseReason::MalformedStartup,
+        // With TLS 1.3 a server refuses our certificate only after the handshake.
+        LoginFailure::Authentication(AuthenticationError::Failed(Side::Server, error))
+            if !has_answer =>
+        {
+            let message = format!("the server ended the connection with pgusher: {error}");
+            let error = FatalError::new(SqlState::ConnectionFailure, message);
+            (error, EndedBy::ServerReset.into())
         }
+        LoginFailure::Authentication(AuthenticationError::Failed(side, _)) => {
+            let ended_by = match side {
+                Side::Client => EndedBy::ClientReset,
+                Side::Server => EndedBy::ServerReset,
+            };
+            return reset(legs, ended_by);
+        }
+        LoginFailure::Shutdown => return reset(legs, EndedBy::Shutdown),
+    };
+    Refusal::Told {
+        leg: legs.client,
+        error,
+        reason,
     }
+}
+
+/// Ends both sides at once, as the relay would.
+fn reset(legs: Legs, ended_by: EndedBy) -> Refusal {
+    legs.client.reset();
+    legs.upstream.reset();
+    Refusal::Closed(ended_by.into())
 }
 
 /// Puts what is known of the opening into the record.

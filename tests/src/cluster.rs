@@ -24,7 +24,7 @@ use crate::process::run;
 
 mod settings;
 
-pub use settings::PASSWORD;
+pub use settings::{LOGGED_ROLE, PASSWORD};
 
 /// Runs the server until standard input ends, then stops it and removes its directory.
 const KEEPER: &str = r#"
@@ -290,10 +290,15 @@ impl Cluster {
     }
 
     fn set_up(&self, command: &mut Command, program: &str) {
+        self.enter_root(command, Path::new(&self.version.program(program)));
+    }
+
+    /// Makes a `chroot` run `program`, a path inside this version's root, set up as in [`Cluster::client`].
+    pub fn enter_root(&self, command: &mut Command, program: &Path) {
         command
             .arg("--userspec=postgres:postgres")
             .arg(&self.root)
-            .arg(self.version.program(program));
+            .arg(program);
         self.point_at(command);
         // libpq looks for certificates and passwords at home: there are none.
         command.env("HOME", &self.directory);
@@ -321,6 +326,19 @@ impl Cluster {
     #[must_use]
     pub fn socket_directory(&self) -> PathBuf {
         outside_of(&self.root, &self.directory)
+    }
+
+    /// The server's log of statements, as the tests see it; see [`crate::statement_log`].
+    #[must_use]
+    pub fn statement_log(&self) -> PathBuf {
+        let name = format!("{}.json", settings::LOG_NAME);
+        self.socket_directory().join(name)
+    }
+
+    /// The path of this version's program `name` inside its root.
+    #[must_use]
+    pub fn version_program(&self, name: &str) -> PathBuf {
+        PathBuf::from(self.version.program(name))
     }
 
     /// The path at which this version's program `name` appears to a process outside its root.

@@ -8,9 +8,12 @@
 //! | [`condition`] | waiting until something is true, with a deadline and the last state seen |
 //! | [`process`] | running a program to its end, or keeping it while a test plays |
 //! | [`cgroup`] | the cgroup that is intercepted, and starting programs inside it |
+//! | [`authority`] | the certificate authority of pgusher under test |
 //! | [`certificates`] | the certificate authority of the test servers |
 //! | [`cluster`] | PostgreSQL 15 and 18, one cluster each for the whole run |
 //! | [`programs`] | the client programs under `clients/`, compiled once |
+//! | [`tours`] | what each driver does in its tour, and how it is told where to connect |
+//! | [`statement_log`] | what the server itself logged of a session's statements |
 //! | [`dialer`] | sockets connected inside the cgroup and handed to the test |
 //! | [`wire`] | the few protocol messages the raw clients and fake servers speak |
 //! | [`kernel`] | what is loaded and attached, read from the kernel |
@@ -18,6 +21,7 @@
 //! | [`transcript`] | conversations as text, compared with and without pgusher |
 //! | [`stage`] | all of the above set up for one test, and what must hold when it ends |
 
+pub mod authority;
 pub mod certificates;
 pub mod cgroup;
 pub mod cluster;
@@ -28,5 +32,7 @@ pub mod pgusher;
 pub mod process;
 pub mod programs;
 pub mod stage;
+pub mod statement_log;
+pub mod tours;
 pub mod transcript;
 pub mod wire;

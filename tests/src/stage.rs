@@ -1,6 +1,7 @@
 //! One test's stage: a cgroup, a server, a pgusher between them; and what must hold whenever a test ends.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -24,6 +25,7 @@ pub struct Setup {
     tls: Tls,
     more_ports: Vec<u16>,
     arguments: Vec<String>,
+    file: Option<String>,
 }
 
 impl Setup {
@@ -35,7 +37,15 @@ impl Setup {
             tls: Tls::On,
             more_ports: Vec::new(),
             arguments: Vec::new(),
+            file: None,
         }
+    }
+
+    /// Gives pgusher a settings file with this text.
+    #[must_use]
+    pub fn file(mut self, text: impl Into<String>) -> Self {
+        self.file = Some(text.into());
+        self
     }
 
     /// Takes the server of this version that has TLS, or the one that has none.
@@ -91,7 +101,13 @@ impl Stage {
         let directory = TempDir::new()?;
         let mut ports = vec![cluster.port];
         ports.extend(&setup.more_ports);
-        let pgusher = Pgusher::start(&cgroup, &ports, directory.path(), &setup.arguments)?;
+        let mut arguments = setup.arguments.clone();
+        if let Some(text) = &setup.file {
+            let path = directory.path().join("pgusher.toml");
+            fs::write(&path, text)?;
+            arguments.push(format!("--config={}", path.display()));
+        }
+        let pgusher = Pgusher::start(&cgroup, &ports, directory.path(), &arguments)?;
         Ok(Self {
             dialer: OnceLock::new(),
             pgusher,
@@ -260,5 +276,31 @@ fn check_trail(records: &[Value]) -> Result<()> {
         begun_once == ended_once,
         "sessions began {begun_once:?} and ended {ended_once:?}"
     );
+    check_statements(records)
+}
+
+/// Records of a session's statements are numbered without a gap, come before its closing record, and are as many as
+/// that one says.
+fn check_statements(records: &[Value]) -> Result<()> {
+    let mut last: BTreeMap<String, u64> = BTreeMap::new();
+    for record in records {
+        let session = record["session"].to_string();
+        let before = last.get(&session).copied().unwrap_or_default();
+        if let Some(seq) = record["seq"].as_u64() {
+            ensure!(
+                seq == before + 1,
+                "record {seq} follows {before} in session {session}: {record}"
+            );
+            last.insert(session, seq);
+        } else if record["type"] == "session" {
+            let statements = &record["statements"];
+            ensure!(
+                statements["recorded"] == before && statements["lost"] == 0,
+                "{before} records precede {record}"
+            );
+            // Whatever comes later would be out of order.
+            last.insert(session, u64::MAX - 1);
+        }
+    }
     Ok(())
 }

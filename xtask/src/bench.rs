@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: pgbench through pgusher beside pgbench without it, on this machine, now.
 //!
-//! Owns the workloads and their order. Both ways take turns within every round, so that what the machine does meanwhile
-//! hits both; the ratio is taken within a round and only then summed up. Numbers of two runs are not comparable.
+//! Owns the workloads and their order. All ways take turns within every round, so that what the machine does meanwhile
+//! hits all; the ratio is taken within a round and only then summed up. Numbers of two runs are not comparable.
 
 mod measurement;
 
@@ -49,11 +49,13 @@ pub(crate) fn compare(quick: bool, binary: Option<PathBuf>) -> Result<()> {
     };
     let binary = build_then_become_root(arguments, binary)?;
     let effort = if quick { QUICK } else { THOROUGH };
-    let playground = Playground::open(&binary)?;
+    let mut playground = Playground::open(&binary)?;
+    playground.audit_statements(&binary)?;
     fill_tables(&playground)?;
 
     println!(
-        "\nMedians of {} rounds of {} s; through pgusher / direct, with the smallest and largest of any round",
+        "\nMedians of {} rounds of {} s, each with the smallest and largest of any round. relay: through pgusher; statements: \n\
+         through pgusher with every statement on record",
         effort.rounds, effort.seconds
     );
     println!("{}", Comparison::HEADLINE);
@@ -76,44 +78,58 @@ pub(crate) fn compare(quick: bool, binary: Option<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Measures both ways in turn; which one goes first changes with every round.
+/// Measures all ways in turn; which one goes first changes with every round.
 fn rounds(
     playground: &Playground,
     effort: Effort,
     measure: impl Fn(Way) -> Result<f64>,
 ) -> Result<Comparison> {
-    let redirected_before = playground.proxy.redirected()?;
+    let redirected = || -> Result<[u64; 2]> {
+        Ok([
+            playground.redirected(Way::Proxied)?,
+            playground.redirected(Way::Audited)?,
+        ])
+    };
+    let before = redirected()?;
     let mut comparison = Comparison::default();
     for number in 0..effort.rounds {
-        let round = if number % 2 == 0 {
-            let direct = measure(Way::Direct)?;
-            Round {
-                direct,
-                proxied: measure(Way::Proxied)?,
-            }
-        } else {
-            let proxied = measure(Way::Proxied)?;
-            Round {
-                direct: measure(Way::Direct)?,
-                proxied,
-            }
-        };
-        comparison.add(round);
+        comparison.add(round(number, &measure)?);
     }
-    let redirected = playground.proxy.redirected()? - redirected_before;
-    ensure!(
-        redirected >= u64::from(effort.rounds),
-        "pgusher saw {redirected} connects in {} rounds: the numbers would mean nothing",
-        effort.rounds
-    );
+    for (before, after) in before.into_iter().zip(redirected()?) {
+        ensure!(
+            after - before >= u64::from(effort.rounds),
+            "pgusher saw {} connects in {} rounds: the numbers would mean nothing",
+            after - before,
+            effort.rounds
+        );
+    }
     Ok(comparison)
+}
+
+fn round(number: u32, measure: impl Fn(Way) -> Result<f64>) -> Result<Round> {
+    let mut round = Round {
+        direct: f64::NAN,
+        proxied: f64::NAN,
+        audited: f64::NAN,
+    };
+    let ways = [Way::Direct, Way::Proxied, Way::Audited];
+    let turns = ways.iter().cycle().skip(number as usize % ways.len());
+    for way in turns.take(ways.len()).copied() {
+        let result = match way {
+            Way::Direct => &mut round.direct,
+            Way::Proxied => &mut round.proxied,
+            Way::Audited => &mut round.audited,
+        };
+        *result = measure(way)?;
+    }
+    Ok(round)
 }
 
 fn fill_tables(playground: &Playground) -> Result<()> {
     println!("\nFilling pgbench's tables (scale {SCALE})");
     let mut client = playground.server.client("pgbench");
     client.args(["--initialize", "--quiet", "--scale", &SCALE.to_string()]);
-    process::capture(&mut playground.send(Way::Direct, &client)).map(drop)
+    process::capture(&mut playground.send(Way::Direct, &client)?).map(drop)
 }
 
 fn workload(mode: &str, clients: u32, effort: Effort) -> Vec<String> {
@@ -130,7 +146,7 @@ fn workload(mode: &str, clients: u32, effort: Effort) -> Vec<String> {
 fn pgbench(playground: &Playground, way: Way, workload: &[String]) -> Result<f64> {
     let mut client = playground.server.client("pgbench");
     client.args(workload);
-    let report = process::capture(&mut playground.send(way, &client))?;
+    let report = process::capture(&mut playground.send(way, &client)?)?;
     interrupt::check()?;
     transactions_per_second(&report).with_context(|| format!("pgbench tells no tps:\n{report}"))
 }
@@ -143,7 +159,7 @@ fn copy_client(playground: &Playground) -> Command {
 
 /// Returns how long a COPY of the accounts takes, with connecting.
 fn copy_seconds(playground: &Playground, way: Way) -> Result<f64> {
-    let mut command = playground.send(way, &copy_client(playground));
+    let mut command = playground.send(way, &copy_client(playground))?;
     let begun = Instant::now();
     let status = command
         .stdout(Stdio::null())
@@ -158,7 +174,7 @@ fn copy_seconds(playground: &Playground, way: Way) -> Result<f64> {
 /// Counts what such a COPY writes, outside of any measurement.
 fn copied_megabytes(playground: &Playground) -> Result<f64> {
     let mut child = playground
-        .send(Way::Direct, &copy_client(playground))
+        .send(Way::Direct, &copy_client(playground))?
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start psql")?;

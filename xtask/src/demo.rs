@@ -47,7 +47,6 @@ pub(crate) fn show(binary: Option<PathBuf>) -> Result<()> {
         play(&playground, scene)?;
     }
     let sessions: Vec<Value> = playground
-        .proxy
         .finish()?
         .into_iter()
         .filter(|record| record.get("type").and_then(Value::as_str) == Some("session"))
@@ -124,7 +123,7 @@ fn play(playground: &Playground, scene: &Scene) -> Result<()> {
     println!("  $ {}", command_line(&scene.client));
     let line = process::display(&scene.client);
     let status = playground
-        .send(Way::Proxied, &scene.client)
+        .send(Way::Proxied, &scene.client)?
         .current_dir("/")
         .status()
         .with_context(|| format!("cannot start `{line}`"))?;

@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use self::cgroup::Cgroup;
-pub(crate) use self::proxy::Proxy;
+use self::proxy::Proxy;
 pub(crate) use self::server::Server;
 use crate::setup::{self, Purpose};
 use crate::{build, interrupt, privilege};
@@ -29,18 +30,45 @@ const TEMPORARY_FOLDER: &str = "/tmp";
 pub(crate) enum Way {
     /// As if pgusher did not exist
     Direct,
-    /// Intercepted and relayed
+    /// Intercepted and relayed, sessions on record
     Proxied,
+    /// The same with every statement on record
+    Audited,
+}
+
+/// A cgroup, and the pgusher that intercepts it.
+struct Interceptor {
+    // Dropped in this order: the hooks go before the cgroup they are attached to.
+    proxy: Proxy,
+    cgroup: Cgroup,
+}
+
+impl Interceptor {
+    fn start(
+        pgusher: &Path,
+        name: &str,
+        server: &Server,
+        folder: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let cgroup = Cgroup::create(name)?;
+        let folder = folder.join(name);
+        std::fs::create_dir(&folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        let proxy = Proxy::start(pgusher, cgroup.path(), server.port(), &folder, arguments)?;
+        Ok(Self { proxy, cgroup })
+    }
 }
 
 /// Everything that runs, in the order in which it has to go.
 pub(crate) struct Playground {
-    pub(crate) proxy: Proxy,
-    intercepted: Cgroup,
+    proxied: Interceptor,
+    /// Only where it was asked for ([`Playground::audit_statements`]).
+    audited: Option<Interceptor>,
     /// Clients that go directly live in a cgroup too, so that both ways differ in nothing else.
     left_alone: Cgroup,
     pub(crate) server: Server,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Playground {
@@ -58,28 +86,79 @@ impl Playground {
             .with_context(|| format!("cannot make a folder in {TEMPORARY_FOLDER}"))?;
         let server = Server::start(folder.path())?;
         let left_alone = Cgroup::create("direct")?;
-        let intercepted = Cgroup::create("proxied")?;
-        let proxy = Proxy::start(pgusher, intercepted.path(), server.port(), folder.path())?;
+        let proxied = Interceptor::start(pgusher, "proxied", &server, folder.path(), &[])?;
         Ok(Self {
-            proxy,
-            intercepted,
+            proxied,
+            audited: None,
             left_alone,
             server,
-            _folder: folder,
+            folder,
         })
     }
 
+    /// Starts another pgusher, which records every statement of the clients that go [`Way::Audited`].
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub(crate) fn audit_statements(&mut self, pgusher: &Path) -> Result<()> {
+        self.audited = Some(Interceptor::start(
+            pgusher,
+            "audited",
+            &self.server,
+            self.folder.path(),
+            &["--audit", "statements"],
+        )?);
+        Ok(())
+    }
+
     /// Returns the command as it has to be started so that it goes that way.
-    pub(crate) fn send(&self, way: Way, client: &Command) -> Command {
+    ///
+    /// # Errors
+    ///
+    /// When nothing was started for that way.
+    pub(crate) fn send(&self, way: Way, client: &Command) -> Result<Command> {
+        let cgroup = match self.interceptor(way)? {
+            Some(interceptor) => &interceptor.cgroup,
+            None => &self.left_alone,
+        };
+        Ok(cgroup.wrap(client))
+    }
+
+    /// Returns how many connects were redirected on that way; none are on the direct one.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was started for that way, or pgusher does not answer.
+    pub(crate) fn redirected(&self, way: Way) -> Result<u64> {
+        self.interceptor(way)?
+            .map_or(Ok(0), |interceptor| interceptor.proxy.redirected())
+    }
+
+    /// Stops the pgusher of [`Way::Proxied`] and returns its records.
+    ///
+    /// # Errors
+    ///
+    /// As [`Proxy::finish`].
+    pub(crate) fn finish(&mut self) -> Result<Vec<Value>> {
+        self.proxied.proxy.finish()
+    }
+
+    fn interceptor(&self, way: Way) -> Result<Option<&Interceptor>> {
         match way {
-            Way::Direct => self.left_alone.wrap(client),
-            Way::Proxied => self.intercepted.wrap(client),
+            Way::Direct => Ok(None),
+            Way::Proxied => Ok(Some(&self.proxied)),
+            Way::Audited => self
+                .audited
+                .as_ref()
+                .map(Some)
+                .context("no pgusher was started that records statements"),
         }
     }
 
     /// Returns the folder of the clients' cgroup.
     pub(crate) fn cgroup(&self) -> &Path {
-        self.intercepted.path()
+        self.proxied.cgroup.path()
     }
 }
 

@@ -1,8 +1,9 @@
 //! `cargo xtask setup`: installs what is missing, and only that.
 //!
-//! Owns the order: compiler and packages first, then the linker, then PostgreSQL 18. Each part looks before it
+//! Owns the order: compiler and packages first, then the linker, then node-postgres and PostgreSQL 18. Each part looks before it
 //! installs, so that a second run takes a moment and changes nothing.
 
+mod node_postgres;
 mod packages;
 mod postgres_18;
 mod toolchain;
@@ -47,6 +48,7 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     toolchain::prepare()?;
     if purpose >= Purpose::Test {
         toolchain::check_components()?;
+        node_postgres::prepare()?;
         postgres_18::prepare()?;
     }
     Ok(())

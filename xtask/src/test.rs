@@ -92,7 +92,8 @@ fn kernel_tests(binary: &Path, filter: Option<&str>) -> Result<Command> {
         .args(["test", "--locked", "--package", "pgusher-tests"])
         .args(filter)
         .env("PGUSHER_BIN", binary)
-        .env("PGUSHER_PG18", workspace::postgres_18_tree());
+        .env("PGUSHER_PG18", workspace::postgres_18_tree())
+        .env("PGUSHER_NODE_PG", workspace::node_modules());
     if !privilege::is_root() {
         let sudo = find_program("sudo")
             .context("the tests need root and there is no sudo: run this command as root")?;

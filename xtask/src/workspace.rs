@@ -31,6 +31,16 @@ pub(crate) fn postgres_18_tree() -> PathBuf {
     root().join("target/pg18")
 }
 
+/// Returns the folder that the packages of node-postgres are unpacked in.
+pub(crate) fn node_postgres() -> PathBuf {
+    root().join("target/node-pg")
+}
+
+/// Returns the folder in it where Node finds them.
+pub(crate) fn node_modules() -> PathBuf {
+    node_postgres().join("usr/share/nodejs")
+}
+
 /// Returns a command for the cargo that runs this task, at the root of the workspace.
 pub(crate) fn cargo() -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));

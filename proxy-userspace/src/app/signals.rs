@@ -1,4 +1,4 @@
-//! The signals that stop the proxy.
+//! The signals that stop the proxy, and the one that makes it read its certificates again.
 
 use std::io;
 
@@ -32,4 +32,12 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+/// SIGHUP, counted from now on.
+///
+/// # Errors
+/// The operating system's reason.
+pub(super) fn hangup() -> io::Result<Signal> {
+    signal(SignalKind::hangup())
 }

@@ -6,11 +6,17 @@ use std::time::Instant;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::observation::Observation;
 use super::queue::ClosingPlace;
+use super::record::statement::Author;
+use super::record::tls::{ClientLeg, ServerLeg};
 use super::record::{Body, CloseReason, Kind, Login, Mode, Party, Record, Session, Startup};
+use super::tally::{Coverage, Tally};
+use super::{Audit, AuditLimits};
+use crate::config::{AuditLevel, AuditScope};
 use crate::identify::Identity;
-use crate::relay::{EndedBy, Relayed};
-use crate::startup::Encryption;
+use crate::relay::Relayed;
+use crate::wire::negotiation::Encryption;
 
 /// Writes a connection's closing record when dropped, however the connection's task ends.
 pub struct SessionGuard {
@@ -40,7 +46,9 @@ impl SessionGuard {
                 kind: Kind::None,
                 startup: None,
                 encryption: Encryption::None,
+                tls: None,
                 login: Login::default(),
+                statements: Tally::default(),
                 bytes_to_server: 0,
                 bytes_to_client: 0,
                 close: CloseReason::InternalError,
@@ -71,9 +79,60 @@ impl SessionGuard {
         self.session.encryption = encryption;
     }
 
+    /// Adds that TLS ends here, and what it is with the client.
+    pub fn terminated(&mut self, client: Option<ClientLeg>) {
+        self.session.tls.get_or_insert_default().client = client;
+    }
+
+    /// Adds what the leg with the server is, where TLS ends here.
+    pub fn spoke_to_server(&mut self, server: ServerLeg) {
+        self.session.tls.get_or_insert_default().server = Some(server);
+    }
+
     /// Adds how the login went.
     pub fn login(&mut self, login: Login) {
         self.session.login = login;
+    }
+
+    /// Begins to watch what `scope` asks for; `readable` says whether what follows the opening can be read.
+    pub fn observe(
+        &mut self,
+        audit: &Audit,
+        scope: AuditScope,
+        limits: AuditLimits,
+        readable: bool,
+    ) -> Observation {
+        let is_session = matches!(self.session.kind, Kind::Session | Kind::Replication);
+        let coverage = match (scope.level, readable) {
+            (AuditLevel::Sessions, _) => Coverage::None,
+            (AuditLevel::Statements, _) if self.session.kind == Kind::Cancel => Coverage::None,
+            (AuditLevel::Statements, false) => Coverage::HiddenByEncryption,
+            (AuditLevel::Statements, true) if is_session => Coverage::Statements,
+            (AuditLevel::Statements, true) => Coverage::UnknownProtocol,
+        };
+        self.session.statements = Tally::of(coverage);
+        if coverage == Coverage::Statements {
+            Observation::of_statements(audit, self.author(scope), scope, limits)
+        } else if readable {
+            Observation::of_login()
+        } else {
+            Observation::hidden()
+        }
+    }
+
+    /// What the records of the session's statements say of it.
+    fn author(&self, scope: AuditScope) -> Author {
+        let party = &self.session.party;
+        let startup = self.session.startup.as_ref();
+        let (user, database) = startup.map_or((None, None), Startup::role);
+        Author {
+            session: party.session,
+            process: party.origin.as_ref().map(Into::into),
+            user: user.map(str::to_owned),
+            database: database.map(str::to_owned),
+            redaction: scope.redaction,
+            counts: std::sync::Arc::clone(self.session.statements.counts()),
+        }
     }
 
     /// Adds bytes delivered: to the server, to the client.
@@ -85,14 +144,7 @@ impl SessionGuard {
     /// Closes the record of a connection that was relayed.
     pub fn relayed(mut self, relayed: &Relayed) {
         self.delivered((relayed.to_server, relayed.to_client));
-        self.close(match relayed.ended_by {
-            EndedBy::ClientClosed => CloseReason::ClientClosed,
-            EndedBy::ServerClosed => CloseReason::ServerClosed,
-            EndedBy::ClientReset => CloseReason::ClientReset,
-            EndedBy::ServerReset => CloseReason::ServerReset,
-            EndedBy::HalfClosedTimeout => CloseReason::HalfClosedTimeout,
-            EndedBy::Shutdown => CloseReason::Shutdown,
-        });
+        self.close(relayed.ended_by.into());
     }
 
     /// Closes the record with a reason.

@@ -4,10 +4,38 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::record::Record;
 use crate::config::OverflowPolicy;
+
+/// The most bytes of statements' texts, parameters and messages that the queue holds. A longer record than this could
+/// not be queued at all, so it counts as this much.
+pub(super) const QUEUE_BYTES: usize = 64 << 20;
+
+/// A record in the queue.
+#[derive(Debug)]
+pub struct Queued {
+    pub(super) record: Record,
+    /// What to do when the sink does not take it.
+    pub(super) policy: OverflowPolicy,
+    /// Its share of [`QUEUE_BYTES`], given back with it.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Queued {
+    pub(super) fn new(
+        record: Record,
+        policy: OverflowPolicy,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self {
+            record,
+            policy,
+            _room: room,
+        }
+    }
+}
 
 /// Counts of the audit trail, for `pgusher status`.
 #[derive(Debug, Default)]
@@ -19,12 +47,26 @@ pub(super) struct Counts {
     reserved: AtomicUsize,
 }
 
+impl Counts {
+    /// Counts a record as lost, here and in its session.
+    pub(super) fn lose(&self, record: &Record) {
+        if record.is_gap() {
+            // What it would have told of is still counted, and told of later.
+            return;
+        }
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+        if let Some(counts) = record.counts() {
+            counts.lose();
+        }
+    }
+}
+
 /// A reading of the counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditStats {
     /// Records the sink has taken.
     pub written: u64,
-    /// Records lost under the `drop` policy.
+    /// Records lost under the `drop` policy, or at a forced stop.
     pub dropped: u64,
     /// Times the sink failed.
     pub failures: u64,
@@ -35,7 +77,9 @@ pub struct AuditStats {
 /// The sessions' end of the audit trail.
 #[derive(Clone)]
 pub struct Audit {
-    queue: mpsc::Sender<Record>,
+    queue: mpsc::Sender<Queued>,
+    /// Of [`QUEUE_BYTES`], what is free.
+    bytes: Arc<Semaphore>,
     policy: OverflowPolicy,
     counts: Arc<Counts>,
     /// How many records and reserved places fit.
@@ -45,20 +89,21 @@ pub struct Audit {
 /// A place in the queue for a connection's closing record.
 pub enum ClosingPlace {
     /// Reserved, so that the record cannot be lost and sending it never waits.
-    Reserved(mpsc::OwnedPermit<Record>, Taken),
+    Reserved(mpsc::OwnedPermit<Queued>, Taken),
     /// To be had if there is room then.
     IfRoom(Audit),
 }
 
 impl Audit {
     pub(super) fn new(
-        queue: mpsc::Sender<Record>,
+        queue: mpsc::Sender<Queued>,
         policy: OverflowPolicy,
         counts: Arc<Counts>,
     ) -> Self {
         Self {
             capacity: queue.max_capacity(),
             queue,
+            bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
             policy,
             counts,
         }
@@ -71,15 +116,56 @@ impl Audit {
     pub async fn record(&self, record: Record) {
         match self.policy {
             // The writer outlives all sessions; after it, at exit, there is nobody left to tell.
-            OverflowPolicy::Block => drop(self.queue.send(record).await),
+            OverflowPolicy::Block => {
+                drop(
+                    self.queue
+                        .send(Queued::new(record, self.policy, None))
+                        .await,
+                );
+            }
             OverflowPolicy::Drop => self.record_if_room(record),
         }
     }
 
     fn record_if_room(&self, record: Record) {
-        if self.queue.try_send(record).is_err() {
-            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        if let Err(record) = self.queue_if_room(record, self.policy) {
+            self.lose(&record);
         }
+    }
+
+    /// Queues a record if there is room for it now; gives it back otherwise.
+    pub(super) fn queue_if_room(
+        &self,
+        record: Record,
+        policy: OverflowPolicy,
+    ) -> Result<(), Record> {
+        let Ok(place) = self.queue.try_reserve() else {
+            return Err(record);
+        };
+        let room = Arc::clone(&self.bytes).try_acquire_many_owned(Self::charge(&record));
+        let Ok(room) = room else {
+            return Err(record);
+        };
+        place.send(Queued::new(record, policy, Some(room)));
+        Ok(())
+    }
+
+    /// Counts a record as lost, in the trail and in its session.
+    pub(super) fn lose(&self, record: &Record) {
+        self.counts.lose(record);
+    }
+
+    /// What a record takes of [`QUEUE_BYTES`].
+    pub(super) fn charge(record: &Record) -> u32 {
+        u32::try_from(record.weight().min(QUEUE_BYTES)).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn sender(&self) -> mpsc::Sender<Queued> {
+        self.queue.clone()
+    }
+
+    pub(super) fn bytes(&self) -> &Arc<Semaphore> {
+        &self.bytes
     }
 
     /// Takes a place for a closing record; under `block` this waits until there is one.
@@ -133,7 +219,9 @@ impl ClosingPlace {
     /// Sends the record; never waits.
     pub(super) fn send(self, record: Record) {
         match self {
-            Self::Reserved(permit, _taken) => drop(permit.send(record)),
+            Self::Reserved(permit, _taken) => {
+                drop(permit.send(Queued::new(record, OverflowPolicy::Block, None)));
+            }
             Self::IfRoom(audit) => audit.record_if_room(record),
         }
     }

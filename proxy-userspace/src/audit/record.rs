@@ -1,17 +1,27 @@
 //! The records, field by field as docs/audit.md describes them. Changing the meaning of a field means a new version.
 
+pub mod disruption;
+pub mod statement;
+pub mod tls;
+mod values;
+
 use std::net::SocketAddr;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
+use super::tally::{Counts, Tally};
 use crate::identify::{Grade, Identity};
 use crate::intercept::Coverage;
-use crate::startup::Encryption;
-use crate::wire::login::{LoginOutcome, LoginWatch};
+use crate::relay::EndedBy;
+use crate::wire::login::{LoginOutcome, LoginWatch, Method};
+use crate::wire::negotiation::Encryption;
 use crate::wire::opening::StartupMessage;
+use crate::wire::session::{ServerError, Violation};
 use crate::wire::text::printable;
+use disruption::Disruption;
+use statement::Statement;
 
 /// The schema's version, in every record.
 const SCHEMA_VERSION: u32 = 1;
@@ -33,6 +43,12 @@ pub enum Body {
     SessionStart(Box<Party>),
     /// A connection ended.
     Session(Box<Session>),
+    /// A message of a client's has its outcome.
+    Statement(Box<Statement>),
+    /// A peer broke the protocol.
+    ProtocolViolation(Box<Disruption<Violation>>),
+    /// The server reported an error that answers no statement.
+    ServerError(Box<Disruption<ServerError>>),
     /// Records were lost before this one.
     Gap {
         /// How many.
@@ -49,6 +65,29 @@ impl Record {
             v: SCHEMA_VERSION,
             time: Timestamp::now(),
             body,
+        }
+    }
+
+    /// How many bytes it keeps in memory, about, where it is a statement's; others are bounded by their number.
+    pub(super) fn weight(&self) -> usize {
+        match &self.body {
+            Body::Statement(statement) => statement.weight(),
+            _ => 0,
+        }
+    }
+
+    /// Whether it tells of lost records.
+    pub(super) fn is_gap(&self) -> bool {
+        matches!(self.body, Body::Gap { .. })
+    }
+
+    /// Where its loss is counted, besides the trail's own count.
+    pub(super) fn counts(&self) -> Option<&Counts> {
+        match &self.body {
+            Body::Statement(statement) => Some(&statement.author().counts),
+            Body::ProtocolViolation(violation) => Some(&violation.author().counts),
+            Body::ServerError(error) => Some(&error.author().counts),
+            _ => None,
         }
     }
 }
@@ -84,8 +123,12 @@ pub struct Session {
     pub startup: Option<Startup>,
     /// How the session was encrypted.
     pub encryption: Encryption,
+    /// TLS that ended at pgusher; none where none did.
+    pub tls: Option<Box<tls::Tls>>,
     /// How the server answered the login.
     pub login: Login,
+    /// What was recorded of its statements.
+    pub statements: Tally,
     /// Bytes delivered to the server.
     pub bytes_to_server: u64,
     /// Bytes delivered to the client.
@@ -146,6 +189,13 @@ pub struct Startup {
     grade: Grade,
 }
 
+impl Startup {
+    /// The user and the database, as the server looks them up.
+    pub(super) fn role(&self) -> (Option<&str>, Option<&str>) {
+        (self.user.as_deref(), self.database.as_deref())
+    }
+}
+
 impl From<&StartupMessage> for Startup {
     fn from(message: &StartupMessage) -> Self {
         let (major, minor) = message.protocol();
@@ -169,6 +219,7 @@ pub struct Login {
     #[serde(serialize_with = "outcome_name")]
     outcome: LoginOutcome,
     sqlstate: Option<String>,
+    method: Option<&'static str>,
     backend_pid: Option<u32>,
     grade: Option<Grade>,
 }
@@ -185,6 +236,7 @@ impl Login {
         Self {
             outcome: outcome.clone(),
             sqlstate,
+            method: watch.method().map(Method::name),
             backend_pid: watch.backend_pid(),
             grade: is_known.then_some(Grade::Confirmed),
         }
@@ -220,8 +272,18 @@ pub enum CloseReason {
     MalformedStartup,
     /// The client closed before its opening was complete.
     NoStartup,
+    /// The client's TLS handshake with pgusher failed.
+    TlsHandshakeFailed,
+    /// The route admits only clients with TLS.
+    TlsRequired,
+    /// The client chose a channel binding that cannot succeed where TLS ends at pgusher.
+    ChannelBinding,
     /// The server could not be reached.
     UpstreamUnreachable,
+    /// There was no TLS to be had with the server, although the route wants it.
+    UpstreamTlsFailed,
+    /// The server is not who the route wants it to be.
+    UpstreamNotVerified,
     /// As many sessions as allowed were there already.
     TooManySessions,
     /// pgusher had no socket left to connect to the server with.
@@ -232,4 +294,17 @@ pub enum CloseReason {
     Shutdown,
     /// The session's task ended without a reason: a defect of pgusher's.
     InternalError,
+}
+
+impl From<EndedBy> for CloseReason {
+    fn from(ended_by: EndedBy) -> Self {
+        match ended_by {
+            EndedBy::ClientClosed => Self::ClientClosed,
+            EndedBy::ServerClosed => Self::ServerClosed,
+            EndedBy::ClientReset => Self::ClientReset,
+            EndedBy::ServerReset => Self::ServerReset,
+            EndedBy::HalfClosedTimeout => Self::HalfClosedTimeout,
+            EndedBy::Shutdown => Self::Shutdown,
+        }
+    }
 }

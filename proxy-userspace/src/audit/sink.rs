@@ -7,13 +7,14 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::sockopt::SndBufForce;
 use socket2::SockRef;
 
 use crate::config::SinkKind;
 
 /// The journal's native socket (systemd, "Journal native protocol").
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
-/// As sd_journal_send(3): a record is one datagram, and the kernel cuts this to what it allows.
+/// As sd_journal_send(3): a record is one datagram.
 const JOURNAL_SEND_BUFFER_BYTES: usize = 8 << 20;
 /// Records are for the owner's eyes.
 const FILE_MODE: u32 = 0o600;
@@ -71,7 +72,7 @@ impl Sink {
         })
     }
 
-    /// Called at the start of a line: a file that was moved away or removed is opened again under its name.
+    /// Called at the start of a line, before a batch of them: a file that was moved away or removed is opened again under its name.
     pub(super) fn refresh(&mut self) -> io::Result<()> {
         if let Self::File { path, file } = self {
             let same = std::fs::metadata(&*path).is_ok_and(|named| {
@@ -85,11 +86,13 @@ impl Sink {
         Ok(())
     }
 
-    /// Writes from a line (with its newline); returns how much was taken.
-    pub(super) fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+    /// Writes from lines (each with its newline); returns how much was taken. The journal takes one line at a time.
+    pub(super) fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Stdout(file) | Self::File { file, .. } => file.write(line),
+            Self::Stdout(file) | Self::File { file, .. } => file.write(lines),
             Self::Journal(socket) => {
+                let line = lines.split_inclusive(|byte| *byte == b'\n').next();
+                let line = line.unwrap_or_default();
                 let entry = journal_entry(line.strip_suffix(b"\n").unwrap_or(line));
                 if let Err(error) = socket.send(&entry) {
                     if matches!(
@@ -128,7 +131,10 @@ fn open_file(path: &Path) -> io::Result<File> {
 
 fn open_journal() -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
-    SockRef::from(&socket).set_send_buffer_size(JOURNAL_SEND_BUFFER_BYTES)?;
+    // Beyond what the host allows everybody (net.core.wmem_max): a long text must not be lost for that.
+    if nix::sys::socket::setsockopt(&socket, SndBufForce, &JOURNAL_SEND_BUFFER_BYTES).is_err() {
+        SockRef::from(&socket).set_send_buffer_size(JOURNAL_SEND_BUFFER_BYTES)?;
+    }
     socket.connect(JOURNAL_SOCKET)?;
     Ok(socket)
 }

@@ -1,8 +1,11 @@
 //! The writer: one thread that takes records off the queue and gets them into the sink.
 //!
-//! Under `block` a failing sink is tried again until it takes the record, however long that is; under `drop` the
-//! record is counted as lost and a gap record follows once the sink works again. A line that was written in part is
-//! finished first in either case, so that no two records ever share a line.
+//! What is queued goes out together, in one write where the sink takes it. When the sink fails, a record under `block`
+//! is tried again until it is taken, however long that is, and keeps those queued around it; records under `drop` are
+//! counted as lost, and a gap record follows once the sink works again. A line that was written in part is finished
+//! first in either case, so that no two records ever share a line.
+
+mod batch;
 
 use std::io;
 use std::sync::Arc;
@@ -13,15 +16,22 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::error;
 
-use super::queue::{Audit, Counts};
+use super::queue::{Audit, Counts, Queued};
 use super::record::{Body, Record};
 use super::sink::{Sink, SinkError};
 use crate::config::{AuditConfig, OverflowPolicy};
+use batch::Batch;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// How often a failing sink is tried for the records left at exit.
 const LAST_ATTEMPTS: usize = 3;
+/// No record is added to a batch of this size, in bytes of JSON: beyond it larger writes are no faster.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// How long the writer leaves the queue alone behind a batch that was not full: statements come one by one, and waking
+/// up for each costs the sessions more than the record does.
+const LINGER: Duration = Duration::from_millis(1);
 
 /// The running writer; it ends when every [`Audit`] is gone and the queue is empty.
 pub struct Writer {
@@ -47,10 +57,10 @@ pub fn start(config: &AuditConfig, reserved: usize) -> Result<(Audit, Writer), S
     let counts = Arc::new(Counts::default());
     let writing = Writing {
         sink,
-        line: Vec::new(),
-        policy: config.overflow,
+        batch: Batch::default(),
         counts: Arc::clone(&counts),
         reported: 0,
+        gap: None,
         failing: false,
         gave_up: false,
     };
@@ -75,8 +85,7 @@ enum Failure {
 
 impl Failure {
     fn of(error: &io::Error) -> Self {
-        let is_too_long = error.raw_os_error() == Some(libc::EMSGSIZE);
-        if is_too_long || error.kind() == io::ErrorKind::InvalidData {
+        if error.raw_os_error() == Some(libc::EMSGSIZE) {
             Self::OfTheRecord
         } else {
             Self::OfTheSink
@@ -86,106 +95,136 @@ impl Failure {
 
 struct Writing {
     sink: Sink,
-    /// What is left of the line being written.
-    line: Vec<u8>,
-    policy: OverflowPolicy,
+    batch: Batch,
     counts: Arc<Counts>,
     /// How many lost records the trail already tells of.
     reported: u64,
+    /// How many it tells of once the gap record at the start of the batch is in the sink.
+    gap: Option<u64>,
     failing: bool,
     /// At exit the sink failed as often as it may.
     gave_up: bool,
 }
 
 impl Writing {
-    fn run(mut self, mut queue: mpsc::Receiver<Record>) {
-        while let Some(record) = queue.blocking_recv() {
-            self.report_gap();
-            self.write(&record, &queue);
+    fn run(mut self, mut queue: mpsc::Receiver<Queued>) {
+        while let Some(first) = queue.blocking_recv() {
+            self.begin_batch();
+            self.add(first);
+            while self.batch.len() < BATCH_BYTES {
+                match queue.try_recv() {
+                    Ok(next) => self.add(next),
+                    Err(_) => break,
+                }
+            }
+            let is_full = self.batch.len() >= BATCH_BYTES;
+            self.write(&queue);
+            if !is_full && !queue.is_closed() {
+                std::thread::sleep(LINGER);
+            }
         }
-        self.report_gap();
-        if self.finish_line().is_err() {
+        self.begin_batch();
+        self.write(&queue);
+        if self.batch.is_inside_a_line() {
             error!("the last audit record is incomplete: the sink took only a part of it");
         }
     }
 
-    /// Tells of records lost since the last time, before anything newer is written.
-    fn report_gap(&mut self) {
+    /// Begins with what is left of a line, and with records lost since the last time, before anything newer.
+    fn begin_batch(&mut self) {
+        self.batch.forget_taken(2 * BATCH_BYTES);
         let lost = self.counts.dropped.load(Ordering::Relaxed);
         if lost > self.reported {
+            self.gap = Some(lost);
             let gap = Record::now(Body::Gap {
                 dropped: lost - self.reported,
             });
-            if self.write_once(&gap).is_none() {
-                self.reported = lost;
-            }
+            self.add(Queued::new(gap, OverflowPolicy::Drop, None));
         }
     }
 
-    fn write(&mut self, record: &Record, queue: &mpsc::Receiver<Record>) {
+    fn add(&mut self, queued: Queued) {
+        if let Err(refused) = self.batch.push(queued) {
+            let (queued, error) = *refused;
+            error!(%error, "an audit record cannot be written; it is lost");
+            self.counts.failures.fetch_add(1, Ordering::Relaxed);
+            self.counts.lose(&queued.record);
+        }
+    }
+
+    /// Gets the batch into the sink, or gives up what of it may be lost.
+    fn write(&mut self, queue: &mpsc::Receiver<Queued>) {
         let mut pause = FIRST_PAUSE;
         let mut attempts = 0;
-        while let Some(failure) = self.write_once(record) {
+        while let Err((error, progress)) = self.try_write() {
+            self.counts.failures.fetch_add(1, Ordering::Relaxed);
+            if Failure::of(&error) == Failure::OfTheRecord {
+                error!(%error, "the audit sink will never take this record; it is lost");
+                self.gap = None;
+                self.batch.lose_one(&self.counts);
+                continue;
+            }
+            self.note_failure(&error);
+            if progress {
+                (pause, attempts) = (FIRST_PAUSE, 0);
+            }
             attempts += 1;
             // Nobody is left to wait for the sink once every session has ended: the exit must not hang on it.
             let is_over = queue.is_closed() && (attempts >= LAST_ATTEMPTS || self.gave_up);
-            if failure == Failure::OfTheRecord || self.policy == OverflowPolicy::Drop || is_over {
+            if self.batch.policy() == OverflowPolicy::Drop || is_over {
                 self.gave_up |= is_over;
-                self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+                self.gap = None;
+                self.batch.lose_waiting(&self.counts);
                 return;
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(LAST_PAUSE);
         }
-        self.counts.written.fetch_add(1, Ordering::Relaxed);
+        self.failing = false;
     }
 
-    /// Tries to get one record into the sink; tells what failed, if the record, or all but a part of it, did not go.
-    fn write_once(&mut self, record: &Record) -> Option<Failure> {
-        let error = match self.try_write(record) {
-            Ok(()) => {
-                self.failing = false;
-                return None;
-            }
-            Err(error) => error,
-        };
-        self.counts.failures.fetch_add(1, Ordering::Relaxed);
-        if Failure::of(&error) == Failure::OfTheRecord {
-            error!(%error, "the audit sink will never take this record; it is lost");
-            return Some(Failure::OfTheRecord);
-        }
-        if !self.failing {
-            error!(%error, "the audit sink fails; records {}", match self.policy {
-                OverflowPolicy::Block => "wait for it, and new sessions with them",
+    fn note_failure(&mut self, error: &io::Error) {
+        if !self.failing && self.batch.is_inside_a_line() {
+            error!(%error, "the audit sink took a part of a record; its rest goes first once it works again");
+        } else if !self.failing {
+            error!(%error, "the audit sink fails; records {}", match self.batch.policy() {
+                OverflowPolicy::Block => "wait for it, and what they would record with them",
                 OverflowPolicy::Drop => "are lost until it works again",
             });
         }
         self.failing = true;
-        Some(Failure::OfTheSink)
     }
 
-    fn try_write(&mut self, record: &Record) -> io::Result<()> {
-        self.finish_line()?;
-        self.sink.refresh()?;
-        let mut line = serde_json::to_vec(record)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        line.push(b'\n');
-        let written = self.sink.write(&line)?;
-        // From the first byte on the record is this line's, and only this line's rest may follow.
-        self.line = line.split_off(written);
-        if let Err(error) = self.finish_line() {
-            error!(%error, "the audit sink took a part of a record; its rest goes first once it works again");
-        }
-        Ok(())
-    }
-
-    fn finish_line(&mut self) -> io::Result<()> {
-        while !self.line.is_empty() {
-            match self.sink.write(&self.line)? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                written => drop(self.line.drain(..written)),
+    /// Writes until the batch is in the sink or the sink fails; then tells whether it took anything before.
+    fn try_write(&mut self) -> Result<(), (io::Error, bool)> {
+        let mut progress = false;
+        let mut is_fresh = false;
+        while !self.batch.next().is_empty() {
+            // A line is finished where it was begun; the next one may go to another file.
+            if !is_fresh && !self.batch.is_inside_a_line() {
+                self.sink.refresh().map_err(|error| (error, progress))?;
+                is_fresh = true;
             }
+            match self.sink.write(self.batch.next()) {
+                Ok(0) => return Err((io::ErrorKind::WriteZero.into(), progress)),
+                Ok(taken) => self.took(taken),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err((error, progress)),
+            }
+            progress = true;
         }
         Ok(())
+    }
+
+    fn took(&mut self, bytes: usize) {
+        let mut begun = self.batch.advance(bytes);
+        if let Some(lost) = self.gap.take_if(|_| begun > 0) {
+            self.reported = lost;
+            begun -= 1;
+        }
+        self.counts.written.fetch_add(begun, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,13 +2,18 @@
 //! top-level settings apply alone.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::settings::{AuditLevel, OverflowPolicy, Redaction};
+use super::tls::{
+    ClientCertificates, ClientTls, ServerAuthority, ServerSslMode, TerminationSettings, TlsMode,
+};
 use super::{AuditConfig, ConfigError};
+use crate::tls::Termination;
 
 /// The name in records of what applies where no route matches.
 const DEFAULT_NAME: &str = "default";
@@ -31,6 +36,30 @@ pub struct RouteSettings {
     pub audit_redaction: Option<Redaction>,
     /// As the top-level setting.
     pub audit_parameters: Option<bool>,
+    /// Where TLS ends: `passthrough` (default) or `terminate`.
+    pub tls: Option<TlsMode>,
+    /// PEM file with the certificate shown to clients.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with its key.
+    pub key: Option<PathBuf>,
+    /// Directory of the local authority that mints certificates instead.
+    pub ca: Option<PathBuf>,
+    /// Whether clients must speak TLS.
+    pub client_tls: Option<ClientTls>,
+    /// PEM file with the authorities of clients' certificates.
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients are asked for a certificate.
+    pub client_certificates: Option<ClientCertificates>,
+    /// libpq's `sslmode`, towards the server.
+    pub server_sslmode: Option<ServerSslMode>,
+    /// PEM file with the authorities of servers' certificates, or `system`.
+    pub server_ca: Option<ServerAuthority>,
+    /// PEM file with our certificate for servers that ask.
+    pub server_certificate: Option<PathBuf>,
+    /// PEM file with its key.
+    pub server_key: Option<PathBuf>,
+    /// The server's name, to verify and to send.
+    pub server_name: Option<String>,
 }
 
 /// An address (`10.0.0.5`) or a network (`10.0.0.0/8`).
@@ -65,6 +94,8 @@ pub struct RouteRule {
     pub name: String,
     /// What is recorded of its sessions.
     pub audit: AuditScope,
+    /// How TLS ends at pgusher; none where it passes through.
+    pub tls: Option<Arc<Termination>>,
     destinations: Vec<Network>,
     ports: Vec<u16>,
 }
@@ -80,6 +111,22 @@ pub struct AuditScope {
     pub parameters: bool,
     /// What happens to a statement's record when the sink cannot keep up.
     pub overflow: OverflowPolicy,
+}
+
+impl AuditScope {
+    /// What cannot be had together.
+    ///
+    /// # Errors
+    /// What is wrong, and what would be right.
+    pub(super) fn check(self) -> Result<Self, String> {
+        if self.parameters && self.redaction != Redaction::Full {
+            return Err(
+                "parameters are literals: they are recorded only with audit_redaction = \"full\""
+                    .to_owned(),
+            );
+        }
+        Ok(self)
+    }
 }
 
 impl RouteRule {
@@ -118,6 +165,7 @@ impl Routes {
         let default = Arc::new(RouteRule {
             name: DEFAULT_NAME.to_owned(),
             audit: audit.scope,
+            tls: None,
             destinations: Vec::new(),
             ports: Vec::new(),
         });
@@ -131,6 +179,13 @@ impl Routes {
             .find(|rule| rule.matches(destination))
             .unwrap_or(&self.default)
     }
+
+    /// Every route on which TLS ends at pgusher, by name.
+    pub fn terminations(&self) -> impl Iterator<Item = (&str, &Termination)> {
+        self.rules
+            .iter()
+            .filter_map(|rule| Some((rule.name.as_str(), rule.tls.as_deref()?)))
+    }
 }
 
 fn check_route(
@@ -138,7 +193,10 @@ fn check_route(
     table: RouteSettings,
     audit: &AuditConfig,
 ) -> Result<RouteRule, ConfigError> {
-    let name = table.name.unwrap_or_else(|| format!("route {}", index + 1));
+    let name = table
+        .name
+        .clone()
+        .unwrap_or_else(|| format!("route {}", index + 1));
     if table.port.contains(&0) {
         return Err(ConfigError::Route {
             route: name,
@@ -147,15 +205,36 @@ fn check_route(
         });
     }
     let base = audit.scope;
+    let scope = AuditScope {
+        level: table.audit.unwrap_or(base.level),
+        redaction: table.audit_redaction.unwrap_or(base.redaction),
+        parameters: table.audit_parameters.unwrap_or(base.parameters),
+        overflow: table.audit_overflow.unwrap_or(base.overflow),
+    };
+    let tls = check_tls(&name, &table)?;
     Ok(RouteRule {
+        audit: scope.check().map_err(|reason| ConfigError::Route {
+            route: name.clone(),
+            setting: "audit_parameters",
+            reason,
+        })?,
         name,
-        audit: AuditScope {
-            level: table.audit.unwrap_or(base.level),
-            redaction: table.audit_redaction.unwrap_or(base.redaction),
-            parameters: table.audit_parameters.unwrap_or(base.parameters),
-            overflow: table.audit_overflow.unwrap_or(base.overflow),
-        },
+        tls,
         destinations: table.destination,
         ports: table.port,
     })
+}
+
+fn check_tls(route: &str, table: &RouteSettings) -> Result<Option<Arc<Termination>>, ConfigError> {
+    let refuse = |setting, reason| ConfigError::Route {
+        route: route.to_owned(),
+        setting,
+        reason,
+    };
+    let settings =
+        TerminationSettings::check(table).map_err(|(setting, reason)| refuse(setting, reason))?;
+    let termination = settings.map(Termination::load).transpose();
+    Ok(termination
+        .map_err(|error| refuse(error.setting, error.reason))?
+        .map(Arc::new))
 }

@@ -28,7 +28,7 @@ pub struct Settings {
     #[arg(long, value_name = "SINK")]
     pub audit_sink: Option<SinkKind>,
 
-    /// When the audit sink cannot keep up: `block` new sessions, or `drop` records and record the gap [default: block]
+    /// When the audit sink cannot keep up: `block` what would be recorded, or `drop` records and record the gap [default: block]
     #[arg(long, value_name = "POLICY")]
     pub audit_overflow: Option<OverflowPolicy>,
 
@@ -47,6 +47,14 @@ pub struct Settings {
     /// Record Bind parameters and function arguments [default: false]
     #[arg(long, value_name = "BOOL")]
     pub audit_parameters: Option<bool>,
+
+    /// Bytes of a SQL text that a record keeps; of a longer one its length and hash too [default: 65536]
+    #[arg(long, value_name = "BYTES")]
+    pub audit_text_limit: Option<usize>,
+
+    /// Bytes that a record keeps of all parameters of a statement [default: 1024]
+    #[arg(long, value_name = "BYTES")]
+    pub audit_parameter_limit: Option<usize>,
 
     /// Close a client that has not completed its startup packet by then [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
@@ -103,6 +111,8 @@ impl Settings {
             audit: self.audit.or(base.audit),
             audit_redaction: self.audit_redaction.or(base.audit_redaction),
             audit_parameters: self.audit_parameters.or(base.audit_parameters),
+            audit_text_limit: self.audit_text_limit.or(base.audit_text_limit),
+            audit_parameter_limit: self.audit_parameter_limit.or(base.audit_parameter_limit),
             startup_timeout: self.startup_timeout.or(base.startup_timeout),
             dial_timeout: self.dial_timeout.or(base.dial_timeout),
             half_closed_timeout: self.half_closed_timeout.or(base.half_closed_timeout),
@@ -179,7 +189,7 @@ pub enum Redaction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum OverflowPolicy {
-    /// No record is lost: new sessions wait until the sink has room.
+    /// No record is lost: new sessions, and sessions whose statements are recorded, wait until the sink has room.
     Block,
     /// No session waits: records are lost, counted, and the gap is a record itself.
     Drop,

@@ -1,5 +1,7 @@
 //! Counts what interception cannot reach: connections older than the hooks, and unix sockets of servers.
 
+use std::collections::HashSet;
+
 use procfs::ProcError;
 use procfs::net::{TcpNetEntry, TcpState, UnixNetEntry, UnixState, tcp, tcp6, unix};
 use serde::{Deserialize, Serialize};
@@ -13,26 +15,37 @@ pub struct Coverage {
     pub unix_sockets: usize,
 }
 
+/// How often the kernel's list of TCP sockets is read. It is not handed out at one moment: while sockets come and go
+/// an entry can be left out, or shown twice.
+const READINGS: usize = 3;
+
 /// Counts what interception of `ports` does not cover in our network namespace.
 ///
 /// # Errors
 /// When /proc/net cannot be read.
 pub fn uncovered(ports: &[u16]) -> procfs::ProcResult<Coverage> {
-    let v6 = match tcp6() {
-        // The file is not there on a host without IPv6.
-        Err(ProcError::NotFound(_)) => Vec::new(),
-        entries => entries?,
-    };
-    let sockets = tcp()?.into_iter().chain(v6);
+    let mut established = HashSet::new();
+    for _ in 0..READINGS {
+        let sockets = tcp_sockets()?;
+        let to_ports = sockets.filter(|entry| is_established_to(entry, ports));
+        established.extend(to_ports.map(|entry| (entry.local_address, entry.remote_address)));
+    }
     Ok(Coverage {
-        established: sockets
-            .filter(|entry| is_established_to(entry, ports))
-            .count(),
+        established: established.len(),
         unix_sockets: unix()?
             .iter()
             .filter(|entry| is_server_socket(entry, ports))
             .count(),
     })
+}
+
+fn tcp_sockets() -> procfs::ProcResult<impl Iterator<Item = TcpNetEntry>> {
+    let v6 = match tcp6() {
+        // The file is not there on a host without IPv6.
+        Err(ProcError::NotFound(_)) => Vec::new(),
+        entries => entries?,
+    };
+    Ok(tcp()?.into_iter().chain(v6))
 }
 
 fn is_established_to(entry: &TcpNetEntry, ports: &[u16]) -> bool {

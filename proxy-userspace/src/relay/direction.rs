@@ -5,9 +5,9 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BytesMut};
-use tokio::net::TcpStream;
 
 use super::{Observer, Side};
+use crate::leg::Port;
 
 /// How much is read at a time, and the most a direction holds. With 64 KiB a bulk transfer through the relay is level
 /// with a direct one; with 8 KiB it is not.
@@ -103,8 +103,8 @@ impl Direction {
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
+        from: &mut Port<'_>,
+        to: &mut Port<'_>,
         observer: &mut dyn Observer,
     ) {
         // Pending means a waker is registered; tokio's budget makes a busy direction yield by itself.
@@ -115,17 +115,19 @@ impl Direction {
     fn step(
         &mut self,
         context: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
+        from: &mut Port<'_>,
+        to: &mut Port<'_>,
         observer: &mut dyn Observer,
     ) -> Poll<bool> {
         match self.state {
             State::Copying if self.pending.is_empty() => self.copy(context, from, to, observer),
             State::Copying => self.flush(context, to),
             State::Flushing(_) if !self.pending.is_empty() => self.flush(context, to),
+            State::Flushing(End::Eof) => self.shut_down(context, to),
             State::Flushing(end) => {
-                if end == End::Eof && shut_down(to).is_err() {
-                    self.state = State::Ended(End::WriteFailed);
+                // What TLS still holds of the source's last words.
+                if let Err(error) = ready!(to.poll_flush(context)) {
+                    self.fail(&error);
                 } else {
                     self.state = State::Ended(end);
                 }
@@ -140,34 +142,44 @@ impl Direction {
     fn copy(
         &mut self,
         context: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
+        from: &mut Port<'_>,
+        to: &mut Port<'_>,
         observer: &mut dyn Observer,
     ) -> Poll<bool> {
-        ready!(observer.poll_ready(context));
-        if ready!(from.poll_read_ready(context)).is_err() {
-            self.state = State::Flushing(End::ReadFailed);
+        ready!(observer.poll_ready(self.source, context));
+        if let Err(error) = ready!(to.poll_flush(context)) {
+            self.fail(&error);
             return Poll::Ready(true);
         }
-        SCRATCH.with_borrow_mut(|scratch| match from.try_read(scratch) {
-            Ok(0) if self.source_reset => self.state = State::Flushing(End::ReadFailed),
-            Ok(0) => {
-                self.source_closed = true;
-                self.state = State::Flushing(End::Eof);
+        SCRATCH.with_borrow_mut(|scratch| {
+            match ready!(from.poll_read(context, scratch)) {
+                Ok(0) if self.source_reset => self.state = State::Flushing(End::ReadFailed),
+                Ok(0) => {
+                    self.source_closed = true;
+                    self.state = State::Flushing(End::Eof);
+                }
+                Ok(read) => {
+                    let bytes = scratch.get(..read).unwrap_or_default();
+                    observer.sent(self.source, bytes);
+                    self.forward(to, bytes);
+                }
+                Err(_) => self.state = State::Flushing(End::ReadFailed),
             }
-            Ok(read) => {
-                let bytes = scratch.get(..read).unwrap_or_default();
-                observer.sent(self.source, bytes);
-                self.forward(to, bytes);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.state = State::Flushing(End::ReadFailed),
-        });
+            Poll::Ready(true)
+        })
+    }
+
+    /// Passes the source's close on.
+    fn shut_down(&mut self, context: &mut Context<'_>, to: &mut Port<'_>) -> Poll<bool> {
+        self.state = match ready!(to.poll_shutdown(context)) {
+            Ok(()) => State::Ended(End::Eof),
+            Err(_) => State::Ended(End::WriteFailed),
+        };
         Poll::Ready(true)
     }
 
     /// Writes what the destination takes now; the rest becomes pending.
-    fn forward(&mut self, to: &TcpStream, bytes: &[u8]) {
+    fn forward(&mut self, to: &mut Port<'_>, bytes: &[u8]) {
         let written = match to.try_write(bytes) {
             Ok(written) => written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -179,7 +191,7 @@ impl Direction {
     }
 
     /// Writes pending bytes once.
-    fn flush(&mut self, context: &mut Context<'_>, to: &TcpStream) -> Poll<bool> {
+    fn flush(&mut self, context: &mut Context<'_>, to: &mut Port<'_>) -> Poll<bool> {
         if let Err(error) = ready!(to.poll_write_ready(context)) {
             self.fail(&error);
             return Poll::Ready(true);
@@ -209,21 +221,13 @@ impl Direction {
     }
 
     /// Reads and drops what the source still sends to a dead destination.
-    fn discard(&mut self, context: &mut Context<'_>, from: &TcpStream) -> Poll<bool> {
-        if self.source_closed || ready!(from.poll_read_ready(context)).is_err() {
+    fn discard(&mut self, context: &mut Context<'_>, from: &mut Port<'_>) -> Poll<bool> {
+        if self.source_closed {
             return Poll::Ready(false);
         }
-        let read = SCRATCH.with_borrow_mut(|scratch| from.try_read(scratch));
+        let read = SCRATCH.with_borrow_mut(|scratch| from.poll_read(context, scratch));
+        let read = ready!(read);
         self.source_closed = matches!(read, Ok(0)) && !self.source_reset;
-        let goes_on = match read {
-            Ok(bytes) => bytes > 0,
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-        };
-        Poll::Ready(goes_on)
+        Poll::Ready(read.is_ok_and(|bytes| bytes > 0))
     }
-}
-
-/// Passes a close on: no more bytes will come, the other direction stays open.
-fn shut_down(to: &TcpStream) -> io::Result<()> {
-    socket2::SockRef::from(to).shutdown(std::net::Shutdown::Write)
 }

@@ -1,5 +1,7 @@
 //! The relay between real sockets: what each end sees of the other.
 
+mod encrypted;
+
 use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -28,7 +30,7 @@ struct Blind;
 impl Observer for Blind {
     fn sent(&mut self, _by: Side, _bytes: &[u8]) {}
 
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<()> {
+    fn poll_ready(&mut self, _side: Side, _context: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
 }
@@ -40,9 +42,10 @@ async fn session_with(leftover: &[u8], half_closed_timeout: Duration) -> Session
     let (client, client_leg) = socket_pair().await;
     let (upstream_leg, server) = socket_pair().await;
     let legs = Legs {
-        client: client_leg,
-        upstream: upstream_leg,
+        client: client_leg.into(),
+        upstream: upstream_leg.into(),
         from_client: BytesMut::from(leftover),
+        from_server: BytesMut::new(),
     };
     let force = CancellationToken::new();
     let stop = force.clone();

@@ -4,15 +4,25 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use bytes::Bytes;
+use rustls::pki_types::ServerName;
+
 use super::*;
+use crate::leg::Leg;
 use crate::socket::socket_pair;
+use crate::tls::tests::trusting_client;
+use crate::wire::error_response::{FatalError, SqlState};
 
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];
 const STARTUP: &[u8] = b"\0\0\0\x11\0\x03\0\0user\0me\0\0";
 
 fn deadline() -> Instant {
-    Instant::now() + Duration::from_secs(30)
+    Instant::now() + std::time::Duration::from_secs(30)
+}
+
+fn client_leg(stream: TcpStream) -> ClientLeg {
+    ClientLeg::new(stream, Arc::new(Certificates::ephemeral().unwrap()))
 }
 
 /// A client and a server around a negotiation.
@@ -29,7 +39,7 @@ async fn open() -> Opened {
     Opened {
         client,
         server,
-        leg: ClientLeg::new(leg),
+        leg: client_leg(leg),
         upstream,
     }
 }
@@ -39,8 +49,8 @@ async fn negotiation(
     upstream: &mut TcpStream,
 ) -> Result<Negotiated, StartupError> {
     let first = leg.next_packet(deadline()).await?;
-    let mut so_far = Negotiated::from(first.opening.clone());
-    negotiate(leg, upstream, first, deadline(), &mut so_far).await?;
+    let mut so_far = Negotiated::from(first.opening);
+    negotiate(leg, upstream, deadline(), &mut so_far).await?;
     Ok(so_far)
 }
 
@@ -124,12 +134,7 @@ async fn what_was_sent_along_with_a_request_is_left_for_the_server_to_judge() {
     opened.client.write_all(&early).await.unwrap();
     // Both must be there before the first packet is looked at.
     while opened.leg.buffer.len() < early.len() {
-        opened
-            .leg
-            .stream
-            .read_buf(&mut opened.leg.buffer)
-            .await
-            .unwrap();
+        opened.leg.read(deadline()).await.unwrap();
     }
     let negotiated = negotiation(&mut opened.leg, &mut opened.upstream)
         .await
@@ -156,12 +161,49 @@ async fn a_second_request_of_a_kind_is_left_for_the_server_to_judge() {
     assert_eq!(leg.buffer, SSL_REQUEST[..]);
 }
 
+/// What a client reads inside TLS after its startup packet.
+async fn read_inside(stream: TcpStream) -> Bytes {
+    let name = ServerName::try_from("anything.example").unwrap();
+    let mut leg = Leg::connect(stream, trusting_client(), name).await.unwrap();
+    leg.write_all(STARTUP).await.unwrap();
+    let mut answer = BytesMut::new();
+    while leg.read_buf(&mut answer, 1000).await.unwrap() > 0 {}
+    answer.freeze()
+}
+
 #[tokio::test]
-async fn a_refused_client_reads_the_reason_after_being_told_that_there_is_no_encryption() {
+async fn a_refused_client_reads_the_reason_inside_the_tls_it_asked_for() {
+    for requests in [vec![], vec![SSL_REQUEST], vec![GSS_REQUEST, SSL_REQUEST]] {
+        let (mut client, leg) = socket_pair().await;
+        let error = FatalError::new(SqlState::CannotConnectNow, "no server".to_owned());
+        let is_direct = requests.is_empty();
+        let script = async {
+            for request in requests {
+                client.write_all(&request).await.unwrap();
+                let answer: &[u8] = if request == SSL_REQUEST { b"S" } else { b"N" };
+                expect(&mut client, answer).await;
+            }
+            read_inside(client).await
+        };
+        let (answer, last) = tokio::join!(script, refuse(client_leg(leg), &error, deadline()));
+        let (opening, encryption) = last.unwrap();
+        assert!(matches!(opening, Opening::Startup(_)), "{opening:?}");
+        let expected = if is_direct {
+            Encryption::DirectTlsTerminated
+        } else {
+            Encryption::TlsTerminated
+        };
+        assert_eq!(encryption, expected);
+        assert_eq!(answer, error.encode());
+    }
+}
+
+#[tokio::test]
+async fn a_refused_client_that_goes_on_without_gss_reads_the_reason_in_plain_text() {
     let (mut client, leg) = socket_pair().await;
     let error = FatalError::new(SqlState::CannotConnectNow, "no server".to_owned());
     let script = async {
-        client.write_all(&SSL_REQUEST).await.unwrap();
+        client.write_all(&GSS_REQUEST).await.unwrap();
         expect(&mut client, b"N").await;
         client.write_all(STARTUP).await.unwrap();
         let mut answer = Vec::new();
@@ -169,24 +211,32 @@ async fn a_refused_client_reads_the_reason_after_being_told_that_there_is_no_enc
         drop(client);
         answer
     };
-    let (answer, last) = tokio::join!(script, refuse(ClientLeg::new(leg), &error, deadline()));
-    assert!(matches!(last, Some(Opening::Startup(_))), "{last:?}");
+    let (answer, last) = tokio::join!(script, refuse(client_leg(leg), &error, deadline()));
+    assert_eq!(last.unwrap().1, Encryption::Refused);
     assert_eq!(answer, error.encode());
 }
 
 #[tokio::test]
-async fn a_client_that_asks_for_ever_is_not_answered_for_ever() {
+async fn what_comes_along_with_a_request_ends_the_opening_with_postgresqls_words() {
     let (mut client, leg) = socket_pair().await;
     let error = FatalError::new(SqlState::CannotConnectNow, "no server".to_owned());
     client.write_all(&SSL_REQUEST.repeat(100)).await.unwrap();
-    refuse(ClientLeg::new(leg), &error, deadline()).await;
-    let mut answers = Vec::new();
-    // The close may arrive as a reset, since most of the requests were never read.
-    let _ = client.read_to_end(&mut answers).await;
+    assert!(refuse(client_leg(leg), &error, deadline()).await.is_none());
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
     assert!(
-        answers.len() <= MAX_REQUESTS_BEFORE_REFUSAL + 1,
-        "{answers:?}"
+        answer.starts_with(b"E") && answer.windows(5).any(|field| field == b"08P01"),
+        "{answer:?}"
     );
+}
+
+#[tokio::test]
+async fn a_client_that_never_finishes_its_handshake_is_given_up_at_the_deadline() {
+    let (mut client, leg) = socket_pair().await;
+    client.write_all(&[0x16, 3, 1]).await.unwrap();
+    let soon = Instant::now() + std::time::Duration::from_millis(50);
+    let turned = super::open(client_leg(leg), soon).await.err().unwrap();
+    assert!(matches!(turned, Turned::HandshakeTimedOut));
 }
 
 #[tokio::test]
@@ -198,7 +248,7 @@ async fn bytes_that_are_no_packet_are_answered_as_the_server_would() {
     for (bytes, is_answered) in cases {
         let (mut client, leg) = socket_pair().await;
         client.write_all(bytes).await.unwrap();
-        let mut leg = ClientLeg::new(leg);
+        let mut leg = client_leg(leg);
         let Err(StartupError::Malformed(error)) = leg.next_packet(deadline()).await else {
             panic!("{bytes:?} was taken for a packet");
         };

@@ -2,11 +2,14 @@
 //!
 //! Only what is listed here can ever reach a client: a SQLSTATE and a text written for people.
 
+use std::borrow::Cow;
+
 /// Fields of ErrorResponse (protocol documentation, "Error and Notice Message Fields").
 const SEVERITY: u8 = b'S';
 const SEVERITY_UNLOCALISED: u8 = b'V';
 const SQLSTATE: u8 = b'C';
 const MESSAGE: u8 = b'M';
+const DETAIL: u8 = b'D';
 const HINT: u8 = b'H';
 
 /// Far below the 30,000 bytes beyond which libpq does not take an error before authentication for one (fe-connect.c).
@@ -19,6 +22,10 @@ pub enum SqlState {
     ProtocolViolation,
     /// 08006 connection_failure
     ConnectionFailure,
+    /// 0A000 feature_not_supported
+    FeatureNotSupported,
+    /// 28000 invalid_authorization_specification
+    InvalidAuthorization,
     /// 53000 insufficient_resources
     InsufficientResources,
     /// 53300 too_many_connections
@@ -33,6 +40,8 @@ impl SqlState {
         match self {
             Self::ProtocolViolation => "08P01",
             Self::ConnectionFailure => "08006",
+            Self::FeatureNotSupported => "0A000",
+            Self::InvalidAuthorization => "28000",
             Self::InsufficientResources => "53000",
             Self::TooManyConnections => "53300",
             Self::CannotConnectNow => "57P03",
@@ -45,7 +54,8 @@ impl SqlState {
 pub struct FatalError {
     sqlstate: SqlState,
     message: String,
-    hint: Option<&'static str>,
+    detail: Option<Cow<'static, str>>,
+    hint: Option<Cow<'static, str>>,
 }
 
 impl FatalError {
@@ -54,14 +64,22 @@ impl FatalError {
         Self {
             sqlstate,
             message,
+            detail: None,
             hint: None,
         }
     }
 
+    /// Adds what more there is to know; safe for the client to read, as the message.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
     /// Adds what the reader can do about it.
     #[must_use]
-    pub fn with_hint(mut self, hint: &'static str) -> Self {
-        self.hint = Some(hint);
+    pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.hint = Some(hint.into());
         self
     }
 
@@ -86,7 +104,10 @@ impl FatalError {
         field(SEVERITY_UNLOCALISED, "FATAL");
         field(SQLSTATE, self.sqlstate.code());
         field(MESSAGE, &self.message);
-        if let Some(hint) = self.hint {
+        if let Some(detail) = &self.detail {
+            field(DETAIL, detail);
+        }
+        if let Some(hint) = &self.hint {
             field(HINT, hint);
         }
         body.push(0);
@@ -104,15 +125,19 @@ mod tests {
 
     #[test]
     fn the_encoding_has_every_field_a_client_looks_for() {
-        let error =
-            FatalError::new(SqlState::CannotConnectNow, "no\0way".to_owned()).with_hint("wait");
-        let expected = b"E\0\0\0\x27SFATAL\0VFATAL\0C57P03\0Mnoway\0Hwait\0\0";
+        let error = FatalError::new(SqlState::CannotConnectNow, "no\0way".to_owned())
+            .with_detail("why")
+            .with_hint("wait");
+        let expected = b"E\0\0\0\x2cSFATAL\0VFATAL\0C57P03\0Mnoway\0Dwhy\0Hwait\0\0";
         assert_eq!(error.encode(), expected);
     }
 
     #[test]
     fn a_long_message_stays_below_what_libpq_takes() {
-        let error = FatalError::new(SqlState::ProtocolViolation, "x".repeat(100_000));
+        let long = || "x".repeat(100_000);
+        let error = FatalError::new(SqlState::ProtocolViolation, long())
+            .with_detail(long())
+            .with_hint(long());
         assert!(error.encode().len() < 30_000);
     }
 }

@@ -1,15 +1,22 @@
-//! Watches what the server says until the login is decided: accepted, rejected, or cut off.
+//! Watches a login until it is decided: accepted, rejected, or cut off; and by which method.
 //!
-//! Only headers are read, and the first bytes of three kinds of message; nothing is held back. Once the outcome is
-//! known the watch is done and costs nothing.
+//! Only headers are read, the first bytes of some of the server's messages, and of the client's only the name of the
+//! SASL mechanism it chose. What else the client answers with is secret: it is neither kept nor looked at. Once the
+//! outcome is known the watch is done and costs nothing.
+//!
+//! Messages: protocol documentation, "Start-up" and "SASL Authentication"; codes: src/include/libpq/protocol.h.
 
-/// The header of a backend message: type and length.
-const HEADER_BYTES: usize = 5;
+mod method;
+
+pub use method::Method;
+
+use super::collect::{Name, Prefix};
+use super::frame::{BACKEND_LARGEST, Framer, Header, Piece, frontend_limit};
+use super::session::error_sqlstate;
+
 /// How much of a message's body is looked at: enough for the SQLSTATE, which every server version sends within its
-/// first fields.
+/// first fields, and for the names of all mechanisms.
 const MAX_BODY_BYTES: usize = 256;
-/// `AuthenticationOk` (protocol documentation, "Message Formats").
-const AUTHENTICATION_OK: [u8; 4] = [0; 4];
 
 /// How the server answered the login.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,17 +35,40 @@ pub enum LoginOutcome {
     Opaque,
 }
 
-/// The watch over one login.
+/// A message that no server sends during a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the server sent a message that does not belong to a login")]
+pub struct NotALogin;
+
+/// The watch over one login. [`crate::wire::session::Session`] has one and hands it whole messages; alone, it cuts the
+/// streams itself.
 #[derive(Debug, Default)]
 pub struct LoginWatch {
     outcome: LoginOutcome,
     authenticated: bool,
+    method: Option<Method>,
+    offers_channel_binding: bool,
     backend_pid: Option<u32>,
-    /// Header and first body bytes of the message being read.
-    seen: Vec<u8>,
-    /// Body bytes of that message still to come beyond those in `seen`.
-    skip: usize,
+    cancel_key_bytes: Option<u64>,
+    negotiated: Option<u32>,
+    server: ServerSide,
+    client: ClientSide,
     done: bool,
+}
+
+#[derive(Debug, Default)]
+struct ServerSide {
+    framer: Framer,
+    kind: u8,
+    prefix: Prefix,
+}
+
+#[derive(Debug, Default)]
+struct ClientSide {
+    framer: Framer,
+    mechanism: Name,
+    /// The client broke the protocol.
+    is_lost: bool,
 }
 
 impl LoginWatch {
@@ -59,9 +89,29 @@ impl LoginWatch {
         &self.outcome
     }
 
+    /// How the client was asked to authenticate itself, as far as the login has come.
+    pub fn method(&self) -> Option<Method> {
+        self.method
+    }
+
+    /// Whether the server offered a mechanism with channel binding.
+    pub fn offers_channel_binding(&self) -> bool {
+        self.offers_channel_binding
+    }
+
     /// The server process, as BackendKeyData named it.
     pub fn backend_pid(&self) -> Option<u32> {
         self.backend_pid
+    }
+
+    /// The length of the key that cancels this session's queries: 4 bytes in protocol 3.0, up to 256 in 3.2.
+    pub fn cancel_key_bytes(&self) -> Option<u64> {
+        self.cancel_key_bytes
+    }
+
+    /// The protocol version NegotiateProtocolVersion named, as sent: some servers put the minor version there alone.
+    pub fn negotiated_protocol(&self) -> Option<u32> {
+        self.negotiated
     }
 
     /// Whether there is nothing more to learn.
@@ -71,179 +121,147 @@ impl LoginWatch {
 
     /// Takes the next bytes the server sent, cut anywhere.
     pub fn observe(&mut self, mut bytes: &[u8]) {
-        while !self.done && !bytes.is_empty() {
-            bytes = if self.skip > 0 {
-                self.skip_body(bytes)
-            } else {
-                self.read_message(bytes)
+        while !self.done {
+            let Some(piece) = self.server.framer.next(&mut bytes) else {
+                return;
             };
-        }
-    }
-
-    fn skip_body<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let skipped = self.skip.min(bytes.len());
-        self.skip -= skipped;
-        bytes.get(skipped..).unwrap_or_default()
-    }
-
-    /// Collects a message's header and the part of its body that matters; handles it when both are there.
-    fn read_message<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        const MOST: usize = HEADER_BYTES + MAX_BODY_BYTES;
-        let wanted = match self.message_bytes() {
-            Some(Ok(total)) => total.min(MOST),
-            Some(Err(())) | None => HEADER_BYTES,
-        };
-        let (taken, rest) = bytes.split_at(wanted.saturating_sub(self.seen.len()).min(bytes.len()));
-        self.seen.extend_from_slice(taken);
-        match self.message_bytes() {
-            Some(Err(())) => self.finish(LoginOutcome::Opaque),
-            Some(Ok(total)) if self.seen.len() == total.min(MOST) => {
-                self.skip = total - self.seen.len();
-                self.handle_message();
-                self.seen.clear();
+            match piece {
+                Piece::Header(header) if header.fits(BACKEND_LARGEST) => {
+                    self.server.kind = header.kind;
+                    self.server.prefix.clear();
+                    if !belongs_to_login(header.kind) {
+                        self.finish(LoginOutcome::Opaque);
+                    }
+                }
+                Piece::Header(_) => self.finish(LoginOutcome::Opaque),
+                Piece::Body { bytes, last: false } => {
+                    self.server.prefix.feed(bytes, MAX_BODY_BYTES);
+                }
+                Piece::Body { bytes, last: true } => {
+                    let ServerSide {
+                        kind, mut prefix, ..
+                    } = std::mem::take(&mut self.server);
+                    let (body, length) = prefix.last(bytes, MAX_BODY_BYTES);
+                    if self.server_message(kind, body, length).is_err() {
+                        self.finish(LoginOutcome::Opaque);
+                    }
+                }
             }
-            _ => {}
-        }
-        rest
-    }
-
-    /// The size of the message whose header is in `seen`: `None` until the header is complete, an error when no
-    /// server would send it.
-    fn message_bytes(&self) -> Option<Result<usize, ()>> {
-        let [kind, a, b, c, d] = *self.seen.first_chunk::<HEADER_BYTES>()?;
-        let length = u32::from_be_bytes([a, b, c, d]);
-        let is_known = matches!(kind, b'R' | b'E' | b'N' | b'S' | b'K' | b'Z' | b'v');
-        match usize::try_from(length) {
-            Ok(length) if is_known && length >= 4 => Some(Ok(length.saturating_add(1))),
-            _ => Some(Err(())),
         }
     }
 
-    fn handle_message(&mut self) {
-        let Some((header, body)) = self.seen.split_first_chunk::<HEADER_BYTES>() else {
-            return;
-        };
-        match header[0] {
-            b'R' if body == AUTHENTICATION_OK => self.authenticated = true,
+    /// Takes the next bytes the client sent behind its startup packet, cut anywhere; before the server's answers to
+    /// them.
+    pub fn observe_client(&mut self, mut bytes: &[u8]) {
+        while !self.done && !self.client.is_lost {
+            let Some(piece) = self.client.framer.next(&mut bytes) else {
+                return;
+            };
+            match piece {
+                Piece::Header(header) => {
+                    let wanted = header.kind == b'p' && self.expects_mechanism();
+                    self.client.mechanism.begin(wanted);
+                    // The server will say what it makes of that; its side goes on being watched.
+                    self.client.is_lost = !is_from_a_client(header);
+                }
+                Piece::Body { bytes, last } => {
+                    self.client.mechanism.feed(bytes);
+                    if last {
+                        let name = self.client.mechanism;
+                        self.client.mechanism.wipe();
+                        if name.is_wanted() && name.is_ended() {
+                            self.chose(name.as_bytes());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the client's next password message begins with the mechanism it chose.
+    pub(super) fn expects_mechanism(&self) -> bool {
+        self.method == Some(Method::Sasl)
+    }
+
+    /// The client chose a SASL mechanism.
+    pub(super) fn chose(&mut self, mechanism: &[u8]) {
+        if self.expects_mechanism() {
+            self.method = Some(Method::of_mechanism(mechanism));
+        }
+    }
+
+    /// Takes a message of the server's: its type, the beginning of its body, the length of the whole body.
+    ///
+    /// # Errors
+    /// When it does not belong to a login.
+    pub(super) fn server_message(
+        &mut self,
+        kind: u8,
+        body: &[u8],
+        length: u64,
+    ) -> Result<(), NotALogin> {
+        let word = |bytes: &[u8]| bytes.first_chunk().map(|raw| u32::from_be_bytes(*raw));
+        match kind {
+            b'R' => match word(body) {
+                Some(code) => self.asked(code, body.get(4..).unwrap_or_default()),
+                None => return Err(NotALogin),
+            },
             b'K' => {
-                self.backend_pid = body.first_chunk::<4>().map(|raw| u32::from_be_bytes(*raw));
+                self.backend_pid = word(body);
+                self.cancel_key_bytes = length.checked_sub(4);
             }
+            b'v' => self.negotiated = word(body),
             b'E' => {
-                let sqlstate = sqlstate(body);
+                let sqlstate = error_sqlstate(body.get(..MAX_BODY_BYTES).unwrap_or(body));
                 self.finish(LoginOutcome::Rejected { sqlstate });
             }
             b'Z' if self.authenticated => self.finish(LoginOutcome::Accepted),
-            b'Z' => self.finish(LoginOutcome::Opaque),
-            _ => {}
+            b'N' | b'S' => {}
+            _ => return Err(NotALogin),
+        }
+        Ok(())
+    }
+
+    /// The streams turned out not to be what they seemed.
+    pub(super) fn is_not_understood(&mut self) {
+        if !self.done {
+            self.finish(LoginOutcome::Opaque);
+        }
+    }
+
+    /// The server asked for a step of authentication, or for none any more.
+    fn asked(&mut self, code: u32, rest: &[u8]) {
+        if code == method::OK {
+            self.authenticated = true;
+        }
+        if code == method::SASL {
+            self.offers_channel_binding = rest
+                .split(|byte| *byte == 0)
+                .any(|mechanism| mechanism.ends_with(b"-PLUS"));
+        }
+        if let Some(method) = Method::of_request(code) {
+            // AuthenticationOk ends whatever was asked before; alone it means that nothing was.
+            let is_new = code != method::OK || self.method.is_none();
+            self.method = if is_new { Some(method) } else { self.method };
         }
     }
 
     fn finish(&mut self, outcome: LoginOutcome) {
+        self.client.mechanism.wipe();
         self.outcome = outcome;
         self.done = true;
-        self.seen = Vec::new();
+        self.server = ServerSide::default();
+        self.client = ClientSide::default();
     }
 }
 
-/// The `C` field of an ErrorResponse body, if it lies within the bytes at hand and looks like a SQLSTATE.
-fn sqlstate(body: &[u8]) -> Option<String> {
-    let mut fields = body.split(|byte| *byte == 0);
-    let value = fields.find_map(|field| field.strip_prefix(b"C"))?;
-    let is_code = value.len() == 5
-        && value
-            .iter()
-            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
-    is_code.then(|| String::from_utf8_lossy(value).into_owned())
+fn belongs_to_login(kind: u8) -> bool {
+    matches!(kind, b'R' | b'E' | b'N' | b'S' | b'K' | b'Z' | b'v')
+}
+
+fn is_from_a_client(header: Header) -> bool {
+    frontend_limit(header.kind).is_some_and(|most| header.fits(most))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![kind];
-        bytes.extend(u32::try_from(body.len() + 4).unwrap().to_be_bytes());
-        bytes.extend(body);
-        bytes
-    }
-
-    /// Runs a stream through the watch in one piece and byte by byte; both must agree.
-    fn watch(stream: &[u8]) -> LoginWatch {
-        let mut whole = LoginWatch::new();
-        whole.observe(stream);
-        let mut bytewise = LoginWatch::new();
-        stream.chunks(1).for_each(|byte| bytewise.observe(byte));
-        assert_eq!(whole.outcome(), bytewise.outcome());
-        assert_eq!(whole.backend_pid(), bytewise.backend_pid());
-        whole
-    }
-
-    fn accepted_login() -> Vec<u8> {
-        let mut stream = message(b'R', &[0, 0, 0, 10, b'S', 0, 0]);
-        stream.extend(message(b'R', &[0, 0, 0, 11, b'x']));
-        stream.extend(message(b'R', &[0, 0, 0, 0]));
-        stream.extend(message(b'N', &[b'x'; 5000]));
-        stream.extend(message(b'S', b"a\0b\0"));
-        stream.extend(message(b'K', &[0, 0, 1, 2, 9, 9, 9, 9]));
-        stream.extend(message(b'Z', b"I"));
-        stream
-    }
-
-    #[test]
-    fn a_login_is_accepted_at_ready_for_query_and_the_backend_is_known() {
-        let stream = accepted_login();
-        let login = watch(&stream);
-        assert_eq!(login.outcome(), &LoginOutcome::Accepted);
-        assert_eq!(login.backend_pid(), Some(258));
-        let before_ready = watch(&stream[..stream.len() - 1]);
-        assert_eq!(before_ready.outcome(), &LoginOutcome::Unanswered);
-    }
-
-    #[test]
-    fn an_error_before_ready_for_query_is_a_rejection_with_its_sqlstate() {
-        let mut after_ok = message(b'R', &[0, 0, 0, 0]);
-        after_ok.extend(message(
-            b'E',
-            b"SFATAL\0VFATAL\0C3D000\0Mno such database\0\0",
-        ));
-        let cases = [
-            (message(b'E', b"SFATAL\0C28P01\0Mwrong\0\0"), Some("28P01")),
-            (message(b'E', b"SFATAL\0Mno state\0\0"), None),
-            (message(b'E', b""), None),
-            (message(b'E', b"Cshort\0\0"), None),
-            (after_ok, Some("3D000")),
-        ];
-        for (stream, sqlstate) in cases {
-            let expected = LoginOutcome::Rejected {
-                sqlstate: sqlstate.map(str::to_owned),
-            };
-            assert_eq!(watch(&stream).outcome(), &expected);
-        }
-    }
-
-    #[test]
-    fn what_is_not_protocol_three_is_opaque_and_ends_the_watch() {
-        let streams = [
-            b"HTTP/1.1 400".to_vec(),
-            message(b'Z', b"I"),
-            vec![b'R', 0, 0, 0, 3],
-            vec![0x15, 3, 3, 0, 2],
-        ];
-        for stream in streams {
-            let login = watch(&stream);
-            assert_eq!(login.outcome(), &LoginOutcome::Opaque, "{stream:?}");
-            assert!(login.is_done());
-        }
-    }
-
-    #[test]
-    fn a_promised_gigabyte_is_not_allocated() {
-        let mut login = LoginWatch::new();
-        login.observe(&[b'N', 0x3f, 0xff, 0xff, 0xff]);
-        for _ in 0..1000 {
-            login.observe(&[0; 1000]);
-        }
-        assert!(login.seen.capacity() < 1024);
-        assert!(!login.is_done());
-    }
-}
+mod tests;

@@ -9,9 +9,9 @@ pub const MAX_PACKET_BYTES: usize = 10_000 + 4;
 const MIN_PACKET_BYTES: usize = 8;
 
 /// `NEGOTIATE_SSL_CODE`
-const SSL_REQUEST: u32 = 80_877_103;
+pub(super) const SSL_REQUEST: u32 = 80_877_103;
 /// `NEGOTIATE_GSS_CODE`
-const GSS_REQUEST: u32 = 80_877_104;
+pub(super) const GSS_REQUEST: u32 = 80_877_104;
 /// `CANCEL_REQUEST_CODE`
 const CANCEL_REQUEST: u32 = 80_877_102;
 /// `PG_PROTOCOL_MAJOR` of every version whose startup packet has the form known here.

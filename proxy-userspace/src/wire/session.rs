@@ -4,43 +4,73 @@
 //! Sans-IO: chunks of either side and the time go in, [`Event`]s come out, in the order things happened. Messages are
 //! read by their headers; of a body only what an event carries is kept, up to the limits in [`Capture`], so a message
 //! of a gigabyte passes in constant memory. Nothing is assumed of either peer: what breaks the protocol is an
-//! [`Event::Violation`], after which the machine stops looking.
+//! [`Event::Violation`], after which the machine stops looking. docs/protocol.md has the rules and the limits.
+//!
+//! The client's bytes are read by [`client`], the server's by [`server`]; [`machine`] pairs them.
 //!
 //! Rules: protocol documentation, "Message Flow"; src/backend/tcop/postgres.c (PostgresMain, SocketBackend).
 
+mod answer;
+mod client;
 pub mod event;
+mod held;
+mod machine;
+mod queue;
+mod request;
+mod server;
+mod statements;
+mod values;
 
 pub use event::{
     Copied, CopyDirection, Event, Finished, Outcome, Parameters, Prepared, ServerError, Subject,
-    Target, Text, TransactionStatus, Verdict, Violation,
+    Target, Text, TransactionStatus, Value, Verdict, Violation,
 };
+
+pub(super) use server::error_sqlstate;
 
 use std::time::Instant;
 
 use crate::wire::login::LoginWatch;
+use client::ClientReader;
+use machine::Machine;
+use request::{Request, Sent};
+use server::{Reply, ServerReader};
 
 /// How much of bodies is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capture {
     /// Bytes of one SQL text; what is longer keeps its full length and hash.
     pub text_bytes: usize,
-    /// Bytes of one Bind's or FunctionCall's values; `None` keeps no value at all.
+    /// Bytes of one Bind's or FunctionCall's values, their length words included; `None` keeps no value at all.
     pub parameter_bytes: Option<usize>,
 }
 
 /// Follows one session.
 #[derive(Debug)]
 pub struct Session {
-    capture: Capture,
     login: LoginWatch,
+    client: ClientReader,
+    server: ServerReader,
+    machine: Machine,
+    /// The client broke the protocol: what it sends is not looked at any more, what it sent before is still answered.
+    client_is_over: bool,
+    /// How it did so, if that was during the login: the server's answer to the login comes first.
+    broken_login: Option<Sent>,
+    /// Nothing is looked at any more.
+    is_over: bool,
 }
 
 impl Session {
     /// Starts behind the startup packet.
     pub fn new(capture: Capture) -> Self {
         Self {
-            capture,
             login: LoginWatch::new(),
+            client: ClientReader::new(capture),
+            server: ServerReader::default(),
+            machine: Machine::default(),
+            client_is_over: false,
+            broken_login: None,
+            is_over: false,
         }
     }
 
@@ -49,16 +79,122 @@ impl Session {
         &self.login
     }
 
+    /// Whether the client is so far ahead of the server's answers that it should not be read until there are some.
+    /// Who reads on nevertheless gets [`Violation::TooManyPending`] after 64 KiB at the earliest.
+    pub fn is_full(&self) -> bool {
+        self.machine.is_full() && !self.client_is_over && !self.is_over
+    }
+
     /// Takes the next bytes the client sent, cut anywhere.
-    pub fn client_sent(&mut self, _bytes: &[u8], _now: Instant, _events: &mut dyn FnMut(Event)) {
-        let _ = self.capture;
+    pub fn client_sent(&mut self, mut bytes: &[u8], now: Instant, events: &mut dyn FnMut(Event)) {
+        while !self.client_is_over && !self.is_over {
+            let run = self.client.copy_data(&mut bytes);
+            let copied = match run.messages {
+                0 => Ok(()),
+                _ => self.machine.copy_data(run.body_bytes, now),
+            };
+            if let Err(violation) = copied {
+                return self.stop(violation, now, events);
+            }
+            let room = self.machine.room();
+            let Some(sent) = self.client.next(&mut bytes, now, room, &mut self.login) else {
+                return;
+            };
+            self.client_is_over = matches!(sent.request, Request::Broken(_));
+            if self.client_is_over && !self.login.is_done() {
+                self.broken_login = Some(sent);
+            } else if let Err(violation) = self.machine.sent(sent, now, events) {
+                self.stop(violation, now, events);
+            }
+        }
     }
 
     /// Takes the next bytes the server sent, cut anywhere.
-    pub fn server_sent(&mut self, bytes: &[u8], _now: Instant, _events: &mut dyn FnMut(Event)) {
-        self.login.observe(bytes);
+    pub fn server_sent(&mut self, mut bytes: &[u8], now: Instant, events: &mut dyn FnMut(Event)) {
+        while !self.is_over {
+            if let Err(violation) = self.take_runs(&mut bytes) {
+                return self.stop(violation, now, events);
+            }
+            let taken = match self.server.next(&mut bytes) {
+                None => return,
+                Some(Err(violation)) => Err(violation),
+                Some(Ok(reply)) => {
+                    let login = &mut self.login;
+                    take_reply(login, &mut self.machine, &reply, now, events)
+                }
+            };
+            let taken = taken.and_then(|()| match self.broken_login.take() {
+                Some(sent) if self.login.is_done() => self.machine.sent(sent, now, events),
+                still => {
+                    self.broken_login = still;
+                    Ok(())
+                }
+            });
+            if let Err(violation) = taken {
+                self.stop(violation, now, events);
+            }
+        }
     }
 
     /// Tells what is still without an outcome, when no more bytes will come.
-    pub fn end(&mut self, _now: Instant, _events: &mut dyn FnMut(Event)) {}
+    pub fn end(&mut self, now: Instant, events: &mut dyn FnMut(Event)) {
+        if !self.is_over {
+            self.is_over = true;
+            let broken = self.broken_login.take();
+            let broken = broken.and_then(|sent| self.machine.sent(sent, now, events).err());
+            if let Some(violation) = self.machine.end(now, events).or(broken) {
+                events(Event::Violation(violation));
+            }
+        }
+    }
+
+    /// What most of a session's bytes are, as fast as they can be skipped.
+    fn take_runs(&mut self, bytes: &mut &[u8]) -> Result<(), Violation> {
+        if !self.login.is_done() {
+            return Ok(());
+        }
+        let rows = self.server.run(b'D', bytes);
+        if rows.messages > 0 {
+            self.machine.rows(rows.messages)?;
+        }
+        let data = self.server.run(b'd', bytes);
+        if data.messages > 0 {
+            self.machine.server_data(data.body_bytes)?;
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, violation: Violation, now: Instant, events: &mut dyn FnMut(Event)) {
+        self.is_over = true;
+        self.login.is_not_understood();
+        self.machine.end(now, events);
+        events(Event::Violation(violation));
+    }
 }
+
+/// Takes a message of the server's: the login's until that is decided, then an answer.
+fn take_reply(
+    login: &mut LoginWatch,
+    machine: &mut Machine,
+    reply: &Reply<'_>,
+    now: Instant,
+    events: &mut dyn FnMut(Event),
+) -> Result<(), Violation> {
+    if reply.kind == b'S' {
+        let (name, value) = server::setting(reply.body);
+        machine.tell(Event::Setting { name, value }, events);
+        return Ok(());
+    }
+    if !login.is_done() {
+        return login
+            .server_message(reply.kind, reply.body, reply.length)
+            .map_err(|_| Violation::BackendOutOfTurn(reply.kind));
+    }
+    match reply.kind {
+        b'E' => machine.error(server::server_error(reply.body), now, events),
+        _ => machine.replied(reply, now, events),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -49,6 +49,27 @@ impl Trail {
             .collect())
     }
 
+    /// The records between the beginning and the end of the only session that closes in a test with one, in order.
+    ///
+    /// # Errors
+    /// As [`Trail::only_session`].
+    pub fn statements(&self) -> Result<Vec<Value>> {
+        let session = self.only_session()?;
+        self.statements_of(&session)
+    }
+
+    /// The numbered records of a closed session, in order.
+    ///
+    /// # Errors
+    /// As [`Trail::records`].
+    pub fn statements_of(&self, session: &Value) -> Result<Vec<Value>> {
+        let mut records = self.records()?;
+        records.retain(|record| {
+            record["session"] == session["session"] && record.get("seq").is_some()
+        });
+        Ok(records)
+    }
+
     /// Waits for the first record that satisfies `wanted`.
     ///
     /// # Errors

@@ -305,14 +305,13 @@ fn a_client_that_leaves_when_encryption_is_refused_is_on_record_as_refused() -> 
 }
 
 #[test]
-fn a_client_that_asked_for_encryption_first_is_on_record_with_its_user_when_refused() -> Result<()>
-{
+fn a_client_that_asked_for_gss_first_is_on_record_with_its_user_when_refused() -> Result<()> {
     let dead = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port();
     Setup::with(Version::V15).port(dead).play(|stage| {
         let mut client = stage.dialer()?.dial(dead)?;
-        client.write_all(&SSL_REQUEST)?;
+        client.write_all(&wire::packet(wire::GSSENC_REQUEST, &[])?)?;
         let mut answer = [0];
         client.read_exact(&mut answer)?;
         ensure!(answer == *b"N", "{answer:?}");
@@ -321,6 +320,24 @@ fn a_client_that_asked_for_encryption_first_is_on_record_with_its_user_when_refu
         drop(client);
         let record = stage.pgusher.trail.only_session()?;
         field_is(&record, "/close", "upstream_unreachable")?;
+        field_is(&record, "/encryption", "refused")?;
         field_is(&record, "/startup/user", "somebody")
+    })
+}
+
+#[test]
+fn a_client_that_only_asked_for_tls_when_refused_is_answered_yes() -> Result<()> {
+    let dead = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port();
+    Setup::with(Version::V15).port(dead).play(|stage| {
+        let mut client = stage.dialer()?.dial(dead)?;
+        client.write_all(&SSL_REQUEST)?;
+        let mut answer = [0];
+        client.read_exact(&mut answer)?;
+        ensure!(answer == *b"S", "{answer:?}");
+        drop(client);
+        let record = stage.pgusher.trail.only_session()?;
+        field_is(&record, "/close", "upstream_unreachable")
     })
 }

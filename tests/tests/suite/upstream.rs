@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::{Context, Result, ensure};
-use pgusher_tests::cluster::{VERSIONS, free_port};
+use pgusher_tests::cluster::{VERSIONS, Version, free_port};
 use pgusher_tests::dialer::read_to_close;
 use pgusher_tests::process::run;
 use pgusher_tests::stage::Setup;
@@ -63,19 +63,37 @@ fn psql_tries_its_next_host_when_one_is_down() -> Result<()> {
 }
 
 #[test]
-fn psql_that_requires_encryption_fails_at_the_first_host_that_is_down() -> Result<()> {
-    // A limit: once connected, libpq goes on to its next host only for an ErrorResponse after its
-    // startup packet, and with sslmode=require it sends none to a server without TLS.
+fn psql_that_requires_encryption_tries_its_next_host_too() -> Result<()> {
     let dead = free_port()?;
     for version in VERSIONS {
+        let modes: &[&str] = match version {
+            Version::V15 => &["sslmode=require"],
+            Version::V18 => &["sslmode=require", "sslmode=require sslnegotiation=direct"],
+        };
         Setup::with(version).port(dead).play(|stage| {
-            let connection = format!(
-                "host=127.0.0.1,127.0.0.1 port={dead},{} user=app_trust dbname=postgres sslmode=require",
-                stage.cluster.port
-            );
-            let finished = run(&mut stage.psql_to(&connection, "select 1")?)?;
-            ensure!(finished.failure()?.contains(&dead.to_string()), "{finished:?}");
-            field_is(&stage.pgusher.trail.only_session()?, "/close", "upstream_unreachable")
+            for (index, mode) in modes.iter().enumerate() {
+                let connection = format!(
+                    "host=127.0.0.1,127.0.0.1 port={dead},{} user=app_trust dbname=postgres {mode}",
+                    stage.cluster.port
+                );
+                let finished = run(&mut stage.psql_to(&connection, "select inet_server_port()")?)?;
+                let port = finished.success().with_context(|| (*mode).to_owned())?;
+                ensure!(port == stage.cluster.port.to_string(), "{finished:?}");
+                let sessions = stage.pgusher.trail.wait_for_sessions(2 * index + 2)?;
+                let refused = sessions
+                    .iter()
+                    .skip(2 * index)
+                    .find(|record| record["close"] == "upstream_unreachable")
+                    .context("no refusal on record")?;
+                let expected = if mode.contains("direct") {
+                    "direct_tls_terminated"
+                } else {
+                    "tls_terminated"
+                };
+                field_is(refused, "/encryption", expected)?;
+                field_is(refused, "/startup/user", "app_trust")?;
+            }
+            Ok(())
         })?;
     }
     Ok(())

@@ -1,10 +1,11 @@
 //! Numbers: what pgbench reports, medians, and how far they can be trusted. Pure.
 
-/// One round's result for both ways, in the workload's unit.
+/// One round's result for each way, in the workload's unit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Round {
     pub(super) direct: f64,
     pub(super) proxied: f64,
+    pub(super) audited: f64,
 }
 
 /// All rounds of a workload.
@@ -15,8 +16,7 @@ pub(super) struct Comparison {
 
 impl Comparison {
     /// The titles of the columns that [`Comparison::row`] fills.
-    pub(super) const HEADLINE: &'static str =
-        "workload                         direct       pgusher         ratio  (min..max)";
+    pub(super) const HEADLINE: &'static str = "workload                         direct   relay/direct             statements/direct        statements/relay";
 
     pub(super) fn add(&mut self, round: Round) {
         self.rounds.push(round);
@@ -26,15 +26,18 @@ impl Comparison {
     pub(super) fn row(&self, name: &str, unit: &str) -> String {
         let column = |value: fn(&Round) -> f64| sorted(self.rounds.iter().map(value));
         let direct = median(&column(|round| round.direct));
-        let proxied = median(&column(|round| round.proxied));
-        let ratios = column(|round| round.proxied / round.direct);
-        let smallest = ratios.first().copied().unwrap_or(f64::NAN);
-        let largest = ratios.last().copied().unwrap_or(f64::NAN);
-        format!(
-            "{name:<26} {direct:>9.0} {unit:<4} {proxied:>8.0} {unit:<4} {:>8.2}  ({smallest:.2}..{largest:.2})",
-            median(&ratios)
-        )
+        let relay = spread(&column(|round| round.proxied / round.direct));
+        let statements = spread(&column(|round| round.audited / round.direct));
+        let cost = spread(&column(|round| round.audited / round.proxied));
+        format!("{name:<26} {direct:>9.0} {unit:<4}  {relay:<23}  {statements:<23}  {cost}")
     }
+}
+
+/// Writes sorted ratios as their median with the smallest and the largest.
+fn spread(ratios: &[f64]) -> String {
+    let smallest = ratios.first().copied().unwrap_or(f64::NAN);
+    let largest = ratios.last().copied().unwrap_or(f64::NAN);
+    format!("{:.2}  ({smallest:.2}..{largest:.2})", median(ratios))
 }
 
 /// Reads the rate from pgbench's report: `tps = 8123.4 (without initial connection time)`.
@@ -92,11 +95,25 @@ mod tests {
     #[test]
     fn the_ratio_is_that_of_single_rounds() {
         let mut comparison = Comparison::default();
-        for (direct, proxied) in [(100.0, 50.0), (200.0, 120.0), (400.0, 280.0)] {
-            comparison.add(Round { direct, proxied });
+        for (direct, proxied, audited) in [
+            (100.0, 50.0, 40.0),
+            (200.0, 120.0, 60.0),
+            (400.0, 280.0, 280.0),
+        ] {
+            comparison.add(Round {
+                direct,
+                proxied,
+                audited,
+            });
         }
         let row = comparison.row("select", "tps");
-        assert!(row.ends_with("0.60  (0.50..0.70)"), "{row}");
-        assert!(row.contains("200 tps") && row.contains("120 tps"), "{row}");
+        for part in [
+            "200 tps",
+            "0.60  (0.50..0.70)",
+            "0.40  (0.30..0.70)",
+            "0.80  (0.50..1.00)",
+        ] {
+            assert!(row.contains(part), "{part} is not in {row}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::service::{Service, die_with_parent};
 use crate::process;
 
 /// A running pgusher; dropping it detaches and stops it.
-pub(crate) struct Proxy {
+pub(super) struct Proxy {
     service: Service,
     binary: PathBuf,
     admin_socket: PathBuf,
@@ -20,12 +20,18 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts pgusher for one port and one cgroup, and waits until it has attached.
+    /// Starts pgusher for one port and one cgroup with its files in `folder`, and waits until it has attached.
     ///
     /// # Errors
     ///
     /// When it does not start; the text has the end of its log.
-    pub(super) fn start(binary: &Path, cgroup: &Path, port: u16, folder: &Path) -> Result<Self> {
+    pub(super) fn start(
+        binary: &Path,
+        cgroup: &Path,
+        port: u16,
+        folder: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let admin_socket = folder.join("admin.sock");
         let audit_trail = folder.join("audit.jsonl");
         let mut command = die_with_parent("TERM");
@@ -37,7 +43,8 @@ impl Proxy {
             .arg("--admin-socket")
             .arg(&admin_socket)
             .arg("--audit-sink")
-            .arg(format!("file:{}", audit_trail.display()));
+            .arg(format!("file:{}", audit_trail.display()))
+            .args(arguments);
         let log = folder.join("pgusher.log");
         let mut proxy = Self {
             service: Service::start("pgusher", command, log, Signal::SIGTERM)?,
@@ -57,7 +64,7 @@ impl Proxy {
     /// # Errors
     ///
     /// When it does not answer.
-    pub(crate) fn redirected(&self) -> Result<u64> {
+    pub(super) fn redirected(&self) -> Result<u64> {
         let text = process::capture(&mut self.status_command())?;
         serde_json::from_str::<Value>(&text)
             .context("`pgusher status --json` is no JSON")?
@@ -71,7 +78,7 @@ impl Proxy {
     /// # Errors
     ///
     /// When it does not end well or a record is no JSON.
-    pub(crate) fn finish(&mut self) -> Result<Vec<Value>> {
+    pub(super) fn finish(&mut self) -> Result<Vec<Value>> {
         self.service.stop()?;
         let trail = fs::read_to_string(&self.audit_trail)
             .with_context(|| format!("cannot read {}", self.audit_trail.display()))?;

@@ -29,24 +29,34 @@ const DEMO: [Package; 3] = [
     ("util-linux", "setpriv: the server must not run as root"),
 ];
 
-const TEST: [Package; 14] = [
+const TEST: [Package; 21] = [
     ("bpftool", "shows that nothing stays attached"),
     (
         "debootstrap",
         "makes the tree that PostgreSQL 18 is run from",
     ),
     ("gcc", "compiles the C clients"),
+    (
+        "golang-github-jackc-pgx-v4-dev",
+        "pgx, one of Go's two drivers",
+    ),
+    ("golang-github-lib-pq-dev", "lib/pq, the other one"),
+    ("golang-go", "compiles the Go clients"),
     ("iproute2", "makes network namespaces"),
     ("libc6-dev", "headers for the C clients"),
     ("liburing-dev", "the client that connects through io_uring"),
     ("libpostgresql-jdbc-java", "pgjdbc"),
     ("libpq-dev", "headers for the libpq client"),
+    ("libssl-dev", "the TLS of the tokio-postgres client"),
+    ("nodejs", "runs the node-postgres client"),
     (
         "openjdk-17-jdk-headless",
         "runs the pgjdbc client from its source",
     ),
     ("openssl", "makes the certificates of the test servers"),
+    ("pkg-config", "finds libssl-dev"),
     ("python3", "runs the psycopg clients"),
+    ("python3-asyncpg", "asyncpg"),
     ("python3-psycopg", "psycopg 3"),
     ("python3-psycopg2", "psycopg 2"),
     ("systemd", "journald, one of the audit sinks"),
@@ -100,13 +110,22 @@ fn install(names: &[&str]) -> Result<()> {
         .contains(&"postgresql-15")
         .then(NoMainCluster::declare)
         .transpose()?;
-    process::run(apt_get()?.arg("update"))?;
+    update_lists()?;
     process::run(
         apt_get()?
             .args(["install", "--yes", "--no-install-recommends"])
             .args(names)
             .stdin(Stdio::null()),
     )
+}
+
+/// Fetches the lists of packages that can be installed.
+///
+/// # Errors
+///
+/// When root cannot be had or apt fails.
+pub(super) fn update_lists() -> Result<()> {
+    process::run(apt_get()?.arg("update"))
 }
 
 fn apt_get() -> Result<Command> {

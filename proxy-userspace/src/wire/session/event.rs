@@ -17,6 +17,9 @@ pub enum Event {
         /// Its value.
         value: Bytes,
     },
+    /// An error that answers nothing the client sent: the server ends the session (57P01, 57P05, …) or tells of
+    /// something that went wrong while it was idle.
+    Unsolicited(ServerError),
     /// A peer broke the protocol; nothing after it is understood, and no event follows.
     Violation(Violation),
 }
@@ -26,13 +29,17 @@ pub enum Event {
 pub struct Finished {
     /// What the client asked for.
     pub subject: Subject,
+    /// The message's body is not what PostgreSQL takes, so the server refuses it whatever the text says: bytes behind
+    /// the text's terminator, no terminator, counts that do not fit. `subject` is what could be understood.
+    pub malformed: bool,
     /// What the server made of it.
     pub outcome: Outcome,
     /// When the message's first byte was seen.
     pub started: Instant,
     /// When its last reply was complete; the end of the session where none came.
     pub completed: Instant,
-    /// When ReadyForQuery came for it, if it was waited for (see [`super::Capture`]).
+    /// When ReadyForQuery came for its batch. `None` where the session ended before, or the batch was so long that it
+    /// was not waited for.
     pub ready: Option<Instant>,
     /// The transaction's status as that ReadyForQuery told it.
     pub transaction: Option<TransactionStatus>,
@@ -59,6 +66,8 @@ pub enum Subject {
         statement: Bytes,
         /// That statement, unless its Parse was not seen (SQL PREPARE, or before the audit was switched on).
         prepared: Option<Arc<Prepared>>,
+        /// `prepared` may be missing because more was prepared than is remembered.
+        forgotten: bool,
         /// The values.
         parameters: Parameters,
     },
@@ -72,6 +81,8 @@ pub enum Subject {
         statement: Option<Bytes>,
         /// The statement it runs, where its Parse was seen.
         prepared: Option<Arc<Prepared>>,
+        /// `prepared` may be missing because more was prepared or bound than is remembered.
+        forgotten: bool,
         /// The values bound to it.
         parameters: Parameters,
         /// The most rows asked for; 0 is all.
@@ -86,6 +97,9 @@ pub enum Subject {
         /// Its arguments.
         arguments: Parameters,
     },
+    /// Sync, only where the server answered it with an error: committing the batch's implicit transaction failed, so
+    /// what the batch's statements did is undone although each of them was completed.
+    Sync,
 }
 
 /// What Describe and Close are about.
@@ -110,7 +124,8 @@ pub struct Prepared {
     pub parameter_types: Vec<u32>,
 }
 
-/// SQL text in the client's encoding, as much of it as was kept.
+/// SQL text in the client's encoding, as much of it as was kept: none of it where there was more than could be
+/// remembered at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     /// The beginning, up to [`super::Capture::text_bytes`].
@@ -119,6 +134,13 @@ pub struct Text {
     pub length: u64,
     /// SHA-256 of the whole, where it is longer than what was kept.
     pub sha256: Option<[u8; 32]>,
+}
+
+impl Text {
+    /// Whether all of it was kept.
+    pub fn is_whole(&self) -> bool {
+        self.sha256.is_none()
+    }
 }
 
 /// Values of a Bind or FunctionCall.
@@ -142,7 +164,7 @@ pub struct Value {
 }
 
 /// What the server made of a message.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// How it ended.
     pub verdict: Verdict,
@@ -152,7 +174,7 @@ pub struct Outcome {
     pub more_tags: u64,
     /// Data rows sent for it.
     pub rows: u64,
-    /// COPY transfers within it, in order.
+    /// COPY transfers within it, in order; what comes beyond the number kept is added to the last of them.
     pub copies: Vec<Copied>,
     /// The error that ended it.
     pub error: Option<ServerError>,
@@ -247,4 +269,7 @@ pub enum Violation {
     /// The server answered something nobody asked for.
     #[error("the server sent a message of type {0:#04x} that answers nothing")]
     BackendOutOfTurn(u8),
+    /// The client has sent more messages ahead of their answers than are followed (see [`super::Session::is_full`]).
+    #[error("the client sent too many messages ahead of their answers")]
+    TooManyPending,
 }

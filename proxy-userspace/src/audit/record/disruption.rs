@@ -1,0 +1,122 @@
+//! Records of what disturbs a session: a peer that broke the protocol, after which its statements are not recorded,
+//! and an error of the server's that answers no statement.
+
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use super::statement::{Author, Process};
+use crate::audit::redaction;
+use crate::config::Redaction;
+use crate::wire::session::{ServerError, Violation};
+use crate::wire::text::printable;
+
+/// A disturbance, with its number among the session's records.
+#[derive(Clone, Debug)]
+pub struct Disruption<What> {
+    author: Arc<Author>,
+    seq: u64,
+    what: What,
+}
+
+impl<What> Disruption<What> {
+    /// Numbers the record.
+    pub(in crate::audit) fn new(author: &Arc<Author>, what: What) -> Self {
+        Self {
+            author: Arc::clone(author),
+            seq: author.counts.make(),
+            what,
+        }
+    }
+
+    pub(in crate::audit) fn author(&self) -> &Author {
+        &self.author
+    }
+
+    fn rendered<'a, Shown>(&'a self, what: Shown) -> Rendered<'a, Shown> {
+        Rendered {
+            session: self.author.session,
+            seq: self.seq,
+            process: &self.author.process,
+            user: &self.author.user,
+            database: &self.author.database,
+            what,
+        }
+    }
+}
+
+impl Serialize for Disruption<Violation> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (side, rule) = name(self.what);
+        self.rendered(Broken {
+            side,
+            rule,
+            message: self.what.to_string(),
+        })
+        .serialize(serializer)
+    }
+}
+
+impl Serialize for Disruption<ServerError> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let error = ErrorShown::of(&self.what, &self.author);
+        self.rendered(Failed { error }).serialize(serializer)
+    }
+}
+
+#[derive(Serialize)]
+struct Rendered<'a, Shown> {
+    session: Uuid,
+    seq: u64,
+    process: &'a Option<Process>,
+    user: &'a Option<String>,
+    database: &'a Option<String>,
+    #[serde(flatten)]
+    what: Shown,
+}
+
+#[derive(Serialize)]
+struct Broken {
+    side: &'static str,
+    rule: &'static str,
+    message: String,
+}
+
+#[derive(Serialize)]
+struct Failed<'a> {
+    error: ErrorShown<'a>,
+}
+
+/// A server's error as it is written.
+#[derive(Serialize)]
+pub(super) struct ErrorShown<'a> {
+    severity: String,
+    sqlstate: &'a Option<String>,
+    /// Left out where it could tell what redaction took out: it may quote literals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+impl<'a> ErrorShown<'a> {
+    pub(super) fn of(error: &'a ServerError, author: &Author) -> Self {
+        Self {
+            severity: printable(&error.severity),
+            sqlstate: &error.sqlstate,
+            message: (author.redaction == Redaction::Full)
+                .then(|| redaction::readable(&error.message, true)),
+        }
+    }
+}
+
+/// Who broke the rule, and the rule's name in records.
+fn name(violation: Violation) -> (&'static str, &'static str) {
+    match violation {
+        Violation::FrontendType(_) => ("client", "unknown_type"),
+        Violation::FrontendLength { .. } => ("client", "length"),
+        Violation::BackendType(_) => ("server", "unknown_type"),
+        Violation::BackendLength { .. } => ("server", "length"),
+        Violation::BackendOutOfTurn(_) => ("server", "out_of_turn"),
+        Violation::TooManyPending => ("client", "too_many_pending"),
+    }
+}

@@ -1,0 +1,449 @@
+//! Records of statements: what a client asked for and what became of it.
+//!
+//! A session hands over what its machine told, as it is. Everything that costs time, redaction, escaping and base64,
+//! happens when the record is serialised, on the writer's thread.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use super::disruption::ErrorShown;
+use super::values::Values;
+use crate::audit::redaction::{self, Scanning, SqlText, Withheld};
+use crate::audit::tally;
+use crate::config::Redaction;
+use crate::identify::Identity;
+use crate::wire::session::{
+    CopyDirection, Finished, Parameters, Prepared, Subject, Target, Text, TransactionStatus,
+    Verdict,
+};
+use crate::wire::text::printable;
+
+/// How many of a Parse's parameter types a record holds.
+const MAX_PARAMETER_TYPES: usize = 256;
+/// No server's command tag is longer (src/include/tcop/cmdtag.h, COMPLETION_TAG_BUFSIZE).
+const MAX_TAG_BYTES: usize = 64;
+/// What stands in a record for a tag that is none.
+const NO_TAG: &str = "[withheld]";
+/// What a record weighs besides what it holds: its own structures and the field names of its JSON.
+const BASE_WEIGHT: usize = 1024;
+
+/// Whose statements these are: what every record of a session repeats.
+#[derive(Debug)]
+pub(in crate::audit) struct Author {
+    pub(in crate::audit) session: Uuid,
+    pub(in crate::audit) process: Option<Process>,
+    pub(in crate::audit) user: Option<String>,
+    pub(in crate::audit) database: Option<String>,
+    pub(in crate::audit) redaction: Redaction,
+    pub(in crate::audit) counts: Arc<tally::Counts>,
+}
+
+/// Enough of a process to know it by; the session's first record says how far to trust it.
+#[derive(Debug, Serialize)]
+pub(in crate::audit) struct Process {
+    pid: u32,
+    uid: u32,
+    exe: Option<String>,
+}
+
+impl From<&Identity> for Process {
+    fn from(identity: &Identity) -> Self {
+        Self {
+            pid: identity.pid(),
+            uid: identity.uid(),
+            exe: identity.exe().map(str::to_owned),
+        }
+    }
+}
+
+/// A statement, as the session's machine told it.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    author: Arc<Author>,
+    seq: u64,
+    started: Timestamp,
+    encoding: Option<Bytes>,
+    scanning: Scanning,
+    finished: Box<Finished>,
+}
+
+impl Statement {
+    /// Numbers the statement; `encoding` and `scanning` are the session's when it was sent.
+    pub(in crate::audit) fn new(
+        author: &Arc<Author>,
+        finished: Box<Finished>,
+        encoding: Option<Bytes>,
+        scanning: Scanning,
+    ) -> Self {
+        let age = Instant::now().saturating_duration_since(finished.started);
+        let now = Timestamp::now();
+        Self {
+            author: Arc::clone(author),
+            seq: author.counts.make(),
+            started: now.checked_sub(age).unwrap_or(now),
+            encoding,
+            scanning,
+            finished,
+        }
+    }
+
+    pub(in crate::audit) fn author(&self) -> &Author {
+        &self.author
+    }
+
+    /// How many bytes it keeps in memory, about. A text shared with other records counts in each: it may outlive them.
+    pub(in crate::audit) fn weight(&self) -> usize {
+        let of_prepared = |prepared: &Option<Arc<Prepared>>| {
+            prepared.as_ref().map_or(0, |prepared| {
+                prepared.text.kept.len() + 4 * prepared.parameter_types.len()
+            })
+        };
+        let subject = match &self.finished.subject {
+            Subject::Query { text } => text.kept.len(),
+            Subject::Parse { prepared } => of_prepared(&Some(Arc::clone(prepared))),
+            Subject::Bind {
+                prepared,
+                parameters,
+                ..
+            }
+            | Subject::Execute {
+                prepared,
+                parameters,
+                ..
+            } => of_prepared(prepared) + values_weight(parameters),
+            Subject::FunctionCall { arguments, .. } => values_weight(arguments),
+            Subject::Describe(_) | Subject::Close(_) | Subject::Sync => 0,
+        };
+        let outcome = &self.finished.outcome;
+        let tags: usize = outcome.tags.iter().map(|tag| tag.len() + 32).sum();
+        let error = outcome.error.as_ref();
+        let error = error.map_or(0, |error| error.message.len() + error.severity.len());
+        BASE_WEIGHT + subject + tags + error + 32 * outcome.copies.len()
+    }
+}
+
+fn values_weight(parameters: &Parameters) -> usize {
+    let values = parameters.values.iter().flatten();
+    let kept: usize = values
+        .map(|value| 48 + value.kept.as_ref().map_or(0, Bytes::len))
+        .sum();
+    kept + 2 * parameters.formats.len()
+}
+
+impl Serialize for Statement {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Rendered::from(self).serialize(serializer)
+    }
+}
+
+/// A statement as it is written. What does not belong to its kind is left out.
+#[derive(Serialize)]
+struct Rendered<'a> {
+    session: Uuid,
+    seq: u64,
+    process: &'a Option<Process>,
+    user: &'a Option<String>,
+    database: &'a Option<String>,
+    #[serde(flatten)]
+    asked: Asked<'a>,
+    started: Timestamp,
+    duration_us: Option<u64>,
+    ready_us: Option<u64>,
+    outcome: &'static str,
+    /// The server refuses the message for its form, whatever its text says.
+    #[serde(skip_serializing_if = "is_false")]
+    malformed: bool,
+    tags: Vec<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    more_tags: u64,
+    rows: Option<u64>,
+    rows_sent: u64,
+    copies: Vec<Copied>,
+    error: Option<ErrorShown<'a>>,
+    transaction: Option<&'static str>,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// What the client asked for, by kind.
+#[derive(Default, Serialize)]
+struct Asked<'a> {
+    kind: &'static str,
+    /// `Some(None)` is a text that nobody has seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sql: Option<Option<Sql>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statement: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    portal: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prepared: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parse: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter_types: Option<&'a [u32]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Values<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_rows: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Sql {
+    text: Option<String>,
+    bytes: u64,
+    truncated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    encoding: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    withheld: Option<Withheld>,
+}
+
+#[derive(Serialize)]
+struct Copied {
+    direction: &'static str,
+    bytes_from_client: u64,
+    bytes_from_server: u64,
+}
+
+impl<'a> From<&'a Statement> for Rendered<'a> {
+    fn from(statement: &'a Statement) -> Self {
+        let (author, finished) = (&statement.author, &statement.finished);
+        let outcome = &finished.outcome;
+        let is_full = author.redaction == Redaction::Full;
+        let since_start = |end: Instant| {
+            let elapsed = end.saturating_duration_since(finished.started);
+            u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+        };
+        let was_answered = !matches!(outcome.verdict, Verdict::NotRun | Verdict::Unanswered);
+        Self {
+            session: author.session,
+            seq: statement.seq,
+            process: &author.process,
+            user: &author.user,
+            database: &author.database,
+            asked: Asked::by(statement),
+            started: statement.started,
+            duration_us: was_answered.then(|| since_start(finished.completed)),
+            ready_us: finished.ready.map(since_start),
+            outcome: verdict_name(outcome.verdict),
+            malformed: finished.malformed,
+            tags: outcome
+                .tags
+                .iter()
+                .map(|tag| shown_tag(tag, is_full))
+                .collect(),
+            more_tags: outcome.more_tags,
+            rows: affected_rows(&outcome.tags),
+            rows_sent: outcome.rows,
+            copies: outcome
+                .copies
+                .iter()
+                .map(|copied| Copied {
+                    direction: direction_name(copied.direction),
+                    bytes_from_client: copied.bytes_from_client,
+                    bytes_from_server: copied.bytes_from_server,
+                })
+                .collect(),
+            error: outcome
+                .error
+                .as_ref()
+                .map(|error| ErrorShown::of(error, author)),
+            transaction: finished.transaction.map(transaction_name),
+        }
+    }
+}
+
+impl<'a> Asked<'a> {
+    fn by(statement: &'a Statement) -> Self {
+        match &statement.finished.subject {
+            Subject::Query { text } => Self::named("query").with_text(statement, text),
+            Subject::Parse { prepared } => Self {
+                statement: Some(Some(printable(&prepared.name))),
+                parse: Some(prepared.number),
+                parameter_types: prepared
+                    .parameter_types
+                    .get(..MAX_PARAMETER_TYPES)
+                    .or(Some(&prepared.parameter_types)),
+                ..Self::named("parse").with_text(statement, &prepared.text)
+            },
+            Subject::Bind {
+                portal,
+                statement: name,
+                prepared,
+                forgotten,
+                parameters,
+            } => Self {
+                statement: Some(Some(printable(name))),
+                portal: Some(printable(portal)),
+                parameters: Some(Values(parameters)),
+                ..Self::named("bind").with_prepared(prepared.as_deref(), *forgotten)
+            },
+            Subject::Describe(target) => Self::of_target("describe", target),
+            Subject::Close(target) => Self::of_target("close", target),
+            Subject::Execute {
+                portal,
+                statement: name,
+                prepared,
+                forgotten,
+                parameters,
+                max_rows,
+            } => {
+                let asked = Self::named("execute").with_prepared(prepared.as_deref(), *forgotten);
+                let asked = match prepared {
+                    Some(prepared) => asked.with_text(statement, &prepared.text),
+                    None => Self {
+                        sql: Some(None),
+                        ..asked
+                    },
+                };
+                Self {
+                    statement: Some(name.as_ref().map(|name| printable(name))),
+                    portal: Some(printable(portal)),
+                    parameters: Some(Values(parameters)),
+                    // A negative limit is none (src/backend/tcop/postgres.c, exec_execute_message).
+                    max_rows: Some(i32::try_from(*max_rows).map_or(0, i32::unsigned_abs)),
+                    ..asked
+                }
+            }
+            Subject::FunctionCall {
+                function,
+                arguments,
+            } => Self {
+                function: Some(*function),
+                parameters: Some(Values(arguments)),
+                ..Self::named("function_call")
+            },
+            Subject::Sync => Self::named("sync"),
+        }
+    }
+
+    fn named(kind: &'static str) -> Self {
+        Self {
+            kind,
+            ..Self::default()
+        }
+    }
+
+    fn of_target(kind: &'static str, target: &Target) -> Self {
+        match target {
+            Target::Statement(name) => Self {
+                statement: Some(Some(printable(name))),
+                ..Self::named(kind)
+            },
+            Target::Portal(name) => Self {
+                portal: Some(printable(name)),
+                ..Self::named(kind)
+            },
+        }
+    }
+
+    fn with_prepared(self, prepared: Option<&Prepared>, forgotten: bool) -> Self {
+        Self {
+            prepared: Some(match prepared {
+                Some(_) => "seen",
+                None if forgotten => "forgotten",
+                None => "not_seen",
+            }),
+            parse: prepared.map(|prepared| prepared.number),
+            ..self
+        }
+    }
+
+    fn with_text(self, statement: &Statement, text: &Text) -> Self {
+        let is_cut = !text.is_whole();
+        let redaction = statement.author.redaction;
+        let shown = redaction::show(
+            SqlText {
+                kept: &text.kept,
+                is_cut,
+                scanning: statement.scanning,
+            },
+            redaction,
+        );
+        // A hash of the text would let literals be guessed.
+        let sha256 = text.sha256.filter(|_| redaction == Redaction::Full);
+        Self {
+            sql: Some(Some(Sql {
+                text: shown.text,
+                bytes: text.length,
+                truncated: is_cut,
+                sha256: sha256.map(|hash| hash.iter().map(|byte| format!("{byte:02x}")).collect()),
+                encoding: statement.encoding.as_ref().map(|name| printable(name)),
+                withheld: shown.withheld,
+            })),
+            fingerprint: shown.fingerprint,
+            ..self
+        }
+    }
+}
+
+fn verdict_name(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Completed => "completed",
+        Verdict::Suspended => "suspended",
+        Verdict::Empty => "empty",
+        Verdict::Failed => "failed",
+        Verdict::NotRun => "not_run",
+        Verdict::Unanswered => "unanswered",
+    }
+}
+
+fn direction_name(direction: CopyDirection) -> &'static str {
+    match direction {
+        CopyDirection::In => "in",
+        CopyDirection::Out => "out",
+        CopyDirection::Both => "both",
+    }
+}
+
+fn transaction_name(status: TransactionStatus) -> &'static str {
+    match status {
+        TransactionStatus::Idle => "idle",
+        TransactionStatus::InTransaction => "in_transaction",
+        TransactionStatus::Failed => "failed",
+    }
+}
+
+/// A command tag. Only what looks like one is shown beside redacted text.
+fn shown_tag(tag: &[u8], is_full: bool) -> String {
+    let is_plain = tag.len() <= MAX_TAG_BYTES
+        && tag.iter().all(|byte| {
+            byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b' ' | b'_')
+        });
+    if is_plain || is_full {
+        printable(tag)
+    } else {
+        NO_TAG.to_owned()
+    }
+}
+
+/// The sum of the counts at the end of command tags: `INSERT 0 5`, `UPDATE 3`, `COPY 7`. None where no tag has one.
+fn affected_rows(tags: &[Bytes]) -> Option<u64> {
+    let counts = tags.iter().filter_map(|tag| {
+        let tag = std::str::from_utf8(tag).ok()?;
+        tag.rsplit_once(' ')?.1.parse().ok()
+    });
+    counts.fold(None, |sum: Option<u64>, count: u64| {
+        Some(sum.unwrap_or(0).saturating_add(count))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::*;
+use crate::config::{AuditLevel, AuditScope, Redaction, SinkKind};
+use crate::intercept::Coverage;
+
+fn config(sink: SinkKind, overflow: OverflowPolicy) -> AuditConfig {
+    AuditConfig {
+        sink,
+        overflow,
+        scope: AuditScope {
+            level: AuditLevel::Sessions,
+            redaction: Redaction::Full,
+            parameters: false,
+            overflow,
+        },
+        queue: NonZeroUsize::new(10_000).unwrap(),
+        text_limit: 1000,
+        parameter_limit: 1000,
+    }
+}
+
+fn record() -> Record {
+    Record::now(Body::Coverage(Coverage::default()))
+}
+
+fn types(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let records = text.lines().map(|line| {
+        let record: Value = serde_json::from_str(line).unwrap();
+        record["type"].as_str().unwrap().to_owned()
+    });
+    records.collect()
+}
+
+#[tokio::test]
+async fn every_record_gets_a_line_of_its_own_however_many_are_written_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let config = config(SinkKind::File(path.clone()), OverflowPolicy::Block);
+    let (audit, writer) = start(&config, 1).unwrap();
+    for _ in 0..5000 {
+        audit.record(record()).await;
+    }
+    drop(audit);
+    writer.join();
+    assert_eq!(types(&path).len(), 5000);
+}
+
+#[tokio::test]
+async fn a_gap_is_told_before_the_next_record_and_is_none_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let config = config(SinkKind::File(path.clone()), OverflowPolicy::Drop);
+    let (audit, writer) = start(&config, 1).unwrap();
+    audit.lose(&record());
+    audit.lose(&record());
+    audit.record(record()).await;
+    let counted = audit.clone();
+    drop(audit);
+    // The writer ends when the last handle has gone.
+    while counted.stats().written == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(counted.stats().written, 1);
+    drop(counted);
+    writer.join();
+    assert_eq!(types(&path), ["gap", "coverage"]);
+}
+
+#[tokio::test]
+async fn a_sink_that_never_works_loses_what_waits_at_the_end_and_ends() {
+    for overflow in [OverflowPolicy::Block, OverflowPolicy::Drop] {
+        let config = config(SinkKind::File("/dev/full".into()), overflow);
+        let (audit, writer) = start(&config, 1).unwrap();
+        for _ in 0..10 {
+            audit.record(record()).await;
+        }
+        drop(audit);
+        writer.join();
+    }
+}

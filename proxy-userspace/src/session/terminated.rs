@@ -1,0 +1,149 @@
+//! Stages 3 to 5 where TLS ends at pgusher: the client's opening is answered here, and the server is spoken to on a
+//! connection of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use super::refusal::Refusal;
+use super::upstream::{ConnectError, Upstream, Wanted, connect};
+use super::{Established, Stages, record_opening};
+use crate::audit::SessionGuard;
+use crate::audit::record::tls::ServerLeg;
+use crate::config::{ClientTls, RouteRule};
+use crate::identify::Identity;
+use crate::policy;
+use crate::startup::{self, ClientLeg, Opened};
+use crate::tls::{SecureError, Termination};
+use crate::wire::binding::Binding;
+use crate::wire::opening::{Opening, Packet};
+
+/// A connection whose destination and owner are known.
+pub(super) struct Arrival {
+    pub(super) client: ClientLeg,
+    pub(super) interception: proxy_ebpf::interception::Interception,
+    pub(super) identity: Identity,
+    pub(super) rule: Arc<RouteRule>,
+    pub(super) deadline: Instant,
+}
+
+/// Leads a client to its server, with TLS of our own towards either.
+pub(super) async fn establish(
+    stages: &Stages,
+    arrival: Arrival,
+    termination: &Termination,
+    guard: &mut SessionGuard,
+) -> Result<Established, Refusal> {
+    let Arrival {
+        mut client,
+        interception,
+        identity,
+        rule,
+        deadline,
+    } = arrival;
+    // What a reload changes is for connections to come.
+    let material = termination.material();
+    client.certificates = Arc::clone(&material.certificates);
+    guard.terminated(None);
+    let opened = startup::open(client, deadline)
+        .await
+        .map_err(Refusal::turned)?;
+    let Opened { client, packet } = opened;
+    record_opening(guard, &packet.opening, client.encryption());
+    guard.terminated(client.tls.as_ref().map(|tls| tls.facts.clone()));
+
+    let is_cancel = matches!(packet.opening, Opening::Cancel { .. });
+    // A cancel request has no secret but its key, and libpq before 17 never encrypts it (PQcancel in fe-cancel.c).
+    let admits_plain = termination.client_tls() == ClientTls::Prefer || is_cancel;
+    if !client.leg.is_tls() && !admits_plain {
+        return Err(Refusal::tls_required(client, &rule.name));
+    }
+    let Ok(slot) = stages.sessions.admit(&packet.opening) else {
+        return Err(Refusal::too_many(client));
+    };
+    let destination = interception.route().original().socket_addr();
+    let certificate = client
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.facts.certificate.as_ref());
+    let permit = policy::observe(&identity, certificate, destination);
+
+    let startup = matches!(packet.opening, Opening::Startup(_))
+        .then(|| client.buffer.get(..packet.bytes))
+        .flatten();
+    let wanted = Wanted {
+        tls: &material.server,
+        name: client.tls.as_ref().and_then(|tls| tls.facts.sni.as_deref()),
+        startup,
+        permit: &permit,
+        route: interception.route(),
+        router: &stages.router,
+    };
+    // Each dial has its own limit; the rest is the server's to answer in time.
+    let patience = stages.limits.startup_timeout + stages.limits.dial_timeout;
+    let upstream = match timeout(patience, connect(&wanted)).await {
+        Ok(Ok(upstream)) => upstream,
+        Ok(Err(error)) => return Err(refuse(client, destination, &error)),
+        Err(_) => {
+            let error = SecureError::Gone("it did not answer in time".to_owned());
+            return Err(Refusal::insecure(client, destination, &error));
+        }
+    };
+    guard.spoke_to_server(ServerLeg::under(
+        material.server.mode,
+        upstream.leg.tls_version(),
+    ));
+    debug!(session = %guard.id(), route = rule.name, "TLS ends here");
+    let binding = (!is_cancel).then(|| binding(&client, &upstream)).flatten();
+    let (client, startup_bytes) = started(client, &upstream, &packet, guard);
+    Ok(Established {
+        client,
+        upstream: upstream.leg,
+        from_server: upstream.from_server,
+        rule,
+        readable: true,
+        startup_bytes,
+        binding,
+        _slot: slot,
+    })
+}
+
+fn refuse(client: ClientLeg, destination: SocketAddr, error: &ConnectError) -> Refusal {
+    match error {
+        ConnectError::Dial(error) => Refusal::unreachable(client, error),
+        ConnectError::Secure(error) => Refusal::insecure(client, destination, error),
+    }
+}
+
+/// Takes the startup packet out of the client's buffer if the server has it already. Returns how much of the buffer
+/// is still startup packet.
+fn started(
+    mut client: ClientLeg,
+    upstream: &Upstream,
+    packet: &Packet,
+    guard: &mut SessionGuard,
+) -> (ClientLeg, usize) {
+    if !upstream.started {
+        return (client, packet.bytes);
+    }
+    let sent = client
+        .buffer
+        .split_to(packet.bytes.min(client.buffer.len()));
+    guard.delivered((sent.len() as u64, 0));
+    (client, 0)
+}
+
+/// What has to be watched of the login: nothing, unless the server can offer channel binding and the client would bind
+/// to something else than the server's certificate.
+fn binding(client: &ClientLeg, upstream: &Upstream) -> Option<Binding> {
+    if !upstream.leg.is_tls() {
+        return None;
+    }
+    match &client.tls {
+        None => Some(Binding::stripping()),
+        Some(tls) if upstream.shown.as_ref() == Some(&tls.shown) => None,
+        Some(_) => Some(Binding::guarding()),
+    }
+}

@@ -1,0 +1,113 @@
+//! Certificates and keys from PEM files.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
+
+/// Far above any bundle of certificates; what is longer is something else.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// Permissions nobody but a key's owner may have (`check_ssl_key_file_permissions` in be-secure-common.c).
+const GROUP_AND_OTHERS: u32 = 0o077;
+
+/// Why a file is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is not a file, or longer than {MAX_FILE_BYTES} bytes", path = .0.display())]
+    NoFile(PathBuf),
+    #[error(
+        "{path} has mode {mode:04o}: group or others have access to the private key; make it 0600",
+        path = path.display()
+    )]
+    Exposed { path: PathBuf, mode: u32 },
+    #[error("{path} holds no certificate in PEM format", path = .0.display())]
+    NoCertificate(PathBuf),
+    #[error(
+        "{path} holds no private key in PEM format (encrypted keys cannot be used)",
+        path = .0.display()
+    )]
+    NoKey(PathBuf),
+    #[error("{path}: {source}", path = path.display())]
+    Untrustworthy {
+        path: PathBuf,
+        source: rustls::Error,
+    },
+}
+
+/// Reads every certificate of a file, in order.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    let text = read(path, false)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    found
+        .ok()
+        .filter(|list| !list.is_empty())
+        .ok_or_else(|| FileError::NoCertificate(path.to_path_buf()))
+}
+
+/// Reads the certificates of a file as trust anchors; returned as they are too.
+pub(super) fn roots(
+    path: &Path,
+) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), FileError> {
+    let list = certificates(path)?;
+    let mut store = RootCertStore::empty();
+    for certificate in &list {
+        store
+            .add(certificate.clone())
+            .map_err(|source| FileError::Untrustworthy {
+                path: path.to_path_buf(),
+                source,
+            })?;
+    }
+    Ok((store, list))
+}
+
+/// Reads a private key that nobody else can read.
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
+    let text = private_text(path)?;
+    PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| FileError::NoKey(path.to_path_buf()))
+}
+
+/// Reads a file that nobody else can read.
+pub(super) fn private_text(path: &Path) -> Result<Zeroizing<String>, FileError> {
+    read(path, true)
+}
+
+/// Reads a file that anybody may read.
+pub(super) fn public_text(path: &Path) -> Result<String, FileError> {
+    read(path, false).map(|text| text.to_string())
+}
+
+fn read(path: &Path, is_private: bool) -> Result<Zeroizing<String>, FileError> {
+    let failed = |source| FileError::Read {
+        path: path.to_path_buf(),
+        source,
+    };
+    let file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
+        return Err(FileError::NoFile(path.to_path_buf()));
+    }
+    let mode = metadata.mode() & 0o7777;
+    if is_private && mode & GROUP_AND_OTHERS != 0 {
+        return Err(FileError::Exposed {
+            path: path.to_path_buf(),
+            mode,
+        });
+    }
+    // Room for all of it at once: growing would leave copies behind that nobody wipes.
+    let room = usize::try_from(metadata.len())
+        .unwrap_or(0)
+        .saturating_add(1);
+    let mut text = Zeroizing::new(String::with_capacity(room));
+    file.take(MAX_FILE_BYTES)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    Ok(text)
+}

@@ -1,0 +1,259 @@
+//! Termination between real sockets: certificates from files and from the authority, and servers that are and are not
+//! who they should be.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use rustls::ClientConfig;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::verify::{Level, Verifier};
+use super::*;
+use crate::config::{ServerAuthority, ServerSslMode, ServerTlsSettings};
+use crate::leg::{Greeting, Leg};
+use crate::socket::socket_pair;
+
+/// A client that takes any certificate.
+pub(crate) fn trusting_client() -> Arc<ClientConfig> {
+    let verifier = Verifier::new(Level::Nothing, provider());
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Arc::new(config)
+}
+
+/// A pair of legs with TLS between them: the client's, and the server's.
+pub(crate) async fn tls_pair() -> (Leg, Leg) {
+    let (near, far) = socket_pair().await;
+    let certificates = Certificates::ephemeral().unwrap();
+    let name = "anything.example".try_into().unwrap();
+    let (near, far) = tokio::join!(
+        Leg::connect(near, trusting_client(), name),
+        admit(far, Default::default(), &certificates, None)
+    );
+    (near.unwrap(), far.unwrap().leg)
+}
+
+/// A directory with certificates in it.
+struct Files {
+    directory: TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn write(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = self.directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    /// A self-signed certificate for `localhost`, an authority in name as `openssl req -x509` makes it.
+    fn self_signed(&self, name: &str) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        (
+            self.write(&format!("{name}.crt"), &certificate.pem(), 0o644),
+            self.write(&format!("{name}.key"), &key.serialize_pem(), 0o600),
+        )
+    }
+}
+
+fn settings(mode: ServerSslMode, authority: Option<&Path>) -> ServerTlsSettings {
+    ServerTlsSettings {
+        mode,
+        authority: authority.map(|path| ServerAuthority::File(path.to_path_buf())),
+        own: None,
+        name: None,
+    }
+}
+
+/// Asks a scripted server that answers SSLRequest with `answer` and speaks TLS with `certificates`.
+async fn ask(
+    tls: &ServerTls,
+    certificates: &Certificates,
+    answer: &[u8],
+    name: Option<&str>,
+) -> Result<Secured, SecureError> {
+    let (stream, mut server) = socket_pair().await;
+    let script = async {
+        let mut request = [0; 8];
+        server.read_exact(&mut request).await.unwrap();
+        server.write_all(answer).await.unwrap();
+        if answer == b"S" {
+            // The client may break the handshake off: that is its result to tell.
+            if let Ok(greeting) = Greeting::read(server, Default::default()).await {
+                let offer = certificates.offer(None, None).unwrap();
+                let _ = greeting.answer(Arc::clone(&offer.config)).await;
+            }
+        }
+    };
+    tokio::join!(tls.ask(stream, name), script).0
+}
+
+#[tokio::test]
+async fn a_server_is_verified_as_far_as_the_mode_says() {
+    let files = Files::new();
+    let (own, key) = files.self_signed("own");
+    let (other, _) = files.self_signed("other");
+    let certificates = Certificates::from_files(&own, &key, None).unwrap();
+    use ServerSslMode::{Require, VerifyCa, VerifyFull};
+    let cases = [
+        (Require, None, "elsewhere", true),
+        (Require, Some(&own), "elsewhere", true),
+        (Require, Some(&other), "localhost", false),
+        (VerifyCa, Some(&own), "elsewhere", true),
+        (VerifyCa, Some(&other), "localhost", false),
+        (VerifyFull, Some(&own), "localhost", true),
+        (VerifyFull, Some(&own), "elsewhere", false),
+        (VerifyFull, Some(&other), "localhost", false),
+    ];
+    for (mode, authority, name, is_trusted) in cases {
+        let tls = ServerTls::load(&settings(mode, authority.map(PathBuf::as_path))).unwrap();
+        let asked = ask(&tls, &certificates, b"S", Some(name)).await;
+        let case = format!("{mode:?} {authority:?} {name}");
+        match asked {
+            Ok(Secured::Tls(leg, shown)) => {
+                assert!(is_trusted && leg.is_tls(), "{case}");
+                assert_eq!(
+                    shown,
+                    Some(certificates.offer(None, None).unwrap().leaf.clone())
+                );
+            }
+            Err(SecureError::NotVerified(reason)) => assert!(!is_trusted, "{case}: {reason}"),
+            Ok(Secured::Refused(_)) => panic!("{case}: refused"),
+            Err(error) => panic!("{case}: {error:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_operators_name_for_a_server_wins_over_the_clients() {
+    let files = Files::new();
+    let (own, key) = files.self_signed("own");
+    let certificates = Certificates::from_files(&own, &key, None).unwrap();
+    let mut settings = settings(ServerSslMode::VerifyFull, Some(&own));
+    settings.name = Some("localhost".to_owned());
+    let tls = ServerTls::load(&settings).unwrap();
+    for name in [None, Some("elsewhere")] {
+        let asked = ask(&tls, &certificates, b"S", name).await;
+        assert!(matches!(asked, Ok(Secured::Tls(..))), "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn only_a_bare_yes_begins_tls_with_a_server() {
+    let certificates = Certificates::ephemeral().unwrap();
+    let tls = ServerTls::load(&settings(ServerSslMode::Require, None)).unwrap();
+    let asked = async |answer: &'static [u8]| ask(&tls, &certificates, answer, None).await;
+    assert!(matches!(asked(b"S").await, Ok(Secured::Tls(..))));
+    assert!(matches!(asked(b"N").await, Ok(Secured::Refused(_))));
+    for answer in [b"EFATAL".as_slice(), b""] {
+        let error = asked(answer).await.err().unwrap();
+        assert!(!error.is_handshake(), "{error:?}");
+    }
+    // CVE-2021-23222
+    let behind = asked(b"S\x16\x03\x03").await.err().unwrap();
+    assert!(matches!(behind, SecureError::Failed(_)), "{behind:?}");
+}
+
+#[tokio::test]
+async fn a_name_or_an_address_gets_a_certificate_that_the_authority_vouches_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let certificate = init(directory.path()).unwrap();
+    let certificates = Certificates::from_authority(directory.path(), None).unwrap();
+    let address = Some("127.0.0.1".parse().unwrap());
+    let tls = ServerTls::load(&settings(ServerSslMode::VerifyFull, Some(&certificate))).unwrap();
+    for name in [Some("db.example"), None] {
+        let (stream, mut server) = socket_pair().await;
+        let script = async {
+            server.read_exact(&mut [0; 8]).await.unwrap();
+            server.write_all(b"S").await.unwrap();
+            admit(server, Default::default(), &certificates, address).await
+        };
+        let (asked, admitted) = tokio::join!(tls.ask(stream, name), script);
+        assert!(matches!(asked, Ok(Secured::Tls(..))), "{name:?}");
+        let admitted = admitted.unwrap();
+        assert_eq!(admitted.server_name.as_deref(), name);
+        assert!(admitted.agreed_protocol && admitted.certificate.is_none());
+    }
+}
+
+#[test]
+fn an_authority_is_private_and_never_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("made/here");
+    init(&path).unwrap();
+    let mode = |name| fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("ca.key"), mode("ca.crt")), (0o600, 0o644));
+    let before = fs::read(path.join("ca.key")).unwrap();
+    let error = init(&path).unwrap_err().to_string();
+    assert!(error.contains("exists"), "{error}");
+    assert_eq!(fs::read(path.join("ca.key")).unwrap(), before);
+    let exported = export(&path).unwrap();
+    assert!(exported.starts_with("-----BEGIN CERTIFICATE-----") && !exported.contains("KEY"));
+}
+
+#[test]
+fn files_that_do_not_fit_are_refused_with_the_reason() {
+    let files = Files::new();
+    let (own, key) = files.self_signed("own");
+    let (other, _) = files.self_signed("other");
+    let exposed = files.write("exposed.key", &fs::read_to_string(&key).unwrap(), 0o640);
+    let empty = files.write("empty", "", 0o600);
+    let missing = files.directory.path().join("missing");
+    let cases = [
+        (&own, &missing, "key", "cannot read"),
+        (&missing, &key, "certificate", "cannot read"),
+        (&own, &exposed, "key", "0600"),
+        (&own, &own, "key", "group or others"),
+        (&own, &empty, "key", "no private key"),
+        (&empty, &key, "certificate", "no certificate"),
+        (&other, &key, "key", "not the key of"),
+    ];
+    for (certificate, key, setting, reason) in cases {
+        let error = Certificates::from_files(certificate, key, None)
+            .err()
+            .unwrap();
+        assert_eq!(error.setting, setting);
+        assert!(error.reason.contains(reason), "{error}");
+    }
+    let directory = files.directory.path().join("ca");
+    init(&directory).unwrap();
+    fs::copy(&own, directory.join("ca.crt")).unwrap();
+    let error = Certificates::from_authority(&directory, None)
+        .err()
+        .unwrap();
+    assert!(error.reason.contains("not the key"), "{error}");
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_without_a_goodbye_is_a_failure() {
+    let (mut near, far) = tls_pair().await;
+    near.write_all(b"last words").await.unwrap();
+    let stream: TcpStream = near.into_stream();
+    drop(stream);
+    let mut far = far;
+    let mut buffer = bytes::BytesMut::new();
+    assert_eq!(far.read_buf(&mut buffer, 100).await.unwrap(), 10);
+    for _ in 0..2 {
+        let error = far.read_buf(&mut buffer, 100).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+    }
+    assert_eq!(buffer, "last words");
+}

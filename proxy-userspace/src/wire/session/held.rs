@@ -1,0 +1,85 @@
+//! Events on their way out: what is finished waits for the ReadyForQuery of its batch, within limits.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::event::{Event, Finished, Subject, TransactionStatus};
+use super::request::kept_in;
+
+/// Events that wait at most; beyond that the oldest go out without knowing when the server was ready.
+pub(in crate::wire) const MAX_HELD: usize = 128;
+/// Bytes of texts and values in them at most, but one may always wait.
+pub(in crate::wire) const MAX_HELD_BYTES: usize = 256 * 1024;
+
+/// Where events go.
+pub(super) type Out<'a> = &'a mut dyn FnMut(Event);
+
+/// The events that wait, in the order things happened.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    events: VecDeque<Event>,
+    kept_bytes: usize,
+}
+
+impl Held {
+    /// A message is finished.
+    pub(super) fn finished(&mut self, finished: Box<Finished>, out: Out<'_>) {
+        self.kept_bytes += kept_bytes(&finished);
+        self.events.push_back(Event::Finished(finished));
+        self.keep_within_limits(out);
+    }
+
+    /// Something else happened; it must not overtake what happened before.
+    pub(super) fn event(&mut self, event: Event, out: Out<'_>) {
+        if self.events.is_empty() {
+            out(event);
+        } else {
+            self.events.push_back(event);
+            self.keep_within_limits(out);
+        }
+    }
+
+    /// ReadyForQuery: everything goes out and knows it.
+    pub(super) fn ready(&mut self, now: Instant, status: Option<TransactionStatus>, out: Out<'_>) {
+        self.kept_bytes = 0;
+        for mut event in self.events.drain(..) {
+            if let Event::Finished(finished) = &mut event {
+                finished.ready = Some(now);
+                finished.transaction = status;
+            }
+            out(event);
+        }
+    }
+
+    /// Nothing will come any more: everything goes out as it is.
+    pub(super) fn flush(&mut self, out: Out<'_>) {
+        self.kept_bytes = 0;
+        self.events.drain(..).for_each(out);
+    }
+
+    fn keep_within_limits(&mut self, out: Out<'_>) {
+        while self.events.len() > MAX_HELD
+            || (self.kept_bytes > MAX_HELD_BYTES && self.events.len() > 1)
+        {
+            let Some(event) = self.events.pop_front() else {
+                return;
+            };
+            if let Event::Finished(finished) = &event {
+                self.kept_bytes -= kept_bytes(finished);
+            }
+            out(event);
+        }
+    }
+}
+
+fn kept_bytes(finished: &Finished) -> usize {
+    match &finished.subject {
+        Subject::Query { text } => text.kept.len(),
+        Subject::Parse { prepared } => kept_in(prepared),
+        Subject::Bind { parameters, .. } | Subject::Execute { parameters, .. } => {
+            parameters.kept_bytes()
+        }
+        Subject::FunctionCall { arguments, .. } => arguments.kept_bytes(),
+        Subject::Describe(_) | Subject::Close(_) | Subject::Sync => 0,
+    }
+}

@@ -1,0 +1,199 @@
+//! What a message was about: the statement behind a name, at the moment the server looked the name up.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::wire::session::event::{Outcome, Parameters, Prepared, Subject, Target, Verdict};
+use crate::wire::session::request::{Request, Sent};
+use crate::wire::session::statements::{Known, Portal, Portals, Statements};
+
+/// Names of a batch's skipped messages that are remembered, each of statements and portals.
+const MAX_SKIPPED: usize = 256;
+
+/// The server's names, and those a failed batch would have made.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    statements: Statements,
+    portals: Portals,
+    /// What messages that failed or were not run would have made: what is skipped behind them meant these.
+    unmade_statements: HashMap<Bytes, Arc<Prepared>>,
+    unmade_portals: HashMap<Bytes, Portal>,
+}
+
+impl Names {
+    /// ReadyForQuery: nothing refers to what a failed batch did not make.
+    pub(super) fn batch_is_over(&mut self) {
+        if !self.unmade_statements.is_empty() {
+            self.unmade_statements.clear();
+        }
+        if !self.unmade_portals.is_empty() {
+            self.unmade_portals.clear();
+        }
+    }
+
+    /// The transaction has ended, and its portals with it.
+    pub(super) fn transaction_is_over(&mut self) {
+        self.portals.clear();
+    }
+
+    /// Applies what a command tag says of names (src/include/tcop/cmdtaglist.h).
+    pub(super) fn completed(&mut self, tag: &[u8]) {
+        match tag {
+            b"DEALLOCATE ALL" => self.statements.clear_named(),
+            b"DISCARD ALL" => {
+                self.statements.clear_named();
+                self.portals.clear();
+            }
+            b"DEALLOCATE" => self.statements.one_was_deallocated(),
+            b"PREPARE" => self.statements.one_was_prepared_by_sql(),
+            b"DECLARE CURSOR" => self.portals.one_was_declared(),
+            // A transaction may end and another begin before ReadyForQuery tells anything; procedures do it too.
+            b"COMMIT"
+            | b"ROLLBACK"
+            | b"PREPARE TRANSACTION"
+            | b"CALL"
+            | b"DO"
+            | b"CLOSE CURSOR"
+            | b"CLOSE CURSOR ALL" => self.portals.some_may_be_gone(),
+            _ => {}
+        }
+    }
+
+    /// What a message was about, which changes the names as its outcome says. `None` for one that is not told.
+    pub(super) fn resolve(&mut self, sent: Sent, outcome: &Outcome) -> Option<Subject> {
+        let verdict = outcome.verdict;
+        Some(match sent.request {
+            Request::Query(text) => {
+                // exec_simple_query drops the unnamed statement before it does anything else, and runs in the
+                // unnamed portal; neither happens when the message was refused or skipped.
+                if !sent.malformed && verdict != Verdict::NotRun {
+                    self.statements.remove(b"");
+                    self.portals.remove(b"");
+                }
+                Subject::Query { text }
+            }
+            Request::Parse(prepared) => {
+                self.parsed(&prepared, sent.malformed, verdict);
+                Subject::Parse { prepared }
+            }
+            Request::Bind {
+                portal,
+                statement,
+                parameters,
+            } => self.bound(portal, statement, parameters, verdict),
+            Request::Describe(target) => Subject::Describe(target),
+            Request::Execute { portal, max_rows } => self.executed(portal, max_rows, verdict),
+            Request::Close(target) => {
+                if verdict == Verdict::Completed {
+                    match &target {
+                        Target::Statement(name) => self.statements.remove(name),
+                        Target::Portal(name) => self.portals.remove(name),
+                    }
+                }
+                Subject::Close(target)
+            }
+            Request::FunctionCall {
+                function,
+                arguments,
+            } => Subject::FunctionCall {
+                function,
+                arguments,
+            },
+            Request::Sync if verdict == Verdict::Failed => Subject::Sync,
+            Request::Sync
+            | Request::RefusedFlush
+            | Request::CopyData(_)
+            | Request::CopyEnd
+            | Request::Silent
+            | Request::Broken(_) => return None,
+        })
+    }
+
+    fn parsed(&mut self, prepared: &Arc<Prepared>, malformed: bool, verdict: Verdict) {
+        if verdict == Verdict::Completed {
+            self.statements.insert(prepared);
+            return;
+        }
+        // exec_parse_message drops the unnamed statement before it looks at the text.
+        if verdict == Verdict::Failed && prepared.name.is_empty() && !malformed {
+            self.statements.remove(b"");
+        }
+        if self.unmade_statements.len() < MAX_SKIPPED {
+            self.unmade_statements
+                .insert(prepared.name.clone(), Arc::clone(prepared));
+        }
+    }
+
+    fn bound(
+        &mut self,
+        portal: Bytes,
+        statement: Bytes,
+        parameters: Parameters,
+        verdict: Verdict,
+    ) -> Subject {
+        let Known {
+            prepared,
+            forgotten,
+        } = self.statement(&statement, verdict);
+        let made = Portal {
+            statement: statement.clone(),
+            prepared: prepared.clone(),
+            forgotten,
+            parameters: parameters.clone(),
+        };
+        if verdict == Verdict::Completed {
+            self.portals.insert(&portal, made);
+        } else if self.unmade_portals.len() < MAX_SKIPPED {
+            self.unmade_portals.insert(portal.clone(), made);
+        }
+        Subject::Bind {
+            portal,
+            statement,
+            prepared,
+            forgotten,
+            parameters,
+        }
+    }
+
+    fn executed(&self, portal: Bytes, max_rows: u32, verdict: Verdict) -> Subject {
+        let unmade = || self.unmade_portals.get(&portal);
+        let made = match verdict {
+            Verdict::NotRun | Verdict::Unanswered => unmade(),
+            _ => None,
+        };
+        match made.or_else(|| self.portals.find(&portal)).cloned() {
+            Some(found) => Subject::Execute {
+                portal,
+                statement: Some(found.statement),
+                prepared: found.prepared,
+                forgotten: found.forgotten,
+                parameters: found.parameters,
+                max_rows,
+            },
+            None => Subject::Execute {
+                forgotten: self.portals.may_have_forgotten(&portal),
+                portal,
+                statement: None,
+                prepared: None,
+                parameters: Parameters::default(),
+                max_rows,
+            },
+        }
+    }
+
+    fn statement(&self, name: &Bytes, verdict: Verdict) -> Known {
+        let unmade = match verdict {
+            Verdict::NotRun | Verdict::Unanswered => self.unmade_statements.get(name),
+            _ => None,
+        };
+        match unmade {
+            Some(prepared) => Known {
+                prepared: Some(Arc::clone(prepared)),
+                forgotten: false,
+            },
+            None => self.statements.find(name),
+        }
+    }
+}

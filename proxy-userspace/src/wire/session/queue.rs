@@ -1,0 +1,92 @@
+//! The client's messages that the server has not answered, in the order sent.
+
+use std::collections::VecDeque;
+
+use super::request::{Request, Sent};
+
+/// Messages ahead of their answers from which on no more should be read from the client.
+pub(in crate::wire) const FULL_PENDING: usize = 8192;
+/// Messages ahead of their answers that are followed: what is full, and as many as one more read of 64 KiB can hold.
+pub(in crate::wire) const MAX_PENDING: usize = FULL_PENDING + 64 * 1024 / 5;
+/// Bytes of texts and values kept in them; one text may always be kept.
+pub(in crate::wire) const MAX_PENDING_BYTES: usize = 1024 * 1024;
+/// More places than this are given back when the queue is empty.
+const STANDING_PLACES: usize = 64;
+
+/// The queue. Its front is what the server is working on.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    sent: VecDeque<Sent>,
+    kept_bytes: usize,
+}
+
+impl Queue {
+    /// How much may be kept of the next text.
+    pub(super) fn room(&self) -> usize {
+        if self.kept_bytes == 0 {
+            usize::MAX
+        } else {
+            MAX_PENDING_BYTES.saturating_sub(self.kept_bytes)
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sent.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// What the server is working on, or will be next.
+    pub(super) fn front(&self) -> Option<&Request> {
+        self.sent.front().map(|sent| &sent.request)
+    }
+
+    /// What comes behind the front.
+    pub(super) fn second(&self) -> Option<&Request> {
+        self.sent.get(1).map(|sent| &sent.request)
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<Sent> {
+        let sent = self.sent.pop_front();
+        self.forget(sent.as_ref());
+        if self.sent.is_empty() && self.sent.capacity() > STANDING_PLACES {
+            self.sent.shrink_to(STANDING_PLACES);
+        }
+        sent
+    }
+
+    pub(super) fn remove_second(&mut self) -> Option<Sent> {
+        let sent = self.sent.remove(1);
+        self.forget(sent.as_ref());
+        sent
+    }
+
+    /// Appends a message. Values that do not fit are dropped; what does not fit of a text was not even collected
+    /// ([`Queue::room`]).
+    pub(super) fn push(&mut self, mut sent: Sent) {
+        if let (Request::CopyData(bytes), Some(Request::CopyData(before))) = (
+            &sent.request,
+            self.sent.back_mut().map(|sent| &mut sent.request),
+        ) {
+            *before += bytes;
+            return;
+        }
+        if let Request::Bind { parameters, .. }
+        | Request::FunctionCall {
+            arguments: parameters,
+            ..
+        } = &mut sent.request
+            && parameters.kept_bytes() > self.room()
+        {
+            *parameters = parameters.without_values();
+        }
+        self.kept_bytes += sent.request.kept_bytes();
+        self.sent.push_back(sent);
+    }
+
+    fn forget(&mut self, sent: Option<&Sent>) {
+        self.kept_bytes -= sent.map_or(0, |sent| sent.request.kept_bytes());
+    }
+}

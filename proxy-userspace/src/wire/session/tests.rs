@@ -1,0 +1,10 @@
+//! Sessions as transcripts, and what the machine tells of them.
+
+mod copying;
+mod extended;
+mod hostile;
+mod limits;
+mod login;
+mod names;
+mod simple;
+mod transcript;
