@@ -9,6 +9,7 @@ use super::client::ClientItem;
 use super::fixture::{Case, Happening, Splits, is_end};
 use super::player::{LOGIN_STEPS, Played, Player, Route, play};
 use super::reply::{Reply, masked, show};
+use crate::cluster::Version;
 use crate::stage::Stage;
 
 /// Most bytes of a case that is cut at every one of them.
@@ -35,6 +36,7 @@ pub struct Comparison<'a> {
     direct: Route<'a>,
     through: Route<'a>,
     administrator: Administrator,
+    version: Version,
     cutting: Cutting,
 }
 
@@ -46,6 +48,7 @@ impl<'a> Comparison<'a> {
             direct: Route::Direct(stage.cluster),
             through: Route::Through(stage, listener),
             administrator: Administrator::of(stage.cluster),
+            version: stage.cluster.version,
             cutting,
         }
     }
@@ -64,9 +67,13 @@ impl<'a> Comparison<'a> {
         let Cutting::Cut { seed } = self.cutting else {
             return Ok(());
         };
-        let cuttings = cuttings(case, expected.sent, seed);
+        let mut cuttings = cuttings(case, expected.sent, seed);
         if is_repeatable(case) {
             return self.in_one_session(case, &expected, &cuttings);
+        }
+        // A session for every cut costs the server more than all the rest: the versions share them.
+        if case.only.is_none() {
+            cuttings.retain(|cuts| !is_for_another(self.version, cuts));
         }
         for cuts in &cuttings {
             let context = || format!("through pgusher, cut after {cuts:?} bytes, seed {seed}");
@@ -122,6 +129,14 @@ fn is_repeatable(case: &Case) -> bool {
         && case.steps.len() > LOGIN_STEPS
         && case.steps.last().is_some_and(|step| is_ready(&step.what))
         && !case.steps.iter().any(|step| ends(&step.what))
+}
+
+/// Whether a single cut is made on the way to the other version: odd places are for the oldest, even ones for the newest.
+fn is_for_another(version: Version, cuts: &[usize]) -> bool {
+    match cuts {
+        [cut] => cut.is_multiple_of(2) != (version == Version::V18),
+        _ => false,
+    }
 }
 
 /// Where to cut a case that sends so many bytes: one list a run.
@@ -209,6 +224,19 @@ mod tests {
         assert_eq!(cuttings(&case("split none\nC: sync\nS: Z"), 4, 1).len(), 0);
         let within = case("split 2..3\nC: sync\nS: Z");
         assert_eq!(cuttings(&within, 9, 1), [vec![2], vec![3]]);
+    }
+
+    #[test]
+    fn the_versions_share_single_cuts_and_nothing_else() {
+        for cut in [vec![1], vec![2]] {
+            let (oldest, newest) = (
+                is_for_another(Version::V15, &cut),
+                is_for_another(Version::V18, &cut),
+            );
+            assert_ne!(oldest, newest, "{cut:?}");
+        }
+        assert!(!is_for_another(Version::V15, &[1, 2]));
+        assert!(!is_for_another(Version::V18, &[1, 2]));
     }
 
     #[test]
