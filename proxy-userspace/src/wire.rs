@@ -4,11 +4,14 @@
 //! Message formats: PostgreSQL documentation, "Frontend/Backend Protocol", sections "Message Formats" and "Message
 //! Flow"; limits: src/backend/tcop/backend_startup.c.
 
+pub mod backend;
 pub mod binding;
+pub mod build;
 mod collect;
 pub mod cursor;
 pub mod error_response;
 pub mod frame;
+pub mod frontend;
 pub mod login;
 pub mod negotiation;
 pub mod opening;

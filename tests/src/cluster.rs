@@ -72,11 +72,31 @@ impl Version {
     }
 }
 
+/// Whether a server answers SSLRequest with yes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// `ssl = on`
+    On,
+    /// `ssl = off`: for what clients say in plain text after a no.
+    Off,
+}
+
+impl Tls {
+    fn setting(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// A running PostgreSQL server.
 #[derive(Debug)]
 pub struct Cluster {
     /// The major version.
     pub version: Version,
+    /// Whether it has TLS.
+    pub tls: Tls,
     /// The TCP port, on 127.0.0.1 and ::1.
     pub port: u16,
     root: PathBuf,
@@ -95,24 +115,33 @@ pub struct Scratch {
 }
 
 impl Cluster {
-    /// The cluster of `version`, started on first use.
+    /// The cluster of `version` with TLS, started on first use.
     ///
     /// # Errors
     /// When the version is not installed or the server does not start.
     pub fn shared(version: Version) -> Result<&'static Self> {
+        Self::shared_with(version, Tls::On)
+    }
+
+    /// The cluster of `version` with or without TLS, started on first use.
+    ///
+    /// # Errors
+    /// As [`Cluster::shared`].
+    pub fn shared_with(version: Version, tls: Tls) -> Result<&'static Self> {
         static STARTED: Mutex<Vec<&'static Cluster>> = Mutex::new(Vec::new());
         let mut started = STARTED
             .lock()
             .map_err(|_| anyhow!("an earlier start of a cluster panicked"))?;
-        if let Some(cluster) = started.iter().find(|cluster| cluster.version == version) {
+        let is_same = |cluster: &&&Self| cluster.version == version && cluster.tls == tls;
+        if let Some(cluster) = started.iter().find(is_same) {
             return Ok(cluster);
         }
-        let cluster: &'static Self = Box::leak(Box::new(Self::start(version)?));
+        let cluster: &'static Self = Box::leak(Box::new(Self::start(version, tls)?));
         started.push(cluster);
         Ok(cluster)
     }
 
-    fn start(version: Version) -> Result<Self> {
+    fn start(version: Version, tls: Tls) -> Result<Self> {
         let root = version.root()?;
         let initdb = root.join(version.program("initdb").trim_start_matches('/'));
         ensure!(
@@ -122,18 +151,21 @@ impl Cluster {
             version.number()
         );
         let directory = PathBuf::from(format!(
-            "/tmp/pgusher-tests-{}-{}",
+            "/tmp/pgusher-tests-{}-{}-ssl-{}",
             process::id(),
-            version.number()
+            version.number(),
+            tls.setting()
         ));
         let outside = outside_of(&root, &directory);
         fs::create_dir(&outside)?;
         fs::set_permissions(&outside, fs::Permissions::from_mode(0o755))?;
         certificates::make(&outside)?;
         let port = free_port()?;
-        let keeper = Self::keep(version, &root, &directory, port)?;
+        let configuration = settings::configuration(&directory, port, tls.setting());
+        let keeper = Self::keep(version, &root, &directory, &configuration)?;
         let cluster = Self {
             version,
+            tls,
             port,
             root,
             directory,
@@ -145,7 +177,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn keep(version: Version, root: &Path, directory: &Path, port: u16) -> Result<Child> {
+    fn keep(version: Version, root: &Path, directory: &Path, configuration: &str) -> Result<Child> {
         let outside = outside_of(root, directory);
         let data = directory.join("data");
         for name in ["data", "tablespace"] {
@@ -173,10 +205,7 @@ impl Cluster {
             ])
             .arg(&data))?
         .success()?;
-        fs::write(
-            outside.join("data/postgresql.auto.conf"),
-            settings::configuration(directory, port),
-        )?;
+        fs::write(outside.join("data/postgresql.auto.conf"), configuration)?;
         fs::write(
             outside.join("data/pg_hba.conf"),
             settings::HOST_BASED_AUTHENTICATION,
@@ -316,6 +345,31 @@ impl Cluster {
     #[must_use]
     pub fn program_path(&self, name: &str) -> PathBuf {
         outside_of(&self.root, Path::new(&self.version.program(name)))
+    }
+
+    /// The client library of this version, as the tests see it.
+    ///
+    /// # Errors
+    /// When it is not where Debian puts it.
+    pub fn libpq(&self) -> Result<PathBuf> {
+        for entry in fs::read_dir(outside_of(&self.root, Path::new("/usr/lib")))? {
+            let library = entry?.path().join("libpq.so.5");
+            if library.exists() {
+                return Ok(library);
+            }
+        }
+        Err(anyhow!("no libpq.so.5 below {}", self.root.display()))
+    }
+
+    /// A program at a path that this version's programs see, inside `cgroup`, with the environment of
+    /// [`Cluster::client`].
+    ///
+    /// # Errors
+    /// When the cgroup cannot be entered.
+    pub fn client_at(&self, cgroup: &TestCgroup, path: &Path) -> Result<Command> {
+        let mut command = cgroup.command("chroot")?;
+        self.enter_root(&mut command, path);
+        Ok(command)
     }
 
     /// Creates an empty directory that this version's programs may write to; it goes with the cluster.

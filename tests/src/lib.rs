@@ -18,6 +18,7 @@
 //! | [`wire`] | the few protocol messages the raw clients and fake servers speak |
 //! | [`kernel`] | what is loaded and attached, read from the kernel |
 //! | [`pgusher`] | the process under test, its status and its audit trail |
+//! | [`transcript`] | conversations as text, compared with and without pgusher |
 //! | [`stage`] | all of the above set up for one test, and what must hold when it ends |
 
 pub mod authority;
@@ -33,4 +34,5 @@ pub mod programs;
 pub mod stage;
 pub mod statement_log;
 pub mod tours;
+pub mod transcript;
 pub mod wire;

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::cgroup::TestCgroup;
+use crate::cluster::Cluster;
 use crate::process::run;
 use crate::tours::Ground;
 
@@ -68,6 +69,27 @@ pub fn compiled(name: &str) -> Result<PathBuf> {
         compiled.push(program.clone());
     }
     Ok(program)
+}
+
+/// Compiles `clients/<name>.c` against the libpq of `cluster`'s version, into a directory its programs can see, and
+/// returns the path they see it at.
+///
+/// # Errors
+/// As [`compiled`].
+pub fn compiled_for(cluster: &Cluster, name: &str) -> Result<PathBuf> {
+    let scratch = cluster.scratch()?;
+    let finished = run(Command::new("gcc")
+        .args(["-O1", "-Wall", "-Werror", "-I/usr/include/postgresql", "-o"])
+        .arg(scratch.outside.join(name))
+        .arg(sources().join(format!("{name}.c")))
+        .arg(cluster.libpq()?)
+        // The library itself may want a newer C library than this machine's; where it runs there is one.
+        .arg("-Wl,--allow-shlib-undefined"))
+    .context("install gcc")?;
+    finished
+        .success()
+        .context("install libc6-dev and libpq-dev")?;
+    Ok(scratch.inside.join(name))
 }
 
 /// A compiled client inside `cgroup`.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cgroup::TestCgroup;
-use crate::cluster::{Cluster, Version};
+use crate::cluster::{Cluster, Tls, Version};
 use crate::dialer::Dialer;
 use crate::kernel;
 use crate::pgusher::{Pgusher, trail};
@@ -22,6 +22,7 @@ use crate::pgusher::{Pgusher, trail};
 #[derive(Clone, Debug)]
 pub struct Setup {
     version: Version,
+    tls: Tls,
     more_ports: Vec<u16>,
     arguments: Vec<String>,
     file: Option<String>,
@@ -33,6 +34,7 @@ impl Setup {
     pub fn with(version: Version) -> Self {
         Self {
             version,
+            tls: Tls::On,
             more_ports: Vec::new(),
             arguments: Vec::new(),
             file: None,
@@ -43,6 +45,13 @@ impl Setup {
     #[must_use]
     pub fn file(mut self, text: impl Into<String>) -> Self {
         self.file = Some(text.into());
+        self
+    }
+
+    /// Takes the server of this version that has TLS, or the one that has none.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
         self
     }
 
@@ -87,7 +96,7 @@ pub struct Stage {
 
 impl Stage {
     fn set(setup: &Setup) -> Result<Self> {
-        let cluster = Cluster::shared(setup.version)?;
+        let cluster = Cluster::shared_with(setup.version, setup.tls)?;
         let cgroup = TestCgroup::create()?;
         let directory = TempDir::new()?;
         let mut ports = vec![cluster.port];

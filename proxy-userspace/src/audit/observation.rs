@@ -208,3 +208,6 @@ impl Recorder {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

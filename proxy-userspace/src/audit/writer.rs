@@ -176,7 +176,7 @@ impl Writing {
     }
 
     fn note_failure(&mut self, error: &io::Error) {
-        if self.batch.is_inside_a_line() {
+        if !self.failing && self.batch.is_inside_a_line() {
             error!(%error, "the audit sink took a part of a record; its rest goes first once it works again");
         } else if !self.failing {
             error!(%error, "the audit sink fails; records {}", match self.batch.policy() {

@@ -205,13 +205,13 @@ fn check_route(
         });
     }
     let base = audit.scope;
-    let tls = check_tls(&name, &table)?;
     let scope = AuditScope {
         level: table.audit.unwrap_or(base.level),
         redaction: table.audit_redaction.unwrap_or(base.redaction),
         parameters: table.audit_parameters.unwrap_or(base.parameters),
         overflow: table.audit_overflow.unwrap_or(base.overflow),
     };
+    let tls = check_tls(&name, &table)?;
     Ok(RouteRule {
         audit: scope.check().map_err(|reason| ConfigError::Route {
             route: name.clone(),

@@ -275,3 +275,6 @@ fn server(table: &RouteSettings) -> Result<ServerTlsSettings, Mistake> {
         name: table.server_name.clone(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,9 @@ pub enum Malformed {
     /// A field has a value it cannot have.
     #[error("a field has a value that it cannot have")]
     Value,
+    /// No message has this type.
+    #[error("unknown message type")]
+    Type,
 }
 
 /// A place in a body.
@@ -29,6 +32,11 @@ impl<'a> Cursor<'a> {
     /// What has not been read.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
+    }
+
+    /// Everything that is left.
+    pub fn take_rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
     }
 
     /// The next `count` bytes.
@@ -61,6 +69,14 @@ impl<'a> Cursor<'a> {
     /// When fewer are left.
     pub fn u16(&mut self) -> Result<u16, Malformed> {
         self.array().map(u16::from_be_bytes)
+    }
+
+    /// Two bytes, signed.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub fn i16(&mut self) -> Result<i16, Malformed> {
+        self.array().map(i16::from_be_bytes)
     }
 
     /// Four bytes, unsigned.
@@ -102,6 +118,42 @@ impl<'a> Cursor<'a> {
                 self.bytes(length).map(Some)
             }
         }
+    }
+
+    /// A count and so many format codes.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub fn formats(&mut self) -> Result<Vec<i16>, Malformed> {
+        self.list(Self::i16)
+    }
+
+    /// A count and so many OIDs.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub fn oids(&mut self) -> Result<Vec<u32>, Malformed> {
+        self.list(Self::u32)
+    }
+
+    /// A count and so many values.
+    ///
+    /// # Errors
+    /// When fewer are left, or a length cannot be.
+    pub fn values(&mut self) -> Result<Vec<Option<&'a [u8]>>, Malformed> {
+        self.list(Self::value)
+    }
+
+    /// A count and so many elements. What is allocated grows with what is read, not with what the count promises.
+    ///
+    /// # Errors
+    /// Those of `element`.
+    pub fn list<T>(
+        &mut self,
+        element: impl Fn(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        let count = self.u16()?;
+        (0..count).map(|_| element(self)).collect()
     }
 
     /// Checks that everything has been read.

@@ -31,10 +31,14 @@ hostssl all          app_cert   127.0.0.0/8      cert
 hostssl   all        app_tls    127.0.0.0/8      trust
 hostnossl all        app_no_tls 127.0.0.0/8      trust
 host    all          app_reject 127.0.0.0/8      reject
+host    all          app_closed 127.0.0.0/8      trust
+host    all          app_full   127.0.0.0/8      trust
+host    all          no_such_md5,no_such_plain   127.0.0.0/8 md5
+host    all          no_such_scram 127.0.0.0/8   scram-sha-256
 ";
 
 /// Limits are raised for a thousand sessions; what only costs time (fsync, checkpoints) is off.
-pub(super) fn configuration(directory: &Path, port: u16) -> String {
+pub(super) fn configuration(directory: &Path, port: u16, tls: &str) -> String {
     let directory = directory.display();
     format!(
         "listen_addresses = '127.0.0.1,::1'
@@ -47,7 +51,7 @@ max_wal_size = '16GB'
 fsync = off
 full_page_writes = off
 dynamic_shared_memory_type = mmap
-ssl = on
+ssl = {tls}
 ssl_ca_file = '{directory}/ca.crt'
 ssl_cert_file = '{directory}/server.crt'
 ssl_key_file = '{directory}/server.key'

@@ -23,6 +23,9 @@ enum Outcome {
 }
 use Outcome::{ClientInsists, Stopped, Works};
 
+/// The row on which binding survives termination.
+const SHARED: &str = "the server's own certificate, TLS";
+
 /// A row of the table: client and server legs, and the outcomes for channel_binding=disable, prefer, require.
 struct Row {
     name: &'static str,
@@ -43,7 +46,7 @@ fn table(authority: &LocalAuthority, server: &Cluster) -> Vec<Row> {
             outcomes: [Works, Works, Works],
         },
         Row {
-            name: "the server's own certificate, TLS",
+            name: SHARED,
             settings: with(&own, "require"),
             sslmode: "require",
             outcomes: [Works, Works, Works],
@@ -165,6 +168,11 @@ fn every_cell_of_the_table_is_what_the_documentation_says() -> Result<()> {
                         check(stage, client, &parameters, outcome).with_context(|| {
                             format!("{}: {client:?} to {server:?}, {binding}", row.name)
                         })?;
+                        if row.name == SHARED && *binding != "disable" {
+                            let sessions = stage.pgusher.trail.sessions()?;
+                            let record = sessions.last().context("a record")?;
+                            field_is(record, "/login/method", "scram_sha_256_plus")?;
+                        }
                     }
                 }
                 Ok(())

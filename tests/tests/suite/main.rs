@@ -24,4 +24,5 @@ mod statements;
 mod tls;
 mod tools;
 mod tours;
+mod transcripts;
 mod upstream;

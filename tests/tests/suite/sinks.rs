@@ -181,7 +181,7 @@ fn no_record_is_lost_by_a_sink_that_fails_for_a_while() -> Result<()> {
 }
 
 /// Gives the process a /run of its own with a journal in it, and runs its arguments.
-const WITH_A_JOURNAL: &str = r#"
+pub(crate) const WITH_A_JOURNAL: &str = r#"
 mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal
 /lib/systemd/systemd-journald </dev/null >/dev/null 2>&1 &
 until test -S /run/systemd/journal/socket; do :; done
@@ -193,22 +193,10 @@ fn records_go_to_the_journal_when_asked() -> Result<()> {
     let wrapper = ["unshare", "--mount", "sh", "-c", WITH_A_JOURNAL, "sh"];
     let mut sunk = start_with(&wrapper, "journald", &[]).context("install systemd")?;
     one_session(&sunk.cgroup, sunk.cluster)?;
-    let pid = sunk.pgusher.pid().to_string();
     let record = wait_until("the journal has the session", || {
-        let mut journalctl = std::process::Command::new("nsenter");
-        journalctl.args([
-            "--mount",
-            "--root",
-            "--target",
-            &pid,
-            "journalctl",
-            "--directory=/run/log/journal",
-            "--output=json",
-            "--quiet",
-        ]);
-        let entries = run(&mut journalctl)?;
-        let found = entries.stdout.lines().filter_map(session_in_entry).next();
-        Ok(Seen::some_or(found, || format!("{entries:?}")))
+        let records = journal(&sunk)?;
+        let found = records.iter().find(|record| record["type"] == "session");
+        Ok(Seen::some_or(found.cloned(), || format!("{records:?}")))
     })?;
     ensure!(record["origin"]["comm"]["value"] == "psql", "{record}");
     sunk.pgusher.signal(Signal::SIGTERM)?;
@@ -216,11 +204,22 @@ fn records_go_to_the_journal_when_asked() -> Result<()> {
     Ok(())
 }
 
-/// The session record that a journal entry carries as its message.
-fn session_in_entry(line: &str) -> Option<Value> {
+/// The records in the journal of a pgusher that was started [`WITH_A_JOURNAL`].
+pub(crate) fn journal(sunk: &Sunk) -> Result<Vec<Value>> {
+    let pid = sunk.pgusher.pid().to_string();
+    let mut journalctl = std::process::Command::new("nsenter");
+    journalctl.args(["--mount", "--root", "--target", &pid, "journalctl"]);
+    journalctl.args(["--directory=/run/log/journal", "--output=json"]);
+    journalctl.args(["--quiet", "--all"]);
+    let entries = run(&mut journalctl)?;
+    Ok(entries.stdout.lines().filter_map(record_in_entry).collect())
+}
+
+/// The record that a journal entry carries as its message.
+fn record_in_entry(line: &str) -> Option<Value> {
     let entry: Value = serde_json::from_str(line).ok()?;
-    let record: Value = serde_json::from_str(at(&entry, "/MESSAGE").as_str()?).ok()?;
-    (*at(&record, "/type") == "session").then_some(record)
+    at(&entry, "/PGUSHER_AUDIT").as_str()?;
+    serde_json::from_str(at(&entry, "/MESSAGE").as_str()?).ok()
 }
 
 #[test]

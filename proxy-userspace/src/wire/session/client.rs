@@ -11,9 +11,10 @@ use super::Capture;
 use super::event::{Prepared, Target, Violation};
 use super::request::{Request, Sent};
 use super::values::{self, ResultFormats};
-use crate::wire::collect::{Name, Prefix, TextCollector};
-use crate::wire::cursor::{Cursor, Malformed};
+use crate::wire::collect::{MAX_NAME_BYTES, Name, Prefix, TextCollector};
+use crate::wire::cursor::Cursor;
 use crate::wire::frame::{FRONTEND_SMALL, Framer, Header, Piece, Run, frontend_limit};
+use crate::wire::frontend::{Frontend, Named};
 use crate::wire::login::LoginWatch;
 
 /// What Bind and FunctionCall need before their values: two counts and 65,535 format codes.
@@ -256,12 +257,8 @@ fn without_body(kind: u8, length: u32) -> Request {
 fn parameter_types(body: &[u8], length: u64) -> (Vec<u32>, bool) {
     let read = || {
         let mut cursor = Cursor::new(body);
-        let count = usize::from(cursor.u16()?);
-        let raw = cursor.bytes(count * size_of::<u32>())?;
-        cursor.end()?;
-        let types = raw.chunks_exact(size_of::<u32>());
-        let oid = |raw: &[u8]| raw.first_chunk().map(|raw| u32::from_be_bytes(*raw));
-        Ok::<_, Malformed>(types.filter_map(oid).collect())
+        let types = cursor.oids()?;
+        cursor.end().map(|()| types)
     };
     let is_cut = (body.len() as u64) < length;
     read().map_or((Vec::new(), true), |types| (types, is_cut))
@@ -279,38 +276,38 @@ fn function_call(body: &[u8], length: u64, keep: Option<usize>) -> (Request, boo
     (request, refused || function.is_err())
 }
 
-/// Describe, Execute and Close, which are never longer than what is kept.
+/// Describe, Execute and Close, which are never longer than what is kept. Of one that is refused the name is not told.
 fn small(kind: u8, body: &[u8]) -> (Request, bool) {
-    let mut cursor = Cursor::new(body);
-    let mut name = Name::default();
-    let target = match kind {
-        b'E' => None,
-        _ => Some(cursor.byte()),
+    let target = |named: Named<'_>| match named {
+        Named::Statement(name) => Target::Statement(name_of(name)),
+        Named::Portal(name) => Target::Portal(name_of(name)),
     };
-    let rest = name.feed(cursor.rest());
-    let mut cursor = Cursor::new(rest);
-    let max_rows = match kind {
-        b'E' => Some(cursor.i32()),
-        _ => None,
-    };
-    let malformed = !name.is_ended() || cursor.end().is_err();
-    let name = owned(name.as_bytes());
-    let request = match (kind, target) {
-        (b'E', _) => {
-            let refused = malformed || matches!(max_rows, Some(Err(_)));
+    let request = match Frontend::parse(kind, body) {
+        Ok(Frontend::Describe(named)) => Request::Describe(target(named)),
+        Ok(Frontend::Close(named)) => Request::Close(target(named)),
+        Ok(Frontend::Execute { portal, max_rows }) => Request::Execute {
+            portal: name_of(portal),
             // Negative is all, as in the server (PortalRun).
-            let max_rows = max_rows.and_then(Result::ok).unwrap_or(0).max(0);
-            let request = Request::Execute {
-                portal: name,
-                max_rows: max_rows.unsigned_abs(),
-            };
-            return (request, refused);
-        }
-        (b'D', Some(Ok(b'S'))) => Request::Describe(Target::Statement(name)),
-        (b'C', Some(Ok(b'S'))) => Request::Close(Target::Statement(name)),
-        (b'D', _) => Request::Describe(Target::Portal(name)),
-        _ => Request::Close(Target::Portal(name)),
+            max_rows: max_rows.max(0).unsigned_abs(),
+        },
+        _ => return (refused(kind), true),
     };
-    let is_known = matches!(target, Some(Ok(b'S' | b'P')));
-    (request, malformed || !is_known)
+    (request, false)
+}
+
+fn refused(kind: u8) -> Request {
+    let nothing = Target::Portal(Bytes::new());
+    match kind {
+        b'D' => Request::Describe(nothing),
+        b'C' => Request::Close(nothing),
+        _ => Request::Execute {
+            portal: Bytes::new(),
+            max_rows: 0,
+        },
+    }
+}
+
+/// A name as the server looks it up.
+fn name_of(name: &[u8]) -> Bytes {
+    owned(name.get(..MAX_NAME_BYTES).unwrap_or(name))
 }

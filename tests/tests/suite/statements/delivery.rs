@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use pgusher_tests::cluster::{VERSIONS, Version};
-use pgusher_tests::condition::DEADLINE;
+use pgusher_tests::condition::{DEADLINE, Seen, wait_until};
 use pgusher_tests::dialer::Dialer;
 use pgusher_tests::process::run;
 use pgusher_tests::wire::{self, FAKE_LOGIN};
@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{audited, exchange, has, have, log_in};
-use crate::sinks::{Sunk, records_of, start_with};
+use crate::expect::at;
+use crate::sinks::{Sunk, WITH_A_JOURNAL, journal, records_of, start_with};
 
 /// Statements of a session that is to fill every buffer on the way: the pipe's 64 KiB, the queue, the batch.
 const STATEMENTS: usize = 3000;
@@ -85,7 +86,7 @@ fn numbers(records: &[Value]) -> Result<Vec<usize>> {
         .filter(|record| record["type"] == "statement");
     statements
         .map(|record| {
-            let text = record["sql"]["text"].as_str().context("a text")?;
+            let text = at(record, "/sql/text").as_str().context("a text")?;
             Ok(text.trim_start_matches("select ").parse()?)
         })
         .collect()
@@ -223,6 +224,39 @@ fn a_full_disk_stalls_a_session_until_there_is_room_and_no_line_is_spoiled() -> 
         closing(&records)?,
         &json!({"recorded": reached + 100, "lost": 0}),
     )?;
+    sunk.pgusher.signal(Signal::SIGTERM)?;
+    ensure!(sunk.pgusher.wait_for_end()?.status.success());
+    Ok(())
+}
+
+#[test]
+fn a_text_that_json_makes_six_times_as_long_reaches_the_journal() -> Result<()> {
+    let wrapper = ["unshare", "--mount", "sh", "-c", WITH_A_JOURNAL, "sh"];
+    let mut sunk = start_with(
+        &wrapper,
+        "journald",
+        &["--audit=statements", "--audit-text-limit=200000"],
+    )
+    .context("install systemd")?;
+    let mut stream = dial(&sunk)?;
+    // Longer in JSON than the largest datagram that a host allows by default.
+    let sql = format!("select length('{}')", "\u{1}".repeat(150_000));
+    exchange(&mut stream, &[wire::query(&sql)?])?;
+    drop(stream);
+    sunk.pgusher
+        .wait_for_counter("/sessions/active", |active| active == 0)?;
+    let found = wait_until("the journal has the statement", || {
+        let records = journal(&sunk)?;
+        let found = records
+            .iter()
+            .find(|record| record["type"] == "statement")
+            .cloned();
+        Ok(Seen::some_or(found, || {
+            format!("{} records", records.len())
+        }))
+    })?;
+    has(&found, &json!({"sql": {"text": sql, "truncated": false}}))?;
+    ensure!(sunk.pgusher.counter("/audit/dropped")? == 0);
     sunk.pgusher.signal(Signal::SIGTERM)?;
     ensure!(sunk.pgusher.wait_for_end()?.status.success());
     Ok(())

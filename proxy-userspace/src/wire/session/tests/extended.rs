@@ -253,21 +253,16 @@ fn malformed_bodies_are_the_servers_to_refuse() {
         "> S",
         "> D X s",
         "> S",
-        "> E",
-        "> S",
         "< E ERROR 08P01 invalid",
         "< Z I",
         "< E ERROR 08P01 invalid",
-        "< Z I",
-        "< C SELECT 1",
         "< Z I",
     ]);
     assert_eq!(
         told,
         [
             "Parse =a (malformed): Failed (ERROR 08P01 invalid) @Idle",
-            "Describe portal s (malformed): Failed (ERROR 08P01 invalid) @Idle",
-            "Execute <?(?): Completed [SELECT 1] @Idle",
+            "Describe portal  (malformed): Failed (ERROR 08P01 invalid) @Idle",
         ]
     );
 }

@@ -1,0 +1,167 @@
+//! The transcripts: what the server answers directly, byte for byte, is what it answers through pgusher, however the
+//! client's bytes are cut on their way.
+
+use std::env;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use pgusher_tests::cluster::{Tls, Version};
+use pgusher_tests::stage::{Setup, Stage};
+use pgusher_tests::transcript::comparison::{Cutting, compare};
+use pgusher_tests::transcript::fixture::{Case, corpus};
+
+/// What the fixtures find in the servers.
+const SETUP: &str = include_str!("../../transcripts/setup.sql");
+/// The fixtures and what explains them.
+const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/transcripts");
+/// Names the only cases to play, by a part of their names.
+const FILTER: &str = "PGUSHER_TRANSCRIPTS";
+/// The seed of a run to repeat.
+const SEED: &str = "PGUSHER_TRANSCRIPTS_SEED";
+/// Cases played at the same time.
+const PLAYERS: usize = 3;
+/// So many differences are enough to look at.
+const MAX_FAILURES: usize = 20;
+/// The least the corpus must hold.
+const MIN_CASES: usize = 150;
+
+#[test]
+fn postgresql_15_answers_through_pgusher_as_it_does_directly() -> Result<()> {
+    of_version(Version::V15)
+}
+
+#[test]
+fn postgresql_18_answers_through_pgusher_as_it_does_directly() -> Result<()> {
+    of_version(Version::V18)
+}
+
+#[test]
+fn the_corpus_and_its_table_of_rules_name_the_same_cases() -> Result<()> {
+    let cases = corpus(Path::new(DIRECTORY))?;
+    ensure!(cases.len() >= MIN_CASES, "only {} cases", cases.len());
+    let readme = std::fs::read_to_string(format!("{DIRECTORY}/README.md"))?;
+    let table = readme
+        .split_once("## Rules and cases")
+        .context("no table")?
+        .1;
+    let named: Vec<&str> = table.split('`').skip(1).step_by(2).collect();
+    for case in &cases {
+        ensure!(
+            named.contains(&case.name.as_str()),
+            "no rule names {}",
+            case.name
+        );
+    }
+    for name in named {
+        let is_case = cases.iter().any(|case| case.name == name);
+        ensure!(is_case || name.contains("::"), "`{name}` is no case");
+    }
+    Ok(())
+}
+
+/// Plays every case for `version`: whole with the audit trail as it is by default, and cut with statements on it.
+fn of_version(version: Version) -> Result<()> {
+    let seed = seed()?;
+    let cuttings = [
+        (Cutting::Whole, "sessions"),
+        (Cutting::Cut { seed }, "statements"),
+    ];
+    for tls in [Tls::On, Tls::Off] {
+        let cases = chosen(version, tls)?;
+        for (cutting, audit) in cuttings {
+            if cases.is_empty() {
+                continue;
+            }
+            Setup::with(version)
+                .tls(tls)
+                .argument(format!("--audit={audit}"))
+                .play(|stage| {
+                    set_up(stage)?;
+                    all(&cases, stage, cutting)
+                })
+                .with_context(|| format!("PostgreSQL {version:?}, tls {tls:?}, audit {audit}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Creates what the fixtures need, where that has not happened yet.
+fn set_up(stage: &Stage) -> Result<()> {
+    if stage
+        .cluster
+        .sql("select to_regclass('transcript_items')")?
+        .is_empty()
+    {
+        // One by one: databases are not created in a transaction.
+        for statement in SETUP.split_inclusive(";\n") {
+            stage.cluster.sql(statement)?;
+        }
+    }
+    Ok(())
+}
+
+fn seed() -> Result<u64> {
+    if let Ok(given) = env::var(SEED) {
+        return given
+            .parse()
+            .with_context(|| format!("{SEED} must be a number"));
+    }
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
+}
+
+fn chosen(version: Version, tls: Tls) -> Result<Vec<Case>> {
+    let filter = env::var(FILTER).unwrap_or_default();
+    let mut cases = corpus(Path::new(DIRECTORY))?;
+    cases.retain(|case| {
+        case.only.is_none_or(|only| only == version)
+            && case.without_tls == (tls == Tls::Off)
+            && case.name.contains(&filter)
+    });
+    Ok(cases)
+}
+
+/// Compares every case, several at a time, and shows all that differ.
+fn all(cases: &[Case], stage: &Stage, cutting: Cutting) -> Result<()> {
+    let listeners = stage.pgusher.listeners()?;
+    let listener = listeners.into_iter().find(SocketAddr::is_ipv4);
+    let listener = listener.context("no IPv4 listener")?;
+    // The dialer lives as long as the thread that starts it.
+    stage.dialer()?;
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
+    let play = || {
+        while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let compared = compare(case, stage, listener, cutting);
+            let Err(error) = compared else { continue };
+            let Ok(mut failures) = failures.lock() else {
+                return;
+            };
+            failures.push(format!("{} ({}): {error:#}", case.name, case.place));
+            if failures.len() >= MAX_FAILURES {
+                return next.store(cases.len(), Ordering::Relaxed);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..PLAYERS {
+            scope.spawn(play);
+        }
+    });
+    let failures = failures
+        .into_inner()
+        .map_err(|_| anyhow!("a player panicked"))?;
+    if !failures.is_empty() {
+        bail!(
+            "{} of {} cases:\n{}",
+            failures.len(),
+            cases.len(),
+            failures.join("\n")
+        );
+    }
+    Ok(())
+}
