@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::administrator::Administrator;
 use super::client::ClientItem;
 use super::fixture::{Case, Happening, Splits, is_end};
 use super::player::{LOGIN_STEPS, Played, Player, Route, play};
@@ -28,51 +29,74 @@ pub enum Cutting {
     },
 }
 
-/// Plays `case` directly and through the pgusher of `stage` and compares the answers, byte for byte except for what
-/// [`masked`] blanks.
-///
-/// # Errors
-/// When they differ, or the case's own demands are not met.
-pub fn compare(case: &Case, stage: &Stage, listener: SocketAddr, cutting: Cutting) -> Result<()> {
-    let direct = Route::Direct(stage.cluster);
-    let through = Route::Through(stage, listener);
-    let expected = play(case, direct, &[]).context("directly")?;
-    let once_more = play(case, direct, &[]).context("directly once more")?;
-    same(case, &expected, &once_more)
-        .context("the server itself does not answer twice alike: a bad fixture")?;
-    let found = play(case, through, &[]).context("through pgusher")?;
-    same(case, &expected, &found).context("through pgusher")?;
-    let Cutting::Cut { seed } = cutting else {
-        return Ok(());
-    };
-    let cuttings = cuttings(case, expected.sent, seed);
-    if is_repeatable(case) {
-        return in_one_session(case, through, &expected, &cuttings);
-    }
-    for cuts in &cuttings {
-        let context = || format!("through pgusher, cut after {cuts:?} bytes, seed {seed}");
-        let found = play(case, through, cuts).with_context(context)?;
-        same(case, &expected, &found).with_context(context)?;
-    }
-    Ok(())
+/// Comparisons on one stage, one after the other.
+#[derive(Debug)]
+pub struct Comparison<'a> {
+    direct: Route<'a>,
+    through: Route<'a>,
+    administrator: Administrator,
+    cutting: Cutting,
 }
 
-/// Plays what comes behind the login for every cutting, one after the other: logins are what takes long.
-fn in_one_session(
-    case: &Case,
-    route: Route<'_>,
-    expected: &Played,
-    cuttings: &[Vec<usize>],
-) -> Result<()> {
-    let expected = expected.replies.get(expected.login..).unwrap_or_default();
-    let mut player = Player::connect(case, route, &[])?;
-    player.log_in()?;
-    for cuts in cuttings {
-        let context = || format!("through pgusher, cut after {cuts:?} bytes");
-        let found = player.again(cuts).with_context(context)?;
-        same_replies(case, expected, &found).with_context(context)?;
+impl<'a> Comparison<'a> {
+    /// Prepares to compare the server of `stage` with what its pgusher, listening there, makes of it.
+    #[must_use]
+    pub fn on(stage: &'a Stage, listener: SocketAddr, cutting: Cutting) -> Self {
+        Self {
+            direct: Route::Direct(stage.cluster),
+            through: Route::Through(stage, listener),
+            administrator: Administrator::of(stage.cluster),
+            cutting,
+        }
     }
-    Ok(())
+
+    /// Plays `case` directly and through pgusher and compares the answers, byte for byte except for what is masked.
+    ///
+    /// # Errors
+    /// When they differ, or the case's own demands are not met.
+    pub fn of(&self, case: &Case) -> Result<()> {
+        let expected = self.play(case, self.direct, &[]).context("directly")?;
+        let once_more = self.play(case, self.direct, &[]);
+        same(case, &expected, &once_more.context("directly once more")?)
+            .context("the server itself does not answer twice alike: a bad fixture")?;
+        let found = self.play(case, self.through, &[]);
+        same(case, &expected, &found.context("through pgusher")?).context("through pgusher")?;
+        let Cutting::Cut { seed } = self.cutting else {
+            return Ok(());
+        };
+        let cuttings = cuttings(case, expected.sent, seed);
+        if is_repeatable(case) {
+            return self.in_one_session(case, &expected, &cuttings);
+        }
+        for cuts in &cuttings {
+            let context = || format!("through pgusher, cut after {cuts:?} bytes, seed {seed}");
+            let found = self.play(case, self.through, cuts).with_context(context)?;
+            same(case, &expected, &found).with_context(context)?;
+        }
+        Ok(())
+    }
+
+    fn play(&self, case: &Case, route: Route<'_>, cuts: &[usize]) -> Result<Played> {
+        play(case, route, &self.administrator, cuts)
+    }
+
+    /// Plays what comes behind the login for every cutting, one after the other: logins are what takes long.
+    fn in_one_session(
+        &self,
+        case: &Case,
+        expected: &Played,
+        cuttings: &[Vec<usize>],
+    ) -> Result<()> {
+        let expected = expected.replies.get(expected.login..).unwrap_or_default();
+        let mut player = Player::connect(case, self.through, &self.administrator)?;
+        player.log_in()?;
+        for cuts in cuttings {
+            let context = || format!("through pgusher, cut after {cuts:?} bytes");
+            let found = player.again(cuts).with_context(context)?;
+            same_replies(case, expected, &found).with_context(context)?;
+        }
+        Ok(())
+    }
 }
 
 /// Whether the session is as good as new after the case: it logs in, and ends ready for the next query.
@@ -103,6 +127,7 @@ fn is_repeatable(case: &Case) -> bool {
 /// Where to cut a case that sends so many bytes: one list a run.
 fn cuttings(case: &Case, sent: usize, seed: u64) -> Vec<Vec<usize>> {
     match &case.splits {
+        _ if sent < 2 => Vec::new(),
         Splits::None => Vec::new(),
         Splits::Within(range) => range.clone().map(|at| vec![at]).collect(),
         Splits::All if sent <= SHORT_BYTES => {

@@ -22,43 +22,25 @@ const MAX_FORMATS_BYTES: usize = 2 + 2 * 65_535 + 2;
 /// What Parse has behind its text at most: a count and 65,535 type OIDs.
 const MAX_TYPES_BYTES: usize = 2 + 4 * 65_535;
 
-/// The client's side of a session.
+/// The client's side of a session. The collectors stay where they are and are used again for every message.
 #[derive(Debug)]
 pub(super) struct ClientReader {
     capture: Capture,
     framer: Framer,
     /// When the first byte of the message being read was seen.
     started: Option<Instant>,
-    body: Body,
-    prefix: Prefix,
+    /// What is being read.
+    kind: u8,
+    body_bytes: u32,
+    /// A Parse's statement, a Bind's portal, the mechanism a client chose.
+    first_name: Name,
+    /// A Bind's statement.
+    second_name: Name,
+    text: TextCollector,
+    /// What no other collector takes.
+    rest: Prefix,
     /// Parse messages so far.
     parses: u64,
-}
-
-/// What is collected of the message being read.
-#[derive(Debug)]
-enum Body {
-    /// Nothing: its type and length say it all.
-    None(u8, u32),
-    Query(TextCollector),
-    Parse(Name, TextCollector),
-    Bind(Name, Name),
-    /// Its beginning.
-    Prefix(u8),
-    /// An answer to authentication: nothing, or the name of the mechanism in front of it.
-    Answer(Option<Name>),
-}
-
-impl std::fmt::Debug for TextCollector {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("TextCollector")
-    }
-}
-
-impl std::fmt::Debug for Name {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Name")
-    }
 }
 
 impl ClientReader {
@@ -68,8 +50,12 @@ impl ClientReader {
             capture,
             framer: Framer::new(),
             started: None,
-            body: Body::None(0, 0),
-            prefix: Prefix::default(),
+            kind: 0,
+            body_bytes: 0,
+            first_name: Name::default(),
+            second_name: Name::default(),
+            text: TextCollector::default(),
+            rest: Prefix::default(),
             parses: 0,
         }
     }
@@ -127,109 +113,113 @@ impl ClientReader {
         if !header.fits(limit) {
             return Err(Violation::FrontendLength { kind, length });
         }
-        let text = || {
-            let keep = self.capture.text_bytes.min(room);
-            TextCollector::new(keep, u64::from(header.body_bytes()))
-        };
-        self.body = match kind {
-            b'Q' => Body::Query(text()),
-            b'P' => Body::Parse(Name::default(), text()),
-            b'B' => Body::Bind(Name::default(), Name::default()),
-            b'F' | b'D' | b'E' | b'C' => Body::Prefix(kind),
-            b'p' => Body::Answer(login.expects_mechanism().then(Name::default)),
-            _ => Body::None(kind, header.body_bytes()),
-        };
-        self.prefix.clear();
+        self.kind = kind;
+        self.body_bytes = header.body_bytes();
+        match kind {
+            b'Q' | b'P' => {
+                let keep = self.capture.text_bytes.min(room);
+                self.first_name.begin(kind == b'P');
+                self.text.begin(keep, u64::from(self.body_bytes));
+            }
+            b'B' => {
+                self.first_name.begin(true);
+                self.second_name.begin(true);
+            }
+            b'p' => self.first_name.begin(login.expects_mechanism()),
+            _ => {}
+        }
+        self.rest.clear();
         Ok(())
     }
 
     /// How much is kept of what no collector of its own takes.
     fn most(&self) -> usize {
-        match self.body {
-            Body::Query(_) => 1,
-            Body::Parse(..) => MAX_TYPES_BYTES,
-            Body::Prefix(b'F') | Body::Bind(..) => {
+        match self.kind {
+            b'Q' => 1,
+            b'P' => MAX_TYPES_BYTES,
+            b'F' | b'B' => {
                 let values = self.capture.parameter_bytes.unwrap_or(0);
                 MAX_FORMATS_BYTES.saturating_add(values)
             }
-            Body::Prefix(_) => FRONTEND_SMALL as usize,
-            Body::None(..) | Body::Answer(_) => 0,
+            b'D' | b'E' | b'C' => FRONTEND_SMALL as usize,
+            _ => 0,
         }
     }
 
     fn feed(&mut self, bytes: &[u8]) {
         let most = self.most();
-        let rest = self.body.feed(bytes);
-        self.prefix.feed(rest, most);
+        let rest = self.collect(bytes);
+        self.rest.feed(rest, most);
+    }
+
+    /// Feeds the collectors in their order; gives back what is behind them.
+    fn collect<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        match self.kind {
+            b'Q' => self.text.feed(bytes),
+            b'P' => match self.first_name.feed(bytes) {
+                rest if self.first_name.is_ended() => self.text.feed(rest),
+                rest => rest,
+            },
+            b'B' => match self.first_name.feed(bytes) {
+                rest if self.first_name.is_ended() => self.second_name.feed(rest),
+                rest => rest,
+            },
+            // Secrets follow the mechanism's name: they go nowhere.
+            b'p' => {
+                self.first_name.feed(bytes);
+                &[]
+            }
+            _ => bytes,
+        }
     }
 
     /// Handles the last piece: what the message asks for, and whether its body will be refused.
     fn complete(&mut self, bytes: &[u8], login: &mut LoginWatch) -> (Request, bool) {
         let most = self.most();
-        let rest = self.body.feed(bytes);
-        let (rest, length) = self.prefix.last(rest, most);
+        let rest = self.collect(bytes);
+        let (rest, length) = self.rest.last(rest, most);
         let keep = self.capture.parameter_bytes;
-        match std::mem::replace(&mut self.body, Body::None(0, 0)) {
-            Body::None(kind, length) => (without_body(kind, length), false),
-            Body::Query(text) => {
-                let malformed = !text.is_ended() || length > 0;
-                (Request::Query(text.finish()), malformed)
+        match self.kind {
+            b'S' => (Request::Sync, false),
+            b'd' => (Request::CopyData(u64::from(self.body_bytes)), false),
+            b'c' | b'f' => (Request::CopyEnd, false),
+            // Flush has no body (`pq_getmsgend`).
+            b'H' if self.body_bytes > 0 => (Request::RefusedFlush, true),
+            b'Q' => {
+                let malformed = !self.text.is_ended() || length > 0;
+                (Request::Query(self.text.finish()), malformed)
             }
-            Body::Parse(name, text) => {
+            b'P' => {
                 self.parses += 1;
                 let (types, refused) = parameter_types(rest, length);
-                let malformed = !name.is_ended() || !text.is_ended() || refused;
+                let malformed = !self.first_name.is_ended() || !self.text.is_ended() || refused;
                 let prepared = Prepared {
                     number: self.parses,
-                    name: owned(name.as_bytes()),
-                    text: text.finish(),
+                    name: owned(self.first_name.as_bytes()),
+                    text: self.text.finish(),
                     parameter_types: types,
                 };
                 (Request::Parse(Arc::new(prepared)), malformed)
             }
-            Body::Bind(portal, statement) => {
+            b'B' => {
                 let (parameters, refused) = values::read(rest, length, keep, ResultFormats::List);
                 let request = Request::Bind {
-                    portal: owned(portal.as_bytes()),
-                    statement: owned(statement.as_bytes()),
+                    portal: owned(self.first_name.as_bytes()),
+                    statement: owned(self.second_name.as_bytes()),
                     parameters,
                 };
-                (request, refused || !statement.is_ended())
+                (request, refused || !self.second_name.is_ended())
             }
-            Body::Prefix(b'F') => function_call(rest, length, keep),
-            Body::Prefix(kind) => small(kind, rest),
-            Body::Answer(mechanism) => {
-                if let Some(mechanism) = mechanism.filter(Name::is_ended) {
-                    login.chose(mechanism.as_bytes());
+            b'F' => function_call(rest, length, keep),
+            b'D' | b'E' | b'C' => small(self.kind, rest),
+            b'p' => {
+                if self.first_name.is_wanted() && self.first_name.is_ended() {
+                    login.chose(self.first_name.as_bytes());
                 }
+                self.first_name.wipe();
                 (Request::Silent, false)
             }
-        }
-    }
-}
-
-impl Body {
-    /// Feeds the collectors in their order; gives back what is behind them.
-    fn feed<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        match self {
-            Self::None(..) => &[],
-            Self::Query(text) => text.feed(bytes),
-            Self::Parse(name, text) => match name.feed(bytes) {
-                rest if name.is_ended() => text.feed(rest),
-                rest => rest,
-            },
-            Self::Bind(portal, statement) => match portal.feed(bytes) {
-                rest if portal.is_ended() => statement.feed(rest),
-                rest => rest,
-            },
-            Self::Prefix(_) => bytes,
-            // Secrets follow the mechanism's name: they go nowhere.
-            Self::Answer(mechanism) => {
-                if let Some(mechanism) = mechanism {
-                    mechanism.feed(bytes);
-                }
-                &[]
-            }
+            _ => (Request::Silent, false),
         }
     }
 }
@@ -239,17 +229,6 @@ fn owned(name: &[u8]) -> Bytes {
         Bytes::new()
     } else {
         Bytes::copy_from_slice(name)
-    }
-}
-
-fn without_body(kind: u8, length: u32) -> Request {
-    match kind {
-        b'S' => Request::Sync,
-        b'd' => Request::CopyData(u64::from(length)),
-        b'c' | b'f' => Request::CopyEnd,
-        // Flush has no body (`pq_getmsgend`).
-        b'H' if length > 0 => Request::RefusedFlush,
-        _ => Request::Silent,
     }
 }
 
