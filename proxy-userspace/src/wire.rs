@@ -15,5 +15,6 @@ pub mod frontend;
 pub mod login;
 pub mod negotiation;
 pub mod opening;
+pub mod probe;
 pub mod session;
 pub mod text;

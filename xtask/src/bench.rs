@@ -1,9 +1,11 @@
-//! `cargo xtask bench`: pgbench through pgusher beside pgbench without it, on this machine, now.
+//! `cargo xtask bench`: what pgusher costs, beside what it is compared with, on this machine, now: following messages
+//! beside a memcpy ([`scan`]), then pgbench through pgusher beside pgbench without it.
 //!
 //! Owns the workloads and their order. All ways take turns within every round, so that what the machine does meanwhile
 //! hits all; the ratio is taken within a round and only then summed up. Numbers of two runs are not comparable.
 
 mod measurement;
+mod scan;
 
 use std::io;
 use std::path::PathBuf;
@@ -47,6 +49,9 @@ pub(crate) fn compare(quick: bool, binary: Option<PathBuf>) -> Result<()> {
     } else {
         &["bench"]
     };
+    if binary.is_none() {
+        scan::measure()?;
+    }
     let binary = build_then_become_root(arguments, binary)?;
     let effort = if quick { QUICK } else { THOROUGH };
     let mut playground = Playground::open(&binary)?;

@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod interrupt;
 mod mounts;
 mod playground;
@@ -63,6 +64,12 @@ enum Task {
         #[arg(long)]
         filter: Option<String>,
     },
+    /// Feed made-up bytes to the protocol code, looking for what it does not survive
+    Fuzz {
+        /// How long each of the targets runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Compare pgbench through pgusher with pgbench without it
     Bench {
         /// Short rounds: a rough answer within a minute
@@ -98,6 +105,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Run { arguments } => run::pgusher(arguments),
         Task::Demo(prepared) => demo::show(prepared.binary),
         Task::Test { filter } => test::everything(filter.as_deref()),
+        Task::Fuzz { seconds } => fuzz::run(seconds),
         Task::Bench { quick, prepared } => bench::compare(quick, prepared.binary),
     }
 }

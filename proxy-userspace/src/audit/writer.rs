@@ -29,6 +29,10 @@ const LAST_ATTEMPTS: usize = 3;
 /// No record is added to a batch of this size, in bytes of JSON: beyond it larger writes are no faster.
 const BATCH_BYTES: usize = 256 * 1024;
 
+/// How long the writer leaves the queue alone behind a batch that was not full: statements come one by one, and waking
+/// up for each costs the sessions more than the record does.
+const LINGER: Duration = Duration::from_millis(1);
+
 /// The running writer; it ends when every [`Audit`] is gone and the queue is empty.
 pub struct Writer {
     thread: JoinHandle<()>,
@@ -113,7 +117,11 @@ impl Writing {
                     Err(_) => break,
                 }
             }
+            let is_full = self.batch.len() >= BATCH_BYTES;
             self.write(&queue);
+            if !is_full && !queue.is_closed() {
+                std::thread::sleep(LINGER);
+            }
         }
         self.begin_batch();
         self.write(&queue);

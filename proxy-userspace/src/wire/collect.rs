@@ -16,6 +16,7 @@ pub(super) const MAX_NAME_BYTES: usize = 63;
 pub(super) struct Name {
     bytes: [u8; MAX_NAME_BYTES],
     filled: usize,
+    wanted: bool,
     ended: bool,
 }
 
@@ -24,15 +25,42 @@ impl Default for Name {
         Self {
             bytes: [0; MAX_NAME_BYTES],
             filled: 0,
+            wanted: true,
             ended: false,
         }
     }
 }
 
+impl std::fmt::Debug for Name {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Name({})", self.as_bytes().escape_ascii())
+    }
+}
+
 impl Name {
+    /// Begins another name; one that is not wanted takes its bytes and keeps none.
+    pub(super) fn begin(&mut self, wanted: bool) {
+        self.filled = 0;
+        self.wanted = wanted;
+        self.ended = false;
+    }
+
+    /// Overwrites what is kept, which may be a secret that was sent in place of a name.
+    pub(super) fn wipe(&mut self) {
+        *self = Self {
+            wanted: false,
+            ..Self::default()
+        };
+    }
+
     /// The name so far.
     pub(super) fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.filled).unwrap_or_default()
+    }
+
+    /// Whether anything of it is kept.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted
     }
 
     /// Whether its terminator has been seen.
@@ -42,7 +70,7 @@ impl Name {
 
     /// Takes bytes up to the terminator; gives back what is behind it.
     pub(super) fn feed<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        if self.ended {
+        if self.ended || !self.wanted {
             return bytes;
         }
         let (name, rest) = until_nul(bytes, &mut self.ended);
@@ -67,6 +95,7 @@ fn until_nul<'a>(bytes: &'a [u8], found: &mut bool) -> (&'a [u8], &'a [u8]) {
 }
 
 /// A SQL text: its beginning, its length, and the hash of the whole where that is longer.
+#[derive(Default)]
 pub(super) struct TextCollector {
     keep: usize,
     kept: Vec<u8>,
@@ -75,18 +104,21 @@ pub(super) struct TextCollector {
     ended: bool,
 }
 
+impl std::fmt::Debug for TextCollector {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "TextCollector({} bytes)", self.length)
+    }
+}
+
 impl TextCollector {
-    /// Keeps so many bytes of a text that is at most `longest` bytes long.
-    pub(super) fn new(keep: usize, longest: u64) -> Self {
+    /// Begins a text that is at most `longest` bytes long, of which `keep` are kept.
+    pub(super) fn begin(&mut self, keep: usize, longest: u64) {
         // Whether the text will be longer than what is kept shows only when its beginning has gone by.
-        let is_hashed = longest > keep as u64;
-        Self {
-            keep,
-            kept: Vec::new(),
-            length: 0,
-            hash: is_hashed.then(Box::default),
-            ended: false,
-        }
+        self.hash = (longest > keep as u64).then(Box::default);
+        self.keep = keep;
+        self.kept = Vec::new();
+        self.length = 0;
+        self.ended = false;
     }
 
     /// Whether its terminator has been seen.
@@ -110,12 +142,12 @@ impl TextCollector {
         rest
     }
 
-    /// The text.
-    pub(super) fn finish(self) -> Text {
+    /// The text, which the collector gives away.
+    pub(super) fn finish(&mut self) -> Text {
         let is_longer = self.length > self.kept.len() as u64;
-        let hash = self.hash.filter(|_| is_longer);
+        let hash = self.hash.take().filter(|_| is_longer);
         Text {
-            kept: self.kept.into(),
+            kept: std::mem::take(&mut self.kept).into(),
             length: self.length,
             sha256: hash.map(|hash| hash.finalize().into()),
         }
@@ -182,7 +214,8 @@ mod tests {
     use super::*;
 
     fn collect(keep: usize, body: &[u8], size: usize) -> (Text, Vec<u8>) {
-        let mut collector = TextCollector::new(keep, body.len() as u64);
+        let mut collector = TextCollector::default();
+        collector.begin(keep, body.len() as u64);
         let mut rest = Vec::new();
         for chunk in body.chunks(size) {
             rest.extend_from_slice(collector.feed(chunk));

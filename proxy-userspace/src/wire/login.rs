@@ -66,7 +66,7 @@ struct ServerSide {
 #[derive(Debug, Default)]
 struct ClientSide {
     framer: Framer,
-    mechanism: Option<Name>,
+    mechanism: Name,
     /// The client broke the protocol.
     is_lost: bool,
 }
@@ -160,17 +160,18 @@ impl LoginWatch {
             match piece {
                 Piece::Header(header) => {
                     let wanted = header.kind == b'p' && self.expects_mechanism();
-                    self.client.mechanism = wanted.then(Name::default);
+                    self.client.mechanism.begin(wanted);
                     // The server will say what it makes of that; its side goes on being watched.
                     self.client.is_lost = !is_from_a_client(header);
                 }
                 Piece::Body { bytes, last } => {
-                    if let Some(mechanism) = &mut self.client.mechanism {
-                        mechanism.feed(bytes);
-                    }
-                    if last && let Some(name) = self.client.mechanism.take().filter(Name::is_ended)
-                    {
-                        self.chose(name.as_bytes());
+                    self.client.mechanism.feed(bytes);
+                    if last {
+                        let name = self.client.mechanism;
+                        self.client.mechanism.wipe();
+                        if name.is_wanted() && name.is_ended() {
+                            self.chose(name.as_bytes());
+                        }
                     }
                 }
             }
@@ -246,6 +247,7 @@ impl LoginWatch {
     }
 
     fn finish(&mut self, outcome: LoginOutcome) {
+        self.client.mechanism.wipe();
         self.outcome = outcome;
         self.done = true;
         self.server = ServerSide::default();

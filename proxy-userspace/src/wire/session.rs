@@ -30,10 +30,10 @@ pub(super) use server::error_sqlstate;
 
 use std::time::Instant;
 
-use crate::wire::login::LoginWatch;
+use crate::wire::login::{LoginOutcome, LoginWatch};
 use client::ClientReader;
 use machine::Machine;
-use request::{Request, Sent};
+use request::Sent;
 use server::{Reply, ServerReader};
 
 /// How much of bodies is kept.
@@ -87,11 +87,13 @@ impl Session {
 
     /// Takes the next bytes the client sent, cut anywhere.
     pub fn client_sent(&mut self, mut bytes: &[u8], now: Instant, events: &mut dyn FnMut(Event)) {
-        while !self.client_is_over && !self.is_over {
+        // What a client still sends to a server that has rejected it, nobody reads.
+        let is_rejected = matches!(self.login.outcome(), LoginOutcome::Rejected { .. });
+        while !is_rejected && !self.client_is_over && !self.is_over {
             let run = self.client.copy_data(&mut bytes);
             let copied = match run.messages {
                 0 => Ok(()),
-                _ => self.machine.copy_data(run.body_bytes, now),
+                _ => self.machine.copy_data(run.body_bytes),
             };
             if let Err(violation) = copied {
                 return self.stop(violation, now, events);
@@ -100,7 +102,7 @@ impl Session {
             let Some(sent) = self.client.next(&mut bytes, now, room, &mut self.login) else {
                 return;
             };
-            self.client_is_over = matches!(sent.request, Request::Broken(_));
+            self.client_is_over = matches!(sent, Sent::Broken(_));
             if self.client_is_over && !self.login.is_done() {
                 self.broken_login = Some(sent);
             } else if let Err(violation) = self.machine.sent(sent, now, events) {

@@ -37,7 +37,8 @@ host    all          no_such_md5,no_such_plain   127.0.0.0/8 md5
 host    all          no_such_scram 127.0.0.0/8   scram-sha-256
 ";
 
-/// Limits are raised for a thousand sessions; what only costs time (fsync, checkpoints) is off.
+/// Limits are raised for a thousand sessions; what only costs time (fsync, checkpoints) is off. Sessions that want
+/// their statements normalised by the server turn pg_stat_statements on for themselves.
 pub(super) fn configuration(directory: &Path, port: u16, tls: &str) -> String {
     let directory = directory.display();
     format!(
@@ -65,6 +66,7 @@ log_filename = '{LOG_NAME}'
 log_rotation_size = 0
 log_rotation_age = 0
 shared_preload_libraries = 'pg_stat_statements'
+pg_stat_statements.track = none
 "
     )
 }

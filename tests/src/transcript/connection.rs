@@ -59,6 +59,7 @@ impl Connection {
                     self.sent += written as u64;
                     rest = rest.get(written..).unwrap_or_default();
                 }
+                Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     let wanted = PollFlags::IN | PollFlags::OUT;
                     let wanted = if self.end.is_some() {
@@ -66,7 +67,10 @@ impl Connection {
                     } else {
                         wanted
                     };
-                    poll(&mut [PollFd::new(&self.stream, wanted)], None)?;
+                    match poll(&mut [PollFd::new(&self.stream, wanted)], None) {
+                        Ok(_) | Err(Errno::INTR) => {}
+                        Err(error) => return Err(error),
+                    }
                     self.read_available()?;
                 }
                 Err(error) => return Err(error),
@@ -149,6 +153,7 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {
                 self.end = Some(Close::Reset);
             }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => {
                 let so_far = self.buffer.escape_ascii().to_string();
                 return Err(error).with_context(|| format!("nothing came after {so_far:?}"));
@@ -167,6 +172,7 @@ impl Connection {
                     self.buffer
                         .extend_from_slice(room.get(..read).unwrap_or_default());
                 }
+                Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
                 Err(Errno::CONNRESET) => self.end = Some(Close::Reset),
                 Err(error) => return Err(error),

@@ -69,6 +69,8 @@ pub struct Step {
 pub enum Happening {
     /// The client does something; what is sent in successive lines goes out at once.
     Client(ClientItem),
+    /// The client sends a startup packet that is not cut: what that changes, cases about startup packets show.
+    Opening(Vec<u8>),
     /// The server must do this, where it is of this version.
     Server(Option<Version>, Vec<Expectation>),
     /// A CancelRequest with the session's own key, on a connection of its own the same way.
@@ -153,13 +155,8 @@ fn begin(name: &str, place: String) -> Result<Case> {
 /// A case that sends nothing, or demands nothing, tests nothing.
 fn check_complete(case: Option<&Case>) -> Result<()> {
     let Some(case) = case else { return Ok(()) };
-    let is_client = |step: &Step| matches!(step.what, Happening::Client(_));
-    let is_demand = |step: &Step| {
-        !matches!(
-            step.what,
-            Happening::Client(_) | Happening::Administrator(_)
-        )
-    };
+    let is_client = |step: &Step| matches!(step.what, Happening::Client(_) | Happening::Opening(_));
+    let is_demand = |step: &Step| matches!(step.what, Happening::Server(..) | Happening::Until(..));
     let mut steps = case.steps.iter().skip(if case.logs_in { 2 } else { 0 });
     ensure!(
         case.steps.iter().any(is_client) && steps.any(is_demand),
@@ -192,6 +189,7 @@ fn add_line(case: &mut Case, number: usize, line: &str) -> Result<()> {
             });
             Happening::Server(None, expectation::parse(LOGGED_IN)?)
         }
+        "opening" => Happening::Opening(client::startup(rest)?),
         "C:" => Happening::Client(client::parse(rest)?),
         "S:" => Happening::Server(None, expectation::parse(rest)?),
         "S15:" => Happening::Server(Some(Version::V15), expectation::parse(rest)?),

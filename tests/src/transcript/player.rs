@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::io::Errno;
 use socket2::SockRef;
 
+use super::administrator::Administrator;
 use super::client::ClientItem;
 use super::connection::Connection;
 use super::credentials::Credentials;
@@ -18,10 +19,13 @@ use super::fixture::{Case, Happening, Step};
 use super::reply::{Reply, is_streamed, show};
 use super::taken::{Kernel, Taken};
 use crate::cluster::Cluster;
-use crate::condition::DEADLINE;
+use crate::condition::{DEADLINE, Seen, wait_until};
 use crate::dialer::Close;
 use crate::stage::Stage;
 use crate::wire::{self, CANCEL_REQUEST, Message};
+
+/// Pause between two looks at whether pgusher has read something.
+const LOOK_INTERVAL: Duration = Duration::from_micros(20);
 
 /// Steps that a login takes: the startup packet and its answer.
 pub(super) const LOGIN_STEPS: usize = 2;
@@ -70,6 +74,7 @@ pub(super) struct Played {
 pub(super) struct Player<'a> {
     case: &'a Case,
     route: Route<'a>,
+    administrator: &'a Administrator,
     /// Gone once the client has closed it.
     connection: Option<Connection>,
     kernel: Kernel,
@@ -86,8 +91,14 @@ pub(super) struct Player<'a> {
 }
 
 /// Plays a case from connecting to the end, its bytes cut after each of `cuts`.
-pub(super) fn play(case: &Case, route: Route<'_>, cuts: &[usize]) -> Result<Played> {
-    let mut player = Player::connect(case, route, cuts)?;
+pub(super) fn play(
+    case: &Case,
+    route: Route<'_>,
+    administrator: &Administrator,
+    cuts: &[usize],
+) -> Result<Played> {
+    let mut player = Player::connect(case, route, administrator)?;
+    player.cuts = cuts;
     let login = player.log_in()?;
     player.rest()?;
     player.finish()?;
@@ -101,17 +112,22 @@ pub(super) fn play(case: &Case, route: Route<'_>, cuts: &[usize]) -> Result<Play
 
 impl<'a> Player<'a> {
     /// Connects.
-    pub(super) fn connect(case: &'a Case, route: Route<'a>, cuts: &'a [usize]) -> Result<Self> {
+    pub(super) fn connect(
+        case: &'a Case,
+        route: Route<'a>,
+        administrator: &'a Administrator,
+    ) -> Result<Self> {
         Ok(Self {
             case,
             route,
+            administrator,
             connection: Some(Connection::new(route.connect()?)),
             kernel: Kernel::open()?,
             credentials: Credentials::default(),
             key: Vec::new(),
             in_copy_both: false,
             sent: 0,
-            cuts,
+            cuts: &[],
             replies: Vec::new(),
             end: None,
         })
@@ -174,6 +190,7 @@ impl<'a> Player<'a> {
         self.send(&std::mem::take(burst))?;
         match &step.what {
             Happening::Client(_) => Ok(()),
+            Happening::Opening(bytes) => self.write(bytes).map(|_| ()),
             Happening::Server(only, expectations) => {
                 let is_other = only.is_some_and(|only| only != self.route.cluster().version);
                 if is_other {
@@ -186,11 +203,16 @@ impl<'a> Player<'a> {
             }
             Happening::Cancel => self.cancel(),
             Happening::Administrator(sql) => {
-                self.route.cluster().sql(&self.with_pid(sql)?).map(|_| ())
+                self.administrator.run(&self.with_pid(sql)?).map(|_| ())
             }
             Happening::Until(sql, value) => {
                 let sql = self.with_pid(sql)?;
-                self.route.cluster().wait_for_rows(&sql, value)
+                wait_until(&format!("`{sql}` is {value}"), || {
+                    let found = self.administrator.run(&sql)?;
+                    Ok(Seen::when(found.as_deref() == Some(value), || {
+                        format!("{found:?}")
+                    }))
+                })
             }
         }
     }
@@ -259,7 +281,7 @@ impl<'a> Player<'a> {
                 "pgusher does not read {sent} bytes"
             );
             connection.read_available()?;
-            thread::yield_now();
+            thread::sleep(LOOK_INTERVAL);
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! Every driver's tour, directly and through pgusher: the client finds the same, the server logs the same, and where
 //! pgusher can read the session, it has recorded exactly the statements that the server logged.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use pgusher_tests::authority::LocalAuthority;
 use pgusher_tests::cluster::{Cluster, LOGGED_ROLE, VERSIONS, Version};
 use pgusher_tests::stage::{Setup, Stage};
 use pgusher_tests::statement_log::{LoggedSession, same_entries, sessions_of};
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use crate::expect::{accepted_session, at, field_is};
 use crate::log_comparison::same_statements;
+use crate::tls::{minted, terminate};
 
 /// How a client's session comes to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +22,22 @@ enum Way {
     Plain,
     /// In TLS between client and server, which pgusher cannot read.
     Passthrough,
+    /// In TLS that ends at pgusher, and in TLS of its own to the server.
+    Terminated,
 }
 
-const WAYS: [Way; 2] = [Way::Plain, Way::Passthrough];
+impl Way {
+    /// What the session's record says of its encryption.
+    fn encryption(self) -> &'static str {
+        match self {
+            Self::Plain => "none",
+            Self::Passthrough => "tls",
+            Self::Terminated => "tls_terminated",
+        }
+    }
+}
+
+const WAYS: [Way; 3] = [Way::Plain, Way::Passthrough, Way::Terminated];
 
 #[test]
 fn psql_does_the_same_through_pgusher() -> Result<()> {
@@ -80,34 +95,39 @@ fn pgx_does_the_same_through_pgusher() -> Result<()> {
 }
 
 fn compare(driver: Driver) -> Result<()> {
+    let authority = LocalAuthority::init()?;
+    let minted_by = authority.for_clients_of(Cluster::shared(Version::V15)?)?;
     for version in VERSIONS {
         let cluster = Cluster::shared(version)?;
+        let servers_authority = cluster.socket_directory().join("ca.crt");
         let tour = Tour::prepare(driver, cluster)?;
         let direct = tour.take(Ground::Direct, Encryption::Off)?;
         let logged = sessions_of(cluster, &direct.application)?;
         for way in WAYS {
-            let setup = Setup::with(version)
+            let (setup, encryption) = match way {
+                Way::Plain => (Setup::with(version), Encryption::Off),
+                Way::Passthrough => (
+                    Setup::with(version),
+                    Encryption::VerifyFull(&servers_authority),
+                ),
+                Way::Terminated => (
+                    Setup::with(version).file(terminate(&minted(&authority))),
+                    Encryption::VerifyFull(Path::new(&minted_by)),
+                ),
+            };
+            let setup = setup
                 .argument("--audit=statements")
                 .argument("--audit-parameters=true");
             setup.play(|stage| {
-                let authorities = authorities(stage);
-                let encryption = match way {
-                    Way::Plain => Encryption::Off,
-                    Way::Passthrough => Encryption::VerifyFull(&authorities),
-                };
                 let through = tour.take(Ground::Intercepted(&stage.cgroup), encryption)?;
-                same_facts(&direct, &through)?;
+                same_facts(&direct, &through).with_context(|| format!("{way:?}"))?;
                 let logged_through = sessions_of(cluster, &through.application)?;
                 same_entries(&logged, &logged_through).with_context(|| format!("{way:?}"))?;
-                check_trail(stage, way, &logged_through)
+                check_trail(stage, way, &logged_through).with_context(|| format!("{way:?}"))
             })?;
         }
     }
     Ok(())
-}
-
-fn authorities(stage: &Stage) -> PathBuf {
-    stage.cluster.socket_directory().join("ca.crt")
 }
 
 fn same_facts(direct: &Taken, through: &Taken) -> Result<()> {
@@ -130,39 +150,37 @@ fn check_trail(stage: &Stage, way: Way, logged: &[LoggedSession]) -> Result<()> 
         .pgusher
         .wait_for_counter("/sessions/active", |active| active == 0)?;
     let records = stage.pgusher.trail.wait_for_sessions(logged.len())?;
-    match way {
-        Way::Plain => {
-            let of_kind = |kind: &str| -> Vec<&Value> {
-                let chosen = records.iter().filter(|record| record["kind"] == kind);
-                chosen.collect()
-            };
-            let (sessions, cancels) = (of_kind("session"), of_kind("cancel"));
-            ensure!(
-                sessions.len() + cancels.len() == records.len(),
-                "{records:?}"
-            );
-            let mut on_record = backends(&sessions)?;
-            let mut in_log: Vec<u64> = logged.iter().map(|session| session.pid).collect();
-            on_record.sort_unstable();
-            in_log.sort_unstable();
-            ensure!(
-                on_record == in_log,
-                "recorded {on_record:?}, logged {in_log:?}"
-            );
-            sessions
-                .iter()
-                .try_for_each(|record| accepted_session(record, LOGGED_ROLE))?;
-            check_statements(stage, &sessions, logged)
-        }
-        Way::Passthrough => {
-            let encrypted = records.iter().filter(|record| record["kind"] != "cancel");
-            let encrypted: Vec<&Value> = encrypted.collect();
-            ensure!(encrypted.len() >= logged.len(), "{records:?}");
-            encrypted
-                .iter()
-                .try_for_each(|record| field_is(record, "/encryption", "tls"))
-        }
+    if way == Way::Passthrough {
+        // Nobody can tell one that cancels from another, unless it cancels in clear.
+        let hidden = records.iter().filter(|record| record["kind"] != "cancel");
+        let hidden: Vec<&Value> = hidden.collect();
+        ensure!(hidden.len() >= logged.len(), "{records:?}");
+        return hidden
+            .iter()
+            .try_for_each(|record| field_is(record, "/encryption", way.encryption()));
     }
+    let of_kind = |kind: &str| -> Vec<&Value> {
+        let chosen = records.iter().filter(|record| record["kind"] == kind);
+        chosen.collect()
+    };
+    let (sessions, cancels) = (of_kind("session"), of_kind("cancel"));
+    ensure!(
+        sessions.len() + cancels.len() == records.len(),
+        "{records:?}"
+    );
+    let mut on_record = backends(&sessions)?;
+    let mut in_log: Vec<u64> = logged.iter().map(|session| session.pid).collect();
+    on_record.sort_unstable();
+    in_log.sort_unstable();
+    ensure!(
+        on_record == in_log,
+        "recorded {on_record:?}, logged {in_log:?}"
+    );
+    for record in &sessions {
+        accepted_session(record, LOGGED_ROLE)?;
+        field_is(record, "/encryption", way.encryption())?;
+    }
+    check_statements(stage, &sessions, logged)
 }
 
 /// Each session's statements are those the server logged, numbered without a gap.

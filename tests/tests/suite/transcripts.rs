@@ -2,6 +2,7 @@
 //! client's bytes are cut on their way.
 
 use std::env;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
@@ -12,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use pgusher_tests::cluster::{Tls, Version};
 use pgusher_tests::stage::{Setup, Stage};
-use pgusher_tests::transcript::comparison::{Cutting, compare};
+use pgusher_tests::transcript::comparison::{Comparison, Cutting};
 use pgusher_tests::transcript::fixture::{Case, corpus};
 
 /// What the fixtures find in the servers.
@@ -44,7 +45,7 @@ fn postgresql_18_answers_through_pgusher_as_it_does_directly() -> Result<()> {
 fn the_corpus_and_its_table_of_rules_name_the_same_cases() -> Result<()> {
     let cases = corpus(Path::new(DIRECTORY))?;
     ensure!(cases.len() >= MIN_CASES, "only {} cases", cases.len());
-    let readme = std::fs::read_to_string(format!("{DIRECTORY}/README.md"))?;
+    let readme = fs::read_to_string(format!("{DIRECTORY}/README.md"))?;
     let table = readme
         .split_once("## Rules and cases")
         .context("no table")?
@@ -58,10 +59,20 @@ fn the_corpus_and_its_table_of_rules_name_the_same_cases() -> Result<()> {
         );
     }
     for name in named {
-        let is_case = cases.iter().any(|case| case.name == name);
-        ensure!(is_case || name.contains("::"), "`{name}` is no case");
+        let exists = match name.split_once("::") {
+            Some((module, test)) => is_test(module, test)?,
+            None => cases.iter().any(|case| case.name == name),
+        };
+        ensure!(exists, "`{name}` does not exist");
     }
     Ok(())
+}
+
+/// Whether a module of this program has such a test.
+fn is_test(module: &str, test: &str) -> Result<bool> {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite");
+    let source = fs::read_to_string(format!("{directory}/{module}.rs"))?;
+    Ok(source.contains(&format!("fn {test}()")))
 }
 
 /// Plays every case for `version`: whole with the audit trail as it is by default, and cut with statements on it.
@@ -135,9 +146,11 @@ fn all(cases: &[Case], stage: &Stage, cutting: Cutting) -> Result<()> {
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     let play = || {
+        let comparison = Comparison::on(stage, listener, cutting);
         while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let compared = compare(case, stage, listener, cutting);
-            let Err(error) = compared else { continue };
+            let Err(error) = comparison.of(case) else {
+                continue;
+            };
             let Ok(mut failures) = failures.lock() else {
                 return;
             };

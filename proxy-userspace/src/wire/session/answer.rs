@@ -1,4 +1,4 @@
-//! What has come so far in answer to the message at the front.
+//! What has come so far in answer to the message at the front of the queue.
 
 use std::time::Instant;
 
@@ -13,14 +13,9 @@ pub(in crate::wire) const MAX_COPIES: usize = 64;
 /// `COMPLETION_TAG_BUFSIZE` (src/include/tcop/cmdtag.h)
 pub(in crate::wire) const MAX_TAG_BYTES: usize = 64;
 
-/// The answer so far.
+/// What is known of the answer beside the outcome that the message itself has.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
-    tags: Vec<Bytes>,
-    more_tags: u64,
-    rows: u64,
-    copies: Vec<Copied>,
-    error: Option<ServerError>,
     is_empty_query: bool,
     /// FunctionCallResponse
     has_result: bool,
@@ -40,18 +35,9 @@ struct Copy {
 }
 
 impl Answer {
-    pub(super) fn rows(&mut self, rows: u64) {
-        self.rows += rows;
-    }
-
-    pub(super) fn tag(&mut self, tag: Bytes, now: Instant) {
+    pub(super) fn tag(&mut self, now: Instant) {
         self.completed = Some(now);
         self.copy = None;
-        if self.tags.len() < MAX_TAGS {
-            self.tags.push(tag);
-        } else {
-            self.more_tags += 1;
-        }
     }
 
     pub(super) fn empty_query(&mut self, now: Instant) {
@@ -64,27 +50,24 @@ impl Answer {
         self.has_result = true;
     }
 
-    /// The first error is the reason; what follows is trouble in handling it.
-    pub(super) fn error(&mut self, error: ServerError, now: Instant) {
-        self.completed.get_or_insert(now);
-        if self.error.is_none() {
-            self.completed = Some(now);
-            self.error = Some(error);
+    pub(super) fn error(&mut self, now: Instant) {
+        self.completed = Some(now);
+    }
+
+    /// Whether a FunctionCall has its result.
+    pub(super) fn has_result(&self) -> bool {
+        self.has_result
+    }
+
+    /// How a Query ends, if anything has come that can end it.
+    pub(super) fn query_verdict(&self, outcome: &Outcome) -> Option<Verdict> {
+        if outcome.error.is_some() {
+            Some(Verdict::Failed)
+        } else if !outcome.tags.is_empty() {
+            Some(Verdict::Completed)
+        } else {
+            self.is_empty_query.then_some(Verdict::Empty)
         }
-    }
-
-    pub(super) fn has_error(&self) -> bool {
-        self.error.is_some()
-    }
-
-    /// Whether a FunctionCall has its answer.
-    pub(super) fn can_end_function_call(&self) -> bool {
-        self.has_result || self.error.is_some()
-    }
-
-    /// Whether a Query has anything that can end it.
-    pub(super) fn can_end(&self) -> bool {
-        !self.tags.is_empty() || self.is_empty_query || self.error.is_some()
     }
 
     pub(super) fn begin_copy(&mut self, direction: CopyDirection) {
@@ -99,18 +82,16 @@ impl Answer {
             server_open,
             swallowed: 0,
         });
-        if self.copies.len() < MAX_COPIES {
-            self.copies.push(Copied {
-                direction,
-                bytes_from_client: 0,
-                bytes_from_server: 0,
-            });
-        }
     }
 
     /// Whether the server is reading the client's COPY data.
     pub(super) fn takes_copy_data(&self) -> bool {
         self.copy.as_ref().is_some_and(|copy| copy.client_open)
+    }
+
+    /// Whether the server is sending COPY data.
+    pub(super) fn gives_copy_data(&self) -> bool {
+        self.copy.as_ref().is_some_and(|copy| copy.server_open)
     }
 
     /// Whether Sync and Flush mean nothing now: during COPY IN the server ignores them.
@@ -125,25 +106,10 @@ impl Answer {
         }
     }
 
-    pub(super) fn client_data(&mut self, bytes: u64) {
-        if let Some(copied) = self.copies.last_mut() {
-            copied.bytes_from_client += bytes;
-        }
-    }
-
     pub(super) fn client_is_done(&mut self) {
         if let Some(copy) = &mut self.copy {
             copy.client_open = false;
         }
-    }
-
-    /// CopyData of the server's; false if none can come now.
-    pub(super) fn server_data(&mut self, bytes: u64) -> bool {
-        let takes = self.copy.as_ref().is_some_and(|copy| copy.server_open);
-        if let Some(copied) = self.copies.last_mut().filter(|_| takes) {
-            copied.bytes_from_server += bytes;
-        }
-        takes
     }
 
     /// CopyDone of the server's; false if none can come now.
@@ -163,28 +129,50 @@ impl Answer {
         self.copy.take().map_or(0, |copy| copy.swallowed)
     }
 
-    /// How the message ended, as what came for it tells.
-    pub(super) fn verdict(&self) -> Verdict {
-        if self.error.is_some() {
-            Verdict::Failed
-        } else if self.tags.is_empty() && self.is_empty_query {
-            Verdict::Empty
-        } else {
-            Verdict::Completed
+    /// Begins another answer; gives back when the last part of this one came, if any has.
+    pub(super) fn finish(&mut self) -> Option<Instant> {
+        self.is_empty_query = false;
+        self.has_result = false;
+        self.copy = None;
+        self.completed.take()
+    }
+}
+
+impl Outcome {
+    /// Nothing has come.
+    pub(super) fn without_answer() -> Self {
+        Self {
+            verdict: Verdict::Unanswered,
+            tags: Vec::new(),
+            more_tags: 0,
+            rows: 0,
+            copies: Vec::new(),
+            error: None,
         }
     }
 
-    /// The outcome, and when its last part came.
-    pub(super) fn finish(&mut self, verdict: Verdict) -> (Outcome, Option<Instant>) {
-        let answer = std::mem::take(self);
-        let outcome = Outcome {
-            verdict,
-            tags: answer.tags,
-            more_tags: answer.more_tags,
-            rows: answer.rows,
-            copies: answer.copies,
-            error: answer.error,
-        };
-        (outcome, answer.completed)
+    pub(super) fn add_tag(&mut self, tag: Bytes) {
+        if self.tags.len() < MAX_TAGS {
+            self.tags.push(tag);
+        } else {
+            self.more_tags += 1;
+        }
+    }
+
+    pub(super) fn add_copy(&mut self, direction: CopyDirection) {
+        if self.copies.len() < MAX_COPIES {
+            self.copies.push(Copied {
+                direction,
+                bytes_from_client: 0,
+                bytes_from_server: 0,
+            });
+        }
+    }
+
+    /// The first error is the reason; what follows is trouble in handling it.
+    pub(super) fn add_error(&mut self, error: ServerError) -> bool {
+        let is_first = self.error.is_none();
+        self.error.get_or_insert(error);
+        is_first
     }
 }

@@ -8,8 +8,8 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Capture;
-use super::event::{Prepared, Target, Violation};
-use super::request::{Request, Sent};
+use super::event::{Parameters, Prepared, Subject, Target, Violation};
+use super::request::Sent;
 use super::values::{self, ResultFormats};
 use crate::wire::collect::{MAX_NAME_BYTES, Name, Prefix, TextCollector};
 use crate::wire::cursor::Cursor;
@@ -22,43 +22,25 @@ const MAX_FORMATS_BYTES: usize = 2 + 2 * 65_535 + 2;
 /// What Parse has behind its text at most: a count and 65,535 type OIDs.
 const MAX_TYPES_BYTES: usize = 2 + 4 * 65_535;
 
-/// The client's side of a session.
+/// The client's side of a session. The collectors stay where they are and are used again for every message.
 #[derive(Debug)]
 pub(super) struct ClientReader {
     capture: Capture,
     framer: Framer,
     /// When the first byte of the message being read was seen.
     started: Option<Instant>,
-    body: Body,
-    prefix: Prefix,
+    /// What is being read.
+    kind: u8,
+    body_bytes: u32,
+    /// A Parse's statement, a Bind's portal, the mechanism a client chose.
+    first_name: Name,
+    /// A Bind's statement.
+    second_name: Name,
+    text: TextCollector,
+    /// What no other collector takes.
+    rest: Prefix,
     /// Parse messages so far.
     parses: u64,
-}
-
-/// What is collected of the message being read.
-#[derive(Debug)]
-enum Body {
-    /// Nothing: its type and length say it all.
-    None(u8, u32),
-    Query(TextCollector),
-    Parse(Name, TextCollector),
-    Bind(Name, Name),
-    /// Its beginning.
-    Prefix(u8),
-    /// An answer to authentication: nothing, or the name of the mechanism in front of it.
-    Answer(Option<Name>),
-}
-
-impl std::fmt::Debug for TextCollector {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("TextCollector")
-    }
-}
-
-impl std::fmt::Debug for Name {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Name")
-    }
 }
 
 impl ClientReader {
@@ -68,8 +50,12 @@ impl ClientReader {
             capture,
             framer: Framer::new(),
             started: None,
-            body: Body::None(0, 0),
-            prefix: Prefix::default(),
+            kind: 0,
+            body_bytes: 0,
+            first_name: Name::default(),
+            second_name: Name::default(),
+            text: TextCollector::default(),
+            rest: Prefix::default(),
             parses: 0,
         }
     }
@@ -98,21 +84,12 @@ impl ClientReader {
             match self.framer.next(bytes)? {
                 Piece::Header(header) => {
                     if let Err(violation) = self.begin(header, room, login) {
-                        return Some(Sent {
-                            started,
-                            malformed: true,
-                            request: Request::Broken(violation),
-                        });
+                        return Some(Sent::Broken(violation));
                     }
                 }
                 Piece::Body { bytes, last: false } => self.feed(bytes),
                 Piece::Body { bytes, last: true } => {
-                    let (request, malformed) = self.complete(bytes, login);
-                    return Some(Sent {
-                        started,
-                        malformed,
-                        request,
-                    });
+                    return Some(self.complete(bytes, started, login));
                 }
             }
         }
@@ -127,110 +104,118 @@ impl ClientReader {
         if !header.fits(limit) {
             return Err(Violation::FrontendLength { kind, length });
         }
-        let text = || {
-            let keep = self.capture.text_bytes.min(room);
-            TextCollector::new(keep, u64::from(header.body_bytes()))
-        };
-        self.body = match kind {
-            b'Q' => Body::Query(text()),
-            b'P' => Body::Parse(Name::default(), text()),
-            b'B' => Body::Bind(Name::default(), Name::default()),
-            b'F' | b'D' | b'E' | b'C' => Body::Prefix(kind),
-            b'p' => Body::Answer(login.expects_mechanism().then(Name::default)),
-            _ => Body::None(kind, header.body_bytes()),
-        };
-        self.prefix.clear();
+        self.kind = kind;
+        self.body_bytes = header.body_bytes();
+        match kind {
+            b'Q' | b'P' => {
+                let keep = self.capture.text_bytes.min(room);
+                self.first_name.begin(kind == b'P');
+                self.text.begin(keep, u64::from(self.body_bytes));
+            }
+            b'B' => {
+                self.first_name.begin(true);
+                self.second_name.begin(true);
+            }
+            b'p' => self.first_name.begin(login.expects_mechanism()),
+            _ => {}
+        }
+        self.rest.clear();
         Ok(())
     }
 
     /// How much is kept of what no collector of its own takes.
     fn most(&self) -> usize {
-        match self.body {
-            Body::Query(_) => 1,
-            Body::Parse(..) => MAX_TYPES_BYTES,
-            Body::Prefix(b'F') | Body::Bind(..) => {
+        match self.kind {
+            b'Q' => 1,
+            b'P' => MAX_TYPES_BYTES,
+            b'F' | b'B' => {
                 let values = self.capture.parameter_bytes.unwrap_or(0);
                 MAX_FORMATS_BYTES.saturating_add(values)
             }
-            Body::Prefix(_) => FRONTEND_SMALL as usize,
-            Body::None(..) | Body::Answer(_) => 0,
+            b'D' | b'E' | b'C' => FRONTEND_SMALL as usize,
+            _ => 0,
         }
     }
 
     fn feed(&mut self, bytes: &[u8]) {
         let most = self.most();
-        let rest = self.body.feed(bytes);
-        self.prefix.feed(rest, most);
+        let rest = self.collect(bytes);
+        self.rest.feed(rest, most);
     }
 
-    /// Handles the last piece: what the message asks for, and whether its body will be refused.
-    fn complete(&mut self, bytes: &[u8], login: &mut LoginWatch) -> (Request, bool) {
-        let most = self.most();
-        let rest = self.body.feed(bytes);
-        let (rest, length) = self.prefix.last(rest, most);
-        let keep = self.capture.parameter_bytes;
-        match std::mem::replace(&mut self.body, Body::None(0, 0)) {
-            Body::None(kind, length) => (without_body(kind, length), false),
-            Body::Query(text) => {
-                let malformed = !text.is_ended() || length > 0;
-                (Request::Query(text.finish()), malformed)
-            }
-            Body::Parse(name, text) => {
-                self.parses += 1;
-                let (types, refused) = parameter_types(rest, length);
-                let malformed = !name.is_ended() || !text.is_ended() || refused;
-                let prepared = Prepared {
-                    number: self.parses,
-                    name: owned(name.as_bytes()),
-                    text: text.finish(),
-                    parameter_types: types,
-                };
-                (Request::Parse(Arc::new(prepared)), malformed)
-            }
-            Body::Bind(portal, statement) => {
-                let (parameters, refused) = values::read(rest, length, keep, ResultFormats::List);
-                let request = Request::Bind {
-                    portal: owned(portal.as_bytes()),
-                    statement: owned(statement.as_bytes()),
-                    parameters,
-                };
-                (request, refused || !statement.is_ended())
-            }
-            Body::Prefix(b'F') => function_call(rest, length, keep),
-            Body::Prefix(kind) => small(kind, rest),
-            Body::Answer(mechanism) => {
-                if let Some(mechanism) = mechanism.filter(Name::is_ended) {
-                    login.chose(mechanism.as_bytes());
-                }
-                (Request::Silent, false)
-            }
-        }
-    }
-}
-
-impl Body {
     /// Feeds the collectors in their order; gives back what is behind them.
-    fn feed<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        match self {
-            Self::None(..) => &[],
-            Self::Query(text) => text.feed(bytes),
-            Self::Parse(name, text) => match name.feed(bytes) {
-                rest if name.is_ended() => text.feed(rest),
+    fn collect<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        match self.kind {
+            b'Q' => self.text.feed(bytes),
+            b'P' => match self.first_name.feed(bytes) {
+                rest if self.first_name.is_ended() => self.text.feed(rest),
                 rest => rest,
             },
-            Self::Bind(portal, statement) => match portal.feed(bytes) {
-                rest if portal.is_ended() => statement.feed(rest),
+            b'B' => match self.first_name.feed(bytes) {
+                rest if self.first_name.is_ended() => self.second_name.feed(rest),
                 rest => rest,
             },
-            Self::Prefix(_) => bytes,
             // Secrets follow the mechanism's name: they go nowhere.
-            Self::Answer(mechanism) => {
-                if let Some(mechanism) = mechanism {
-                    mechanism.feed(bytes);
-                }
+            b'p' => {
+                self.first_name.feed(bytes);
                 &[]
             }
+            _ => bytes,
         }
+    }
+
+    /// Handles the last piece.
+    fn complete(&mut self, bytes: &[u8], started: Instant, login: &mut LoginWatch) -> Sent {
+        let most = self.most();
+        let rest = self.collect(bytes);
+        let (rest, length) = self.rest.last(rest, most);
+        let keep = self.capture.parameter_bytes;
+        let (subject, malformed) = match self.kind {
+            b'S' => return Sent::Sync(started),
+            b'd' => return Sent::CopyData(u64::from(self.body_bytes)),
+            b'c' | b'f' => return Sent::CopyEnd,
+            // Flush has no body (`pq_getmsgend`).
+            b'H' if self.body_bytes > 0 => return Sent::RefusedFlush,
+            b'p' => {
+                if self.first_name.is_wanted() && self.first_name.is_ended() {
+                    login.chose(self.first_name.as_bytes());
+                }
+                self.first_name.wipe();
+                return Sent::Silent;
+            }
+            b'Q' => {
+                let malformed = !self.text.is_ended() || length > 0;
+                let text = self.text.finish();
+                (Subject::Query { text }, malformed)
+            }
+            b'P' => {
+                self.parses += 1;
+                let (types, refused) = parameter_types(rest, length);
+                let malformed = !self.first_name.is_ended() || !self.text.is_ended() || refused;
+                let prepared = Arc::new(Prepared {
+                    number: self.parses,
+                    name: owned(self.first_name.as_bytes()),
+                    text: self.text.finish(),
+                    parameter_types: types,
+                });
+                (Subject::Parse { prepared }, malformed)
+            }
+            b'B' => {
+                let (parameters, refused) = values::read(rest, length, keep, ResultFormats::List);
+                let subject = Subject::Bind {
+                    portal: owned(self.first_name.as_bytes()),
+                    statement: owned(self.second_name.as_bytes()),
+                    prepared: None,
+                    forgotten: false,
+                    parameters,
+                };
+                (subject, refused || !self.second_name.is_ended())
+            }
+            b'F' => function_call(rest, length, keep),
+            b'D' | b'E' | b'C' => small(self.kind, rest),
+            _ => return Sent::Silent,
+        };
+        Sent::message(subject, malformed, started)
     }
 }
 
@@ -239,17 +224,6 @@ fn owned(name: &[u8]) -> Bytes {
         Bytes::new()
     } else {
         Bytes::copy_from_slice(name)
-    }
-}
-
-fn without_body(kind: u8, length: u32) -> Request {
-    match kind {
-        b'S' => Request::Sync,
-        b'd' => Request::CopyData(u64::from(length)),
-        b'c' | b'f' => Request::CopyEnd,
-        // Flush has no body (`pq_getmsgend`).
-        b'H' if length > 0 => Request::RefusedFlush,
-        _ => Request::Silent,
     }
 }
 
@@ -264,46 +238,48 @@ fn parameter_types(body: &[u8], length: u64) -> (Vec<u32>, bool) {
     read().map_or((Vec::new(), true), |types| (types, is_cut))
 }
 
-fn function_call(body: &[u8], length: u64, keep: Option<usize>) -> (Request, bool) {
+fn function_call(body: &[u8], length: u64, keep: Option<usize>) -> (Subject, bool) {
     let mut cursor = Cursor::new(body);
     let function = cursor.u32();
     let length = length.saturating_sub(size_of::<u32>() as u64);
     let (arguments, refused) = values::read(cursor.rest(), length, keep, ResultFormats::One);
-    let request = Request::FunctionCall {
+    let subject = Subject::FunctionCall {
         function: function.unwrap_or(0),
         arguments,
     };
-    (request, refused || function.is_err())
+    (subject, refused || function.is_err())
 }
 
 /// Describe, Execute and Close, which are never longer than what is kept. Of one that is refused the name is not told.
-fn small(kind: u8, body: &[u8]) -> (Request, bool) {
+fn small(kind: u8, body: &[u8]) -> (Subject, bool) {
     let target = |named: Named<'_>| match named {
         Named::Statement(name) => Target::Statement(name_of(name)),
         Named::Portal(name) => Target::Portal(name_of(name)),
     };
-    let request = match Frontend::parse(kind, body) {
-        Ok(Frontend::Describe(named)) => Request::Describe(target(named)),
-        Ok(Frontend::Close(named)) => Request::Close(target(named)),
-        Ok(Frontend::Execute { portal, max_rows }) => Request::Execute {
-            portal: name_of(portal),
-            // Negative is all, as in the server (PortalRun).
-            max_rows: max_rows.max(0).unsigned_abs(),
-        },
-        _ => return (refused(kind), true),
-    };
-    (request, false)
+    let nothing = || Target::Portal(Bytes::new());
+    match (kind, Frontend::parse(kind, body)) {
+        (_, Ok(Frontend::Describe(named))) => (Subject::Describe(target(named)), false),
+        (_, Ok(Frontend::Close(named))) => (Subject::Close(target(named)), false),
+        // Negative is all, as in the server (PortalRun).
+        (_, Ok(Frontend::Execute { portal, max_rows })) => (
+            execute(name_of(portal), max_rows.max(0).unsigned_abs()),
+            false,
+        ),
+        (b'D', _) => (Subject::Describe(nothing()), true),
+        (b'C', _) => (Subject::Close(nothing()), true),
+        _ => (execute(Bytes::new(), 0), true),
+    }
 }
 
-fn refused(kind: u8) -> Request {
-    let nothing = Target::Portal(Bytes::new());
-    match kind {
-        b'D' => Request::Describe(nothing),
-        b'C' => Request::Close(nothing),
-        _ => Request::Execute {
-            portal: Bytes::new(),
-            max_rows: 0,
-        },
+/// An Execute of which only the portal is known.
+fn execute(portal: Bytes, max_rows: u32) -> Subject {
+    Subject::Execute {
+        portal,
+        statement: None,
+        prepared: None,
+        forgotten: false,
+        parameters: Parameters::default(),
+        max_rows,
     }
 }
 

@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::event::{Event, Finished, Subject, TransactionStatus};
-use super::request::kept_in;
+use super::event::{Event, Finished, TransactionStatus};
 
 /// Events that wait at most; beyond that the oldest go out without knowing when the server was ready.
 pub(in crate::wire) const MAX_HELD: usize = 128;
@@ -24,7 +23,7 @@ pub(super) struct Held {
 impl Held {
     /// A message is finished.
     pub(super) fn finished(&mut self, finished: Box<Finished>, out: Out<'_>) {
-        self.kept_bytes += kept_bytes(&finished);
+        self.kept_bytes += finished.subject.kept_bytes();
         self.events.push_back(Event::Finished(finished));
         self.keep_within_limits(out);
     }
@@ -65,21 +64,9 @@ impl Held {
                 return;
             };
             if let Event::Finished(finished) = &event {
-                self.kept_bytes -= kept_bytes(finished);
+                self.kept_bytes -= finished.subject.kept_bytes();
             }
             out(event);
         }
-    }
-}
-
-fn kept_bytes(finished: &Finished) -> usize {
-    match &finished.subject {
-        Subject::Query { text } => text.kept.len(),
-        Subject::Parse { prepared } => kept_in(prepared),
-        Subject::Bind { parameters, .. } | Subject::Execute { parameters, .. } => {
-            parameters.kept_bytes()
-        }
-        Subject::FunctionCall { arguments, .. } => arguments.kept_bytes(),
-        Subject::Describe(_) | Subject::Close(_) | Subject::Sync => 0,
     }
 }

@@ -9,11 +9,13 @@ mod resolve;
 
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::answer::Answer;
-use super::event::{CopyDirection, Event, Finished, TransactionStatus, Verdict, Violation};
+use super::event::{CopyDirection, Event, TransactionStatus, Verdict, Violation};
 use super::held::{Held, Out};
 use super::queue::{FULL_PENDING, MAX_PENDING, Queue};
-use super::request::{Request, Sent};
+use super::request::Sent;
 use resolve::Names;
 
 /// The session's machine behind its login.
@@ -32,6 +34,8 @@ pub(super) struct Machine {
     /// FATAL: no answers come any more.
     ended: bool,
     names: Names,
+    /// The last command tag: it is often the same again.
+    last_tag: Bytes,
     held: Held,
 }
 
@@ -51,19 +55,17 @@ impl Machine {
     /// # Errors
     /// When it broke the protocol and nothing before it waits for an answer.
     pub(super) fn sent(&mut self, sent: Sent, now: Instant, out: Out<'_>) -> Result<(), Violation> {
-        match sent.request {
-            Request::Silent => {}
+        match sent {
+            Sent::Silent => {}
             // Nothing can be between the COPY and what belongs to it.
-            _ if self.pending.len() == 1 && self.belongs_to_copy(&sent.request) => {
-                self.feed_copy(&sent.request);
-            }
+            _ if self.pending.len() == 1 && self.belongs_to_copy(&sent) => self.feed_copy(&sent),
             // Left over from a COPY that failed; the server ignores it.
-            Request::CopyData(_) | Request::CopyEnd if self.pending.is_empty() => {}
-            Request::Sync => {
+            Sent::CopyData(_) | Sent::CopyEnd if self.pending.is_empty() => {}
+            Sent::Sync(_) => {
                 self.skipping = false;
                 self.push(sent)?;
             }
-            Request::Broken(_) | Request::CopyData(_) | Request::CopyEnd => self.push(sent)?,
+            Sent::Broken(_) | Sent::CopyData(_) | Sent::CopyEnd => self.push(sent)?,
             // With a spare ReadyForQuery to come, it is not certain that the server skips.
             _ if self.skipping && self.spare_ready == 0 => self.skip(sent, now, out),
             _ => self.push(sent)?,
@@ -72,15 +74,11 @@ impl Machine {
     }
 
     /// Takes CopyData messages of the client's with so many bytes in all.
-    pub(super) fn copy_data(&mut self, bytes: u64, now: Instant) -> Result<(), Violation> {
+    pub(super) fn copy_data(&mut self, bytes: u64) -> Result<(), Violation> {
         if self.pending.len() == 1 && self.answer.takes_copy_data() {
-            self.answer.client_data(bytes);
+            self.client_data(bytes);
         } else if !self.pending.is_empty() {
-            self.push(Sent {
-                started: now,
-                malformed: false,
-                request: Request::CopyData(bytes),
-            })?;
+            self.push(Sent::CopyData(bytes))?;
         }
         Ok(())
     }
@@ -88,16 +86,13 @@ impl Machine {
     /// Tells everything that is still without an outcome.
     pub(super) fn end(&mut self, now: Instant, out: Out<'_>) -> Option<Violation> {
         while let Some(sent) = self.pending.pop_front() {
-            let has_failed = self.answer.has_error();
-            let verdict = match sent.request {
-                Request::Broken(violation) => {
-                    self.held.flush(out);
-                    return Some(violation);
-                }
-                _ if has_failed => Verdict::Failed,
-                Request::FunctionCall { .. } if self.answer.can_end_function_call() => {
-                    Verdict::Completed
-                }
+            if let Sent::Broken(violation) = sent {
+                self.held.flush(out);
+                return Some(violation);
+            }
+            let verdict = match &sent {
+                Sent::Message(finished) if finished.outcome.error.is_some() => Verdict::Failed,
+                _ if self.answer.has_result() => Verdict::Completed,
                 // Of a Query that has tags, more statements may have been to come.
                 _ => Verdict::Unanswered,
             };
@@ -115,20 +110,27 @@ impl Machine {
         Ok(())
     }
 
-    fn belongs_to_copy(&self, request: &Request) -> bool {
-        match request {
-            Request::CopyData(_) | Request::CopyEnd => self.answer.takes_copy_data(),
-            Request::Sync => self.answer.swallows_sync(),
+    fn belongs_to_copy(&self, sent: &Sent) -> bool {
+        match sent {
+            Sent::CopyData(_) | Sent::CopyEnd => self.answer.takes_copy_data(),
+            Sent::Sync(_) | Sent::RefusedFlush => self.answer.swallows_sync(),
             _ => false,
         }
     }
 
-    fn feed_copy(&mut self, request: &Request) {
-        match request {
-            Request::CopyData(bytes) => self.answer.client_data(*bytes),
-            Request::CopyEnd => self.answer.client_is_done(),
-            Request::Sync => self.answer.swallow_sync(),
+    fn feed_copy(&mut self, sent: &Sent) {
+        match sent {
+            Sent::CopyData(bytes) => self.client_data(*bytes),
+            Sent::CopyEnd => self.answer.client_is_done(),
+            Sent::Sync(_) => self.answer.swallow_sync(),
             _ => {}
+        }
+    }
+
+    fn client_data(&mut self, bytes: u64) {
+        let copies = self.pending.outcome().map(|outcome| &mut outcome.copies);
+        if let Some(copied) = copies.and_then(|copies| copies.last_mut()) {
+            copied.bytes_from_client += bytes;
         }
     }
 
@@ -136,13 +138,16 @@ impl Machine {
     /// cannot be.
     fn begin_copy(&mut self, direction: CopyDirection) {
         self.answer.begin_copy(direction);
+        if let Some(outcome) = self.pending.outcome() {
+            outcome.add_copy(direction);
+        }
         while self
             .pending
             .second()
             .is_some_and(|second| self.belongs_to_copy(second))
         {
             if let Some(second) = self.pending.remove_second() {
-                self.feed_copy(&second.request);
+                self.feed_copy(&second);
             }
         }
     }
@@ -157,7 +162,7 @@ impl Machine {
 
     /// COPY data that no COPY takes is ignored by the server.
     fn drop_left_overs(&mut self) {
-        while let Some(Request::CopyData(_) | Request::CopyEnd) = self.pending.front() {
+        while let Some(Sent::CopyData(_) | Sent::CopyEnd) = self.pending.front() {
             self.pending.pop_front();
         }
     }
@@ -170,7 +175,7 @@ impl Machine {
             return;
         }
         while let Some(front) = self.pending.front() {
-            if matches!(front, Request::Sync | Request::Broken(_)) {
+            if matches!(front, Sent::Sync(_) | Sent::Broken(_)) {
                 return;
             }
             if let Some(sent) = self.pending.pop_front() {
@@ -181,8 +186,11 @@ impl Machine {
     }
 
     fn skip(&mut self, sent: Sent, now: Instant, out: Out<'_>) {
-        if !matches!(sent.request, Request::CopyData(_) | Request::CopyEnd) {
-            self.conclude(sent, Verdict::NotRun, now, out);
+        if let Sent::Message(mut finished) = sent {
+            finished.outcome.verdict = Verdict::NotRun;
+            finished.completed = now;
+            self.names.resolve(&mut finished);
+            self.held.finished(finished, out);
         }
     }
 
@@ -196,32 +204,21 @@ impl Machine {
         self.held.ready(now, status, out);
     }
 
-    /// Turns a message and what came for it into an event.
+    /// Completes a message's event.
     fn conclude(&mut self, sent: Sent, verdict: Verdict, now: Instant, out: Out<'_>) {
-        let (outcome, completed) = match verdict {
-            Verdict::NotRun => (Answer::default().finish(verdict).0, None),
-            _ => self.answer.finish(verdict),
-        };
-        let (started, malformed) = (sent.started, sent.malformed);
-        let Some(subject) = self.names.resolve(sent, &outcome) else {
-            return;
-        };
-        let finished = Finished {
-            subject,
-            malformed,
-            outcome,
-            started,
-            completed: completed.unwrap_or(now),
-            ready: None,
-            transaction: None,
-        };
-        self.held.finished(Box::new(finished), out);
+        let completed = self.answer.finish();
+        if let Sent::Message(mut finished) = sent {
+            finished.outcome.verdict = verdict;
+            finished.completed = completed.unwrap_or(now);
+            self.names.resolve(&mut finished);
+            self.held.finished(finished, out);
+        }
     }
 
     /// Whatever was sent before a violation of the client's has been answered: now it is the violation's turn.
     fn stop_at_violation(&self) -> Result<(), Violation> {
         match self.pending.front() {
-            Some(Request::Broken(violation)) => Err(*violation),
+            Some(Sent::Broken(violation)) => Err(*violation),
             _ => Ok(()),
         }
     }

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::request::{Request, Sent};
+use super::event::{Outcome, Subject};
+use super::request::Sent;
 
 /// Messages ahead of their answers from which on no more should be read from the client.
-pub(in crate::wire) const FULL_PENDING: usize = 8192;
+pub(in crate::wire) const FULL_PENDING: usize = 4096;
 /// Messages ahead of their answers that are followed: what is full, and as many as one more read of 64 KiB can hold.
 pub(in crate::wire) const MAX_PENDING: usize = FULL_PENDING + 64 * 1024 / 5;
 /// Bytes of texts and values kept in them; one text may always be kept.
@@ -39,13 +40,34 @@ impl Queue {
     }
 
     /// What the server is working on, or will be next.
-    pub(super) fn front(&self) -> Option<&Request> {
-        self.sent.front().map(|sent| &sent.request)
+    pub(super) fn front(&self) -> Option<&Sent> {
+        self.sent.front()
+    }
+
+    pub(super) fn front_mut(&mut self) -> Option<&mut Sent> {
+        self.sent.front_mut()
+    }
+
+    /// The outcome of what the server is working on, as far as it has come.
+    pub(super) fn outcome(&mut self) -> Option<&mut Outcome> {
+        match self.sent.front_mut() {
+            Some(Sent::Message(finished)) => Some(&mut finished.outcome),
+            _ => None,
+        }
+    }
+
+    /// Makes the Sync at the front one that is told.
+    pub(super) fn tell_sync(&mut self) {
+        if let Some(front) = self.sent.front_mut()
+            && let Sent::Sync(started) = front
+        {
+            *front = Sent::message(Subject::Sync, false, *started);
+        }
     }
 
     /// What comes behind the front.
-    pub(super) fn second(&self) -> Option<&Request> {
-        self.sent.get(1).map(|sent| &sent.request)
+    pub(super) fn second(&self) -> Option<&Sent> {
+        self.sent.get(1)
     }
 
     pub(super) fn pop_front(&mut self) -> Option<Sent> {
@@ -66,27 +88,26 @@ impl Queue {
     /// Appends a message. Values that do not fit are dropped; what does not fit of a text was not even collected
     /// ([`Queue::room`]).
     pub(super) fn push(&mut self, mut sent: Sent) {
-        if let (Request::CopyData(bytes), Some(Request::CopyData(before))) = (
-            &sent.request,
-            self.sent.back_mut().map(|sent| &mut sent.request),
-        ) {
+        if let (Sent::CopyData(bytes), Some(Sent::CopyData(before))) = (&sent, self.sent.back_mut())
+        {
             *before += bytes;
             return;
         }
-        if let Request::Bind { parameters, .. }
-        | Request::FunctionCall {
-            arguments: parameters,
-            ..
-        } = &mut sent.request
+        if let Sent::Message(finished) = &mut sent
+            && let Subject::Bind { parameters, .. }
+            | Subject::FunctionCall {
+                arguments: parameters,
+                ..
+            } = &mut finished.subject
             && parameters.kept_bytes() > self.room()
         {
             *parameters = parameters.without_values();
         }
-        self.kept_bytes += sent.request.kept_bytes();
+        self.kept_bytes += sent.kept_bytes();
         self.sent.push_back(sent);
     }
 
     fn forget(&mut self, sent: Option<&Sent>) {
-        self.kept_bytes -= sent.map_or(0, |sent| sent.request.kept_bytes());
+        self.kept_bytes -= sent.map_or(0, Sent::kept_bytes);
     }
 }

@@ -6,5 +6,6 @@ mod hostile;
 mod limits;
 mod login;
 mod names;
+mod properties;
 mod simple;
 mod transcript;

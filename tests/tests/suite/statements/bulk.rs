@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use anyhow::{Context, Result, ensure};
-use pgusher_tests::cluster::{VERSIONS, Version};
+use pgusher_tests::cluster::Version;
 use pgusher_tests::stage::Stage;
 use pgusher_tests::wire;
 use serde_json::json;
@@ -74,8 +74,7 @@ fn two_gigabytes_of_copy_leave_memory_flat_and_are_counted_exactly() -> Result<(
 
 #[test]
 fn a_text_of_256_megabytes_passes_in_constant_memory() -> Result<()> {
-    for version in VERSIONS {
-        audited(version).play(|stage| {
+    audited(Version::V18).play(|stage| {
             let mut stream = log_in(stage)?;
             exchange(&mut stream, &[wire::query("select 1")?])?;
             let before = stage.pgusher.resident_kib()?;
@@ -96,9 +95,7 @@ fn a_text_of_256_megabytes_passes_in_constant_memory() -> Result<()> {
             let sha256 = records[1]["sql"]["sha256"].as_str().unwrap_or_default();
             ensure!(sha256.len() == 64, "{sha256}");
             Ok(())
-        })?;
-    }
-    Ok(())
+        })
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn literals_are_found_where_the_server_finds_them() -> Result<()> {
                 stage.cluster.sql(&format!("drop database if exists {database}"))?;
                 stage.cluster.sql(&format!("create database {database}"))?;
                 let mut stream = stage.dial()?;
-                let startup = wire::startup_with(&[("user", "postgres"), ("database", &database)])?;
+                let startup = wire::startup_with(&[("user", "postgres"), ("database", &database), ("options", "-c pg_stat_statements.track=top")])?;
                 std::io::Write::write_all(&mut stream, &startup)?;
                 wire::read_through(&mut stream, b'Z')?;
                 for sql in CORPUS {

@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 use super::*;
 use crate::audit::record::disruption::Disruption;
 use crate::audit::tally::{Coverage, Tally};
-use crate::wire::session::{Copied, Outcome, ServerError, Violation};
+use crate::wire::session::{Copied, Outcome, ServerError, Target, Text, Violation};
 
 fn author(redaction: Redaction) -> Arc<Author> {
     Arc::new(Author {

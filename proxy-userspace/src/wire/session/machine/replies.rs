@@ -7,10 +7,10 @@ use bytes::Bytes;
 use super::Machine;
 use crate::wire::session::answer::MAX_TAG_BYTES;
 use crate::wire::session::event::{
-    CopyDirection, Event, ServerError, Target, TransactionStatus, Verdict, Violation,
+    CopyDirection, Event, ServerError, Subject, Target, TransactionStatus, Verdict, Violation,
 };
 use crate::wire::session::held::Out;
-use crate::wire::session::request::Request;
+use crate::wire::session::request::Sent;
 use crate::wire::session::server::Reply;
 
 /// Whether a type of message can come at any moment and belongs to nothing: NoticeResponse, NotificationResponse,
@@ -42,7 +42,7 @@ impl Machine {
             b'Z' => self.ready_for_query(body, now, out),
             b'D' => return self.rows(1),
             b'd' => return self.server_data(length),
-            _ if self.answer.has_error() => false,
+            _ if self.front_has_failed() => false,
             _ => {
                 let is_taken = self.answer_front(kind, body, now, out);
                 // Whoever answers what comes next has answered every Sync before it.
@@ -62,14 +62,15 @@ impl Machine {
     /// # Errors
     /// When nobody asked for any.
     pub(in crate::wire::session) fn rows(&mut self, rows: u64) -> Result<(), Violation> {
-        match self.pending.front() {
-            Some(Request::Query(_) | Request::Execute { .. }) if !self.answer.has_error() => {
-                self.spare_ready = 0;
-                self.answer.rows(rows);
-                Ok(())
-            }
-            _ => Err(Violation::BackendOutOfTurn(b'D')),
+        if let Some(Sent::Message(front)) = self.pending.front_mut()
+            && let Subject::Query { .. } | Subject::Execute { .. } = front.subject
+            && front.outcome.error.is_none()
+        {
+            self.spare_ready = 0;
+            front.outcome.rows += rows;
+            return Ok(());
         }
+        Err(Violation::BackendOutOfTurn(b'D'))
     }
 
     /// Takes CopyData of the server's with so many bytes.
@@ -77,52 +78,58 @@ impl Machine {
     /// # Errors
     /// When it is not sending any.
     pub(in crate::wire::session) fn server_data(&mut self, bytes: u64) -> Result<(), Violation> {
-        if self.answer.server_data(bytes) {
-            Ok(())
-        } else {
-            Err(Violation::BackendOutOfTurn(b'd'))
+        if !self.answer.gives_copy_data() {
+            return Err(Violation::BackendOutOfTurn(b'd'));
         }
+        let copies = self.pending.outcome().map(|outcome| &mut outcome.copies);
+        if let Some(copied) = copies.and_then(|copies| copies.last_mut()) {
+            copied.bytes_from_server += bytes;
+        }
+        Ok(())
     }
 
     fn answer_front(&mut self, kind: u8, body: &[u8], now: Instant, out: Out<'_>) -> bool {
         let Some(front) = self.pending.front() else {
             return false;
         };
-        match (kind, front) {
-            (b'T', Request::Query(_)) => true,
-            (b'C', Request::Query(_)) => {
-                let tag = tag(body);
+        match (kind, front.subject()) {
+            (b'T', Some(Subject::Query { .. })) => {}
+            (b'C', Some(Subject::Query { .. })) => {
+                let tag = self.tag(body, now);
                 self.names.completed(&tag);
-                self.answer.tag(tag, now);
-                true
             }
-            (b'I', Request::Query(_)) => {
-                self.answer.empty_query(now);
-                true
-            }
-            (b'C', Request::Execute { .. }) => {
-                let tag = tag(body);
-                self.answer.tag(tag.clone(), now);
+            (b'I', Some(Subject::Query { .. })) => self.answer.empty_query(now),
+            (b'C', Some(Subject::Execute { .. })) => {
+                let tag = self.tag(body, now);
                 self.finish(Verdict::Completed, now, out);
                 self.names.completed(&tag);
-                true
             }
-            (b't', Request::Describe(Target::Statement(_))) => true,
-            (b'V', Request::FunctionCall { .. }) => {
-                self.answer.result(now);
-                true
+            (b't', Some(Subject::Describe(Target::Statement(_)))) => {}
+            (b'V', Some(Subject::FunctionCall { .. })) => self.answer.result(now),
+            (b'G' | b'H' | b'W' | b'c', Some(Subject::Query { .. } | Subject::Execute { .. })) => {
+                return self.copy(kind);
             }
-            (b'G' | b'H' | b'W' | b'c', Request::Query(_) | Request::Execute { .. }) => {
-                self.copy(kind)
-            }
-            _ => {
-                let Some(verdict) = ends(kind, front) else {
-                    return false;
-                };
-                self.finish(verdict, now, out);
-                true
-            }
+            (_, Some(subject)) => match ends(kind, subject) {
+                Some(verdict) => self.finish(verdict, now, out),
+                None => return false,
+            },
+            (_, None) => return false,
         }
+        true
+    }
+
+    /// Adds a command tag, without its terminator.
+    fn tag(&mut self, body: &[u8], now: Instant) -> Bytes {
+        self.answer.tag(now);
+        let end = memchr::memchr(0, body).unwrap_or(body.len());
+        let tag = body.get(..end.min(MAX_TAG_BYTES)).unwrap_or(body);
+        if self.last_tag != tag {
+            self.last_tag = Bytes::copy_from_slice(tag);
+        }
+        if let Some(outcome) = self.pending.outcome() {
+            outcome.add_tag(self.last_tag.clone());
+        }
+        self.last_tag.clone()
     }
 
     fn copy(&mut self, kind: u8) -> bool {
@@ -153,20 +160,20 @@ impl Machine {
         let front = self.pending.front();
         match front {
             // Trouble in handling an error that has been told.
-            None | Some(Request::Sync) if self.failed => {}
+            None | Some(Sent::Sync(_)) if self.failed => {}
             None => {
                 // The server may say that it is ready again, or may not.
                 self.spare_ready = self.spare_ready.saturating_add(1);
                 self.tell(Event::Unsolicited(error), out);
             }
             Some(front) if front.is_extended() => {
-                self.answer.error(error, now);
+                self.fail(error, now);
                 self.abort_copy();
                 self.finish(Verdict::Failed, now, out);
                 self.skip_to_sync(now, out);
             }
             Some(_) => {
-                self.answer.error(error, now);
+                self.fail(error, now);
                 self.abort_copy();
             }
         }
@@ -177,19 +184,38 @@ impl Machine {
     fn fatal(&mut self, error: ServerError, now: Instant, out: Out<'_>) {
         self.ended = true;
         match self.pending.front() {
-            None | Some(Request::Broken(_)) => self.tell(Event::Unsolicited(error), out),
-            Some(Request::Sync) if self.failed => self.tell(Event::Unsolicited(error), out),
+            None | Some(Sent::Broken(_)) => self.tell(Event::Unsolicited(error), out),
+            Some(Sent::Sync(_)) if self.failed => self.tell(Event::Unsolicited(error), out),
             Some(_) => {
-                self.answer.error(error, now);
+                self.fail(error, now);
                 self.finish(Verdict::Failed, now, out);
             }
         }
     }
 
-    /// Syncs that the server may have taken for part of the COPY, or may not.
+    /// Notes the error of the front; one of Sync makes it a message that is told.
+    fn fail(&mut self, error: ServerError, now: Instant) {
+        self.pending.tell_sync();
+        if self
+            .pending
+            .outcome()
+            .is_some_and(|outcome| outcome.add_error(error))
+        {
+            self.answer.error(now);
+        }
+    }
+
+    fn front_has_failed(&self) -> bool {
+        match self.pending.front() {
+            Some(Sent::Message(front)) => front.outcome.error.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Syncs that the server may have taken for part of the COPY, or may not. Those before the message that failed
+    /// have been answered.
     fn abort_copy(&mut self) {
-        let swallowed = self.answer.abort_copy();
-        self.spare_ready = self.spare_ready.saturating_add(swallowed);
+        self.spare_ready = self.answer.abort_copy();
     }
 
     fn ready_for_query(&mut self, body: &[u8], now: Instant, out: Out<'_>) -> bool {
@@ -200,12 +226,17 @@ impl Machine {
             _ => None,
         };
         let verdict = match self.pending.front() {
-            Some(Request::Query(_)) if self.answer.can_end() => Some(self.answer.verdict()),
-            Some(Request::FunctionCall { .. }) if self.answer.can_end_function_call() => {
-                Some(self.answer.verdict())
-            }
-            Some(Request::Sync) if self.answer.has_error() => Some(Verdict::Failed),
-            Some(Request::Sync) => Some(Verdict::Completed),
+            Some(Sent::Sync(_)) => Some(Verdict::Completed),
+            Some(Sent::Message(front)) => match front.subject {
+                Subject::Query { .. } => self.answer.query_verdict(&front.outcome),
+                Subject::FunctionCall { .. } | Subject::Sync if front.outcome.error.is_some() => {
+                    Some(Verdict::Failed)
+                }
+                Subject::FunctionCall { .. } if self.answer.has_result() => {
+                    Some(Verdict::Completed)
+                }
+                _ => None,
+            },
             _ => None,
         };
         match verdict {
@@ -222,25 +253,18 @@ impl Machine {
 }
 
 /// How an answer ends the front, if it does.
-fn ends(kind: u8, front: &Request) -> Option<Verdict> {
+fn ends(kind: u8, front: &Subject) -> Option<Verdict> {
     match (kind, front) {
-        (b'1', Request::Parse(_))
-        | (b'2', Request::Bind { .. })
-        | (b'3', Request::Close(_))
-        | (b'T' | b'n', Request::Describe(_)) => Some(Verdict::Completed),
-        (b's', Request::Execute { .. }) => Some(Verdict::Suspended),
-        (b'I', Request::Execute { .. }) => Some(Verdict::Empty),
+        (b'1', Subject::Parse { .. })
+        | (b'2', Subject::Bind { .. })
+        | (b'3', Subject::Close(_))
+        | (b'T' | b'n', Subject::Describe(_)) => Some(Verdict::Completed),
+        (b's', Subject::Execute { .. }) => Some(Verdict::Suspended),
+        (b'I', Subject::Execute { .. }) => Some(Verdict::Empty),
         _ => None,
     }
 }
 
 fn is_fatal(error: &ServerError) -> bool {
     matches!(error.severity.as_ref(), b"FATAL" | b"PANIC")
-}
-
-/// A command tag, without its terminator.
-fn tag(body: &[u8]) -> Bytes {
-    let end = memchr::memchr(0, body).unwrap_or(body.len());
-    let tag = body.get(..end.min(MAX_TAG_BYTES)).unwrap_or(body);
-    Bytes::copy_from_slice(tag)
 }

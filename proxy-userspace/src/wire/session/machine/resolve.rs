@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::wire::session::event::{Outcome, Parameters, Prepared, Subject, Target, Verdict};
-use crate::wire::session::request::{Request, Sent};
+use crate::wire::session::event::{Finished, Prepared, Subject, Target, Verdict};
 use crate::wire::session::statements::{Known, Portal, Portals, Statements};
 
 /// Names of a batch's skipped messages that are remembered, each of statements and portals.
@@ -61,54 +60,30 @@ impl Names {
         }
     }
 
-    /// What a message was about, which changes the names as its outcome says. `None` for one that is not told.
-    pub(super) fn resolve(&mut self, sent: Sent, outcome: &Outcome) -> Option<Subject> {
-        let verdict = outcome.verdict;
-        Some(match sent.request {
-            Request::Query(text) => {
-                // exec_simple_query drops the unnamed statement before it does anything else, and runs in the
-                // unnamed portal; neither happens when the message was refused or skipped.
-                if !sent.malformed && verdict != Verdict::NotRun {
+    /// Fills in what a message was about, and changes the names as its outcome says.
+    pub(super) fn resolve(&mut self, finished: &mut Finished) {
+        let verdict = finished.outcome.verdict;
+        match &mut finished.subject {
+            // exec_simple_query drops the unnamed statement before it does anything else, and runs in the unnamed
+            // portal; neither happens when the message was refused or skipped.
+            Subject::Query { .. } => {
+                if !finished.malformed && verdict != Verdict::NotRun {
                     self.statements.remove(b"");
                     self.portals.remove(b"");
                 }
-                Subject::Query { text }
             }
-            Request::Parse(prepared) => {
-                self.parsed(&prepared, sent.malformed, verdict);
-                Subject::Parse { prepared }
-            }
-            Request::Bind {
-                portal,
-                statement,
-                parameters,
-            } => self.bound(portal, statement, parameters, verdict),
-            Request::Describe(target) => Subject::Describe(target),
-            Request::Execute { portal, max_rows } => self.executed(portal, max_rows, verdict),
-            Request::Close(target) => {
-                if verdict == Verdict::Completed {
-                    match &target {
-                        Target::Statement(name) => self.statements.remove(name),
-                        Target::Portal(name) => self.portals.remove(name),
-                    }
-                }
-                Subject::Close(target)
-            }
-            Request::FunctionCall {
-                function,
-                arguments,
-            } => Subject::FunctionCall {
-                function,
-                arguments,
+            Subject::Parse { prepared } => self.parsed(prepared, finished.malformed, verdict),
+            Subject::Bind { .. } => self.bound(&mut finished.subject, verdict),
+            Subject::Execute { .. } => self.executed(&mut finished.subject, verdict),
+            Subject::Close(target) if verdict == Verdict::Completed => match target {
+                Target::Statement(name) => self.statements.remove(name),
+                Target::Portal(name) => self.portals.remove(name),
             },
-            Request::Sync if verdict == Verdict::Failed => Subject::Sync,
-            Request::Sync
-            | Request::RefusedFlush
-            | Request::CopyData(_)
-            | Request::CopyEnd
-            | Request::Silent
-            | Request::Broken(_) => return None,
-        })
+            Subject::Describe(_)
+            | Subject::Close(_)
+            | Subject::FunctionCall { .. }
+            | Subject::Sync => {}
+        }
     }
 
     fn parsed(&mut self, prepared: &Arc<Prepared>, malformed: bool, verdict: Verdict) {
@@ -126,60 +101,56 @@ impl Names {
         }
     }
 
-    fn bound(
-        &mut self,
-        portal: Bytes,
-        statement: Bytes,
-        parameters: Parameters,
-        verdict: Verdict,
-    ) -> Subject {
-        let Known {
-            prepared,
-            forgotten,
-        } = self.statement(&statement, verdict);
-        let made = Portal {
-            statement: statement.clone(),
-            prepared: prepared.clone(),
-            forgotten,
-            parameters: parameters.clone(),
-        };
-        if verdict == Verdict::Completed {
-            self.portals.insert(&portal, made);
-        } else if self.unmade_portals.len() < MAX_SKIPPED {
-            self.unmade_portals.insert(portal.clone(), made);
-        }
-        Subject::Bind {
+    fn bound(&mut self, subject: &mut Subject, verdict: Verdict) {
+        let Subject::Bind {
             portal,
             statement,
             prepared,
             forgotten,
             parameters,
+        } = subject
+        else {
+            return;
+        };
+        let known = self.statement(statement, verdict);
+        (*prepared, *forgotten) = (known.prepared, known.forgotten);
+        let made = Portal {
+            statement: statement.clone(),
+            prepared: prepared.clone(),
+            forgotten: *forgotten,
+            parameters: parameters.clone(),
+        };
+        if verdict == Verdict::Completed {
+            self.portals.insert(portal, made);
+        } else if self.unmade_portals.len() < MAX_SKIPPED {
+            self.unmade_portals.insert(portal.clone(), made);
         }
     }
 
-    fn executed(&self, portal: Bytes, max_rows: u32, verdict: Verdict) -> Subject {
-        let unmade = || self.unmade_portals.get(&portal);
-        let made = match verdict {
-            Verdict::NotRun | Verdict::Unanswered => unmade(),
+    fn executed(&self, subject: &mut Subject, verdict: Verdict) {
+        let Subject::Execute {
+            portal,
+            statement,
+            prepared,
+            forgotten,
+            parameters,
+            ..
+        } = subject
+        else {
+            return;
+        };
+        let unmade = match verdict {
+            Verdict::NotRun | Verdict::Unanswered => self.unmade_portals.get(portal),
             _ => None,
         };
-        match made.or_else(|| self.portals.find(&portal)).cloned() {
-            Some(found) => Subject::Execute {
-                portal,
-                statement: Some(found.statement),
-                prepared: found.prepared,
-                forgotten: found.forgotten,
-                parameters: found.parameters,
-                max_rows,
-            },
-            None => Subject::Execute {
-                forgotten: self.portals.may_have_forgotten(&portal),
-                portal,
-                statement: None,
-                prepared: None,
-                parameters: Parameters::default(),
-                max_rows,
-            },
+        match unmade.or_else(|| self.portals.find(portal)) {
+            Some(found) => {
+                *statement = Some(found.statement.clone());
+                prepared.clone_from(&found.prepared);
+                *forgotten = found.forgotten;
+                parameters.clone_from(&found.parameters);
+            }
+            None => *forgotten = self.portals.may_have_forgotten(portal),
         }
     }
 

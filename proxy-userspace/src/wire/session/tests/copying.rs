@@ -73,6 +73,7 @@ fn a_sync_sent_right_behind_the_execute_of_a_copy_in_is_swallowed() {
         "> H",
         "> d 5",
         "> S",
+        "> H with a body",
         "> c",
         "> S",
         "< C COPY 1",
@@ -115,6 +116,22 @@ fn a_failed_copy_in_swallowed_its_first_sync_or_did_not() {
             ]
         );
     }
+}
+
+/// Found by the property test: what the first failure left open was settled by the second.
+#[test]
+fn a_batch_that_fails_behind_a_failed_copy_in_is_skipped_as_any_other() {
+    let mut lines = EXTENDED_COPY.to_vec();
+    lines.extend(["< E ERROR 22P04 bad data", "> c", "> S", "< Z I"]);
+    lines.extend([
+        "> P \"\" bad",
+        "> Q drop table t",
+        "> S",
+        "< E ERROR 42601 syntax",
+        "< Z I",
+    ]);
+    let told = play(&lines);
+    assert_eq!(told[4], "Query drop table t: NotRun @Idle");
 }
 
 #[test]

@@ -67,6 +67,13 @@ fn what_was_sent_ahead_of_a_rejection_has_no_answer() {
     assert_eq!(session.login().outcome(), &expected);
 }
 
+/// A password on its way while the server gives up is no violation.
+#[test]
+fn what_is_sent_behind_a_rejection_is_not_looked_at() {
+    let told = play_bare(&["< R 3", "< E FATAL 57P01 bye", "> p secret", "> !"], 1);
+    assert_eq!(told, [""; 0]);
+}
+
 #[test]
 fn a_server_that_does_not_log_in_is_a_violation_and_the_login_is_opaque() {
     for line in ["< C SELECT 1", "< Z I", "< ?"] {

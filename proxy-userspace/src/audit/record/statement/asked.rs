@@ -1,0 +1,176 @@
+//! What a client asked for, as it is written: the fields of a record that depend on its kind.
+
+use serde::Serialize;
+
+use super::Statement;
+use crate::audit::record::values::Values;
+use crate::audit::redaction::{self, SqlText, Withheld};
+use crate::config::Redaction;
+use crate::wire::session::{Prepared, Subject, Target, Text};
+use crate::wire::text::printable;
+
+/// How many of a Parse's parameter types a record holds.
+const MAX_PARAMETER_TYPES: usize = 256;
+
+/// What the client asked for, by kind.
+#[derive(Default, Serialize)]
+pub(super) struct Asked<'a> {
+    kind: &'static str,
+    /// `Some(None)` is a text that nobody has seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sql: Option<Option<Sql>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statement: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    portal: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prepared: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parse: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter_types: Option<&'a [u32]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Values<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_rows: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Sql {
+    text: Option<String>,
+    bytes: u64,
+    truncated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    encoding: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    withheld: Option<Withheld>,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn by(statement: &'a Statement) -> Self {
+        match &statement.finished.subject {
+            Subject::Query { text } => Self::named("query").with_text(statement, text),
+            Subject::Parse { prepared } => Self {
+                statement: Some(Some(printable(&prepared.name))),
+                parse: Some(prepared.number),
+                parameter_types: prepared
+                    .parameter_types
+                    .get(..MAX_PARAMETER_TYPES)
+                    .or(Some(&prepared.parameter_types)),
+                ..Self::named("parse").with_text(statement, &prepared.text)
+            },
+            Subject::Bind {
+                portal,
+                statement: name,
+                prepared,
+                forgotten,
+                parameters,
+            } => Self {
+                statement: Some(Some(printable(name))),
+                portal: Some(printable(portal)),
+                parameters: Some(Values(parameters)),
+                ..Self::named("bind").with_prepared(prepared.as_deref(), *forgotten)
+            },
+            Subject::Describe(target) => Self::of_target("describe", target),
+            Subject::Close(target) => Self::of_target("close", target),
+            Subject::Execute {
+                portal,
+                statement: name,
+                prepared,
+                forgotten,
+                parameters,
+                max_rows,
+            } => {
+                let asked = Self::named("execute").with_prepared(prepared.as_deref(), *forgotten);
+                let asked = match prepared {
+                    Some(prepared) => asked.with_text(statement, &prepared.text),
+                    None => Self {
+                        sql: Some(None),
+                        ..asked
+                    },
+                };
+                Self {
+                    statement: Some(name.as_ref().map(|name| printable(name))),
+                    portal: Some(printable(portal)),
+                    parameters: Some(Values(parameters)),
+                    // A negative limit is none (src/backend/tcop/postgres.c, exec_execute_message).
+                    max_rows: Some(i32::try_from(*max_rows).map_or(0, i32::unsigned_abs)),
+                    ..asked
+                }
+            }
+            Subject::FunctionCall {
+                function,
+                arguments,
+            } => Self {
+                function: Some(*function),
+                parameters: Some(Values(arguments)),
+                ..Self::named("function_call")
+            },
+            Subject::Sync => Self::named("sync"),
+        }
+    }
+
+    fn named(kind: &'static str) -> Self {
+        Self {
+            kind,
+            ..Self::default()
+        }
+    }
+
+    fn of_target(kind: &'static str, target: &Target) -> Self {
+        match target {
+            Target::Statement(name) => Self {
+                statement: Some(Some(printable(name))),
+                ..Self::named(kind)
+            },
+            Target::Portal(name) => Self {
+                portal: Some(printable(name)),
+                ..Self::named(kind)
+            },
+        }
+    }
+
+    fn with_prepared(self, prepared: Option<&Prepared>, forgotten: bool) -> Self {
+        Self {
+            prepared: Some(match prepared {
+                Some(_) => "seen",
+                None if forgotten => "forgotten",
+                None => "not_seen",
+            }),
+            parse: prepared.map(|prepared| prepared.number),
+            ..self
+        }
+    }
+
+    fn with_text(self, statement: &Statement, text: &Text) -> Self {
+        let is_cut = !text.is_whole();
+        let redaction = statement.author.redaction;
+        let shown = redaction::show(
+            SqlText {
+                kept: &text.kept,
+                is_cut,
+                scanning: statement.scanning,
+            },
+            redaction,
+        );
+        // A hash of the text would let literals be guessed.
+        let sha256 = text.sha256.filter(|_| redaction == Redaction::Full);
+        Self {
+            sql: Some(Some(Sql {
+                text: shown.text,
+                bytes: text.length,
+                truncated: is_cut,
+                sha256: sha256.map(|hash| hash.iter().map(|byte| format!("{byte:02x}")).collect()),
+                encoding: statement.encoding.as_ref().map(|name| printable(name)),
+                withheld: shown.withheld,
+            })),
+            fingerprint: shown.fingerprint,
+            ..self
+        }
+    }
+}
