@@ -11,6 +11,7 @@ use std::process::Child;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use crate::cgroup::TestCgroup;
@@ -86,12 +87,19 @@ fn receive(channel: &UnixStream) -> Result<OwnedFd> {
     let mut answer = [0_u8; 4];
     let mut room = nix::cmsg_space!(RawFd);
     let mut slices = [IoSliceMut::new(&mut answer)];
-    let message = recvmsg::<()>(
-        channel.as_raw_fd(),
-        &mut slices,
-        Some(&mut room),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
+    let message = loop {
+        let received = recvmsg::<()>(
+            channel.as_raw_fd(),
+            &mut slices,
+            Some(&mut room),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        );
+        match received {
+            // With a timeout on the socket even a stopped and continued process gets this.
+            Err(Errno::EINTR) => {}
+            received => break received?,
+        }
+    };
     let received = message.cmsgs()?.find_map(|control| match control {
         ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
         _ => None,
