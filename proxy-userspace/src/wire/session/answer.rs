@@ -89,9 +89,11 @@ impl Answer {
         self.copy.as_ref().is_some_and(|copy| copy.client_open)
     }
 
-    /// Whether the server is sending COPY data.
+    /// Whether the server may send COPY data. A WAL sender that has sent its CopyDone may still send a keepalive
+    /// (ProcessRepliesIfAny and WalSndKeepalive, src/backend/replication/walsender.c).
     pub(super) fn gives_copy_data(&self) -> bool {
-        self.copy.as_ref().is_some_and(|copy| copy.server_open)
+        let may_send = |copy: &Copy| copy.server_open || copy.direction == CopyDirection::Both;
+        self.copy.as_ref().is_some_and(may_send)
     }
 
     /// Whether Sync and Flush mean nothing now: during COPY IN the server ignores them.

@@ -279,6 +279,37 @@ fn copy_both_ends_when_both_sides_have_ended_it() {
 }
 
 #[test]
+fn a_wal_sender_may_send_a_keepalive_behind_its_copy_done() {
+    let told = play(&[
+        "> Q START_REPLICATION SLOT s LOGICAL 0/0",
+        "< W",
+        "> d 34",
+        "> c",
+        "< c",
+        "< d 18",
+        "< C COPY 0",
+        "< C START_REPLICATION",
+        "< Z I",
+    ]);
+    assert_eq!(
+        told,
+        [
+            "Query START_REPLICATION SLOT s LOGICAL 0/0: Completed [COPY 0, START_REPLICATION] \
+            Both(34>,18<) @Idle"
+        ]
+    );
+}
+
+#[test]
+fn copy_data_behind_the_end_of_a_copy_out_answers_nothing() {
+    let told = play(&["> Q copy a to stdout", "< H", "< d 1", "< c", "< d 1"]);
+    assert!(
+        told.contains(&"Violation BackendOutOfTurn(100)".to_owned()),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn an_error_in_copy_both_leaves_the_session_as_after_any_query() {
     let told = play(&[
         "> Q START_REPLICATION SLOT s LOGICAL 0/0",
