@@ -1,6 +1,7 @@
 //! The transcripts: what the server answers directly, byte for byte, is what it answers through pgusher, however the
 //! client's bytes are cut on their way.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::net::SocketAddr;
@@ -93,7 +94,8 @@ fn of_version(version: Version) -> Result<()> {
                 .argument(format!("--audit={audit}"))
                 .play(|stage| {
                     set_up(stage)?;
-                    all(&cases, stage, cutting)
+                    all(&cases, stage, cutting)?;
+                    only_violations_that_end_a_session(stage)
                 })
                 .with_context(|| format!("PostgreSQL {version:?}, tls {tls:?}, audit {audit}"))?;
         }
@@ -112,6 +114,29 @@ fn set_up(stage: &Stage) -> Result<()> {
         for statement in SETUP.split_inclusive(";\n") {
             stage.cluster.sql(statement)?;
         }
+    }
+    Ok(())
+}
+
+/// Checks that what pgusher took for a violation of the protocol was one to the server as well, which then ends the
+/// session: after a violation no statement is on record, so that a wrong one would hide what follows.
+fn only_violations_that_end_a_session(stage: &Stage) -> Result<()> {
+    let active = "/sessions/active";
+    stage
+        .pgusher
+        .wait_for_counter(active, |active| active == 0)?;
+    let records = stage.pgusher.trail.records()?;
+    let of_type = |wanted: &'static str| records.iter().filter(move |it| it["type"] == wanted);
+    let ended_by_server: BTreeSet<&str> = of_type("session")
+        .filter(|it| it["close"] == "server_closed" || it["close"] == "server_reset")
+        .filter_map(|it| it["session"].as_str())
+        .collect();
+    for violation in of_type("protocol_violation") {
+        let session = violation["session"].as_str().unwrap_or_default();
+        ensure!(
+            violation["side"] == "client" && ended_by_server.contains(session),
+            "the server went on after {violation}"
+        );
     }
     Ok(())
 }
