@@ -177,7 +177,7 @@ pub enum AuditLevel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Redaction {
-    /// As sent.
+    /// As sent, but for passwords.
     Full,
     /// Literals are replaced by `$1`, `$2`, …
     LiteralsRemoved,
