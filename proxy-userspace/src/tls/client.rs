@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -17,7 +18,7 @@ use super::certificates::Verifier;
 use super::{Certificates, TlsError, files, provider};
 use crate::config::ClientCertificates;
 use crate::leg::{Greeting, HandshakeError, Leg};
-use crate::wire::text::printable;
+use crate::wire::text::{hex, printable};
 
 /// Alternative names of a client's certificate that are recorded.
 const MAX_NAMES: usize = 32;
@@ -99,7 +100,7 @@ pub(super) fn verifier(
 
 impl ClientCertificate {
     fn of(certificate: &CertificateDer<'_>) -> Self {
-        let digest = sha256(certificate);
+        let digest = hex(&Sha256::digest(certificate));
         let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
             return Self {
                 subject: None,
@@ -127,19 +128,6 @@ impl ClientCertificate {
             sha256: digest,
         }
     }
-}
-
-fn sha256(certificate: &CertificateDer<'_>) -> String {
-    use std::fmt::Write as _;
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
-    digest
-        .as_ref()
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 fn name(name: &GeneralName<'_>) -> Option<String> {

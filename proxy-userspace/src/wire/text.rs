@@ -1,4 +1,4 @@
-//! Bytes in no known encoding, made printable for records.
+//! Bytes made printable for records: texts in no known encoding, and digests.
 
 use std::fmt::Write as _;
 
@@ -20,6 +20,16 @@ pub fn printable(bytes: &[u8]) -> String {
     escaped
 }
 
+/// Two lower-case hexadecimal digits for each byte.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut digits = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+    }
+    digits
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,5 +45,11 @@ mod tests {
         for (bytes, expected) in cases {
             assert_eq!(printable(bytes), expected);
         }
+    }
+
+    #[test]
+    fn every_byte_is_two_hexadecimal_digits() {
+        assert_eq!(hex(&[0, 0x0f, 0xab, 0xff]), "000fabff");
+        assert_eq!(hex(&[]), "");
     }
 }

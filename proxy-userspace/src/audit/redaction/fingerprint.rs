@@ -8,6 +8,7 @@
 use sha2::{Digest as _, Sha256};
 
 use super::lexer::{Kind, Token};
+use crate::wire::text::hex;
 
 /// How many bytes of the hash are kept: enough that no two statements of a database share one by chance.
 const BYTES: usize = 16;
@@ -218,8 +219,7 @@ impl Fingerprint {
             self.level().group(group);
         }
         let hash = self.outermost.finish(b"");
-        let kept = hash.iter().take(BYTES);
-        kept.map(|byte| format!("{byte:02x}")).collect()
+        hex(hash.get(..BYTES).unwrap_or(&hash))
     }
 }
 

@@ -7,7 +7,7 @@ use crate::audit::record::values::Values;
 use crate::audit::redaction::{self, SqlText, Withheld};
 use crate::config::Redaction;
 use crate::wire::session::{Prepared, Subject, Target, Text};
-use crate::wire::text::printable;
+use crate::wire::text::{hex, printable};
 
 /// How many of a Parse's parameter types a record holds.
 const MAX_PARAMETER_TYPES: usize = 256;
@@ -165,7 +165,7 @@ impl<'a> Asked<'a> {
                 text: shown.text,
                 bytes: text.length,
                 truncated: is_cut,
-                sha256: sha256.map(|hash| hash.iter().map(|byte| format!("{byte:02x}")).collect()),
+                sha256: sha256.map(|hash| hex(&hash)),
                 encoding: statement.encoding.as_ref().map(|name| printable(name)),
                 withheld: shown.withheld,
             })),
