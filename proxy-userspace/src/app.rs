@@ -1,6 +1,7 @@
 //! Wires everything up, runs until told to stop, and takes everything down again.
 
 mod host;
+mod reload;
 mod signals;
 
 use std::path::Path;
@@ -19,9 +20,10 @@ use crate::audit::{self, Audit, Writer};
 use crate::config::Config;
 use crate::identify::Identifier;
 use crate::intercept::{self, Attached, Cgroup, Claim, Coverage, Listeners, Loaded, Targets};
+use crate::policy::Enforcer;
 use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
-use crate::tls::{self, Certificates};
+use crate::tls::Certificates;
 
 pub(crate) use host::check_pid_namespace;
 use signals::Signals;
@@ -87,6 +89,7 @@ pub async fn run(config: Config) -> Result<()> {
 async fn start(config: &Config) -> Result<Running> {
     // Before anything can take long: the signal's default is to end the process.
     let hangup = signals::hangup()?;
+    let policy = Enforcer::load(&config.policy)?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
     check_pid_namespace()?;
     let max_connections = Sessions::max_connections(config.limits.max_sessions.get());
@@ -104,7 +107,7 @@ async fn start(config: &Config) -> Result<Running> {
         listeners: listeners.ports()?,
     })?;
     let (audit, writer) = audit::start(&config.audit, max_connections)?;
-    let stages = Arc::new(stages(config, &mut hooks, &listeners, audit)?);
+    let stages = Arc::new(stages(config, &mut hooks, &listeners, audit, policy)?);
 
     let (counters, log) = (hooks.counters()?, hooks.log());
     let hooks = hooks.attach(&cgroup).context("cannot start interception")?;
@@ -120,7 +123,7 @@ async fn start(config: &Config) -> Result<Running> {
         coverage,
     };
     companions.start(admin.serve(Observed::new(fixed, counters, Arc::clone(&stages))));
-    companions.start(tls::reload_on_hangup(config.routes.clone(), hangup));
+    companions.start(reload::on_hangup(Arc::clone(&stages), hangup));
     companions.start(intercept::sweep_forever(Arc::clone(&stages.handover)));
     match log {
         Ok(log) => companions.start(intercept::forward_log(log)),
@@ -142,6 +145,7 @@ fn stages(
     hooks: &mut Loaded,
     listeners: &Listeners,
     audit: Audit,
+    policy: Enforcer,
 ) -> Result<Stages> {
     let root = intercept::cgroup_root().unwrap_or_else(|error| {
         warn!(%error, "cgroup paths in records will not be verified");
@@ -151,6 +155,8 @@ fn stages(
         handover: Arc::new(hooks.handover()?),
         netns_cookie: listeners.netns_cookie(),
         identifier: Identifier::new(&root),
+        policy,
+        cancel_keys: session::CancelKeys::default(),
         router: Router::new(listeners.addresses()?, config.limits.dial_timeout),
         audit,
         audit_limits: (&config.audit).into(),

@@ -3,6 +3,7 @@
 //! Flags and file share one structure, so a setting cannot exist in one and not in the other: `--startup-timeout` is
 //! `startup_timeout`. Unknown keys are refused with line and column.
 
+mod groups;
 mod routes;
 mod settings;
 mod tls;
@@ -10,13 +11,17 @@ mod tls;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::policy::PolicyMode;
+
+pub use groups::ServerGroups;
 pub use routes::{AuditScope, RouteRule, Routes};
 pub use settings::{AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind};
 pub use tls::{
     CertificateSource, ClientCertificates, ClientTls, ServerAuthority, ServerSslMode,
-    ServerTlsSettings, TerminationSettings, TlsMode,
+    ServerTlsSettings, TerminationSettings, TlsMode, TlsSetting,
 };
 
 /// PostgreSQL's registered port.
@@ -59,6 +64,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// What applies to which destination.
     pub routes: Routes,
+    /// Who may connect to what.
+    pub policy: PolicyConfig,
     /// Timeouts and limits of a session.
     pub limits: SessionLimits,
     /// How long sessions may go on after SIGTERM.
@@ -84,6 +91,17 @@ pub struct AuditConfig {
     pub text_limit: usize,
     /// Bytes of all parameters of a statement that a record keeps.
     pub parameter_limit: usize,
+}
+
+/// Where policies are, and what becomes of a denial.
+#[derive(Clone, Debug, Default)]
+pub struct PolicyConfig {
+    /// What becomes of a denial.
+    pub mode: PolicyMode,
+    /// A file, or a directory of files; none permits everything.
+    pub path: Option<PathBuf>,
+    /// Servers that policies speak of under one name.
+    pub groups: Arc<ServerGroups>,
 }
 
 /// Timeouts and limits of a session.
@@ -162,6 +180,7 @@ impl Config {
             listen_port: settings.listen_port.unwrap_or(0),
             routes: Routes::check(settings.route, &audit)?,
             audit,
+            policy: checked_policy(settings.policy_mode, settings.policy, settings.server_group)?,
             limits: SessionLimits {
                 startup_timeout: timeout(
                     "startup_timeout",
@@ -190,6 +209,26 @@ impl Config {
             log: settings.log.unwrap_or_else(|| "info".to_owned()),
         })
     }
+}
+
+fn checked_policy(
+    mode: Option<PolicyMode>,
+    path: Option<PathBuf>,
+    groups: Vec<groups::ServerGroupSettings>,
+) -> Result<PolicyConfig, ConfigError> {
+    let mode = mode.unwrap_or_default();
+    if mode == PolicyMode::Enforce && path.is_none() {
+        return Err(ConfigError::Value {
+            setting: "policy_mode",
+            reason: "`enforce` needs `policy`: without one nobody could connect to anything"
+                .to_owned(),
+        });
+    }
+    Ok(PolicyConfig {
+        mode,
+        path,
+        groups: Arc::new(ServerGroups::check(groups)?),
+    })
 }
 
 /// Everything about the audit trail that holds where no route says otherwise.

@@ -40,6 +40,19 @@ pub enum Grade {
     Confirmed,
 }
 
+impl Grade {
+    /// Its name in records and policies.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Verified => "verified",
+            Self::Late => "late",
+            Self::Claimed => "claimed",
+            Self::Confirmed => "confirmed",
+        }
+    }
+}
+
 /// A value and how far it can be trusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fact<T> {
@@ -125,6 +138,41 @@ impl Identity {
     /// The real user id in the initial user namespace.
     pub fn uid(&self) -> u32 {
         self.uid.value
+    }
+
+    /// When the process was started, in nanoseconds since boot.
+    pub fn start_time_ns(&self) -> Option<u64> {
+        self.start_time_ns.as_ref().map(|fact| fact.value)
+    }
+
+    /// The real group id in the initial user namespace.
+    pub fn gid(&self) -> u32 {
+        self.gid.value
+    }
+
+    /// The user's name.
+    pub fn user(&self) -> Option<&Fact<String>> {
+        self.user.as_ref()
+    }
+
+    /// The audit login uid.
+    pub fn login_uid(&self) -> Option<&Fact<u32>> {
+        self.login_uid.as_ref()
+    }
+
+    /// The executable's path.
+    pub fn exe_fact(&self) -> Option<&Fact<String>> {
+        self.exe.as_ref()
+    }
+
+    /// The path of its cgroup.
+    pub fn cgroup(&self) -> Option<&Fact<String>> {
+        self.cgroup.as_ref()
+    }
+
+    /// The systemd unit it is of.
+    pub fn systemd_unit(&self) -> Option<&Fact<String>> {
+        self.systemd_unit.as_ref()
     }
 
     /// The executable's path, if it could be read.

@@ -1,38 +1,29 @@
-//! Stage 4, policy: may this identity reach this destination? The answer is a value that dialling requires.
+//! Stage 4, policy: may this process do what it asks for? The answer is a value that dialling requires.
 //!
-//! The embedded default observes: everything is permitted and every session is recorded. A [`Permit`] can be made
-//! only here, so no path leads from a connection to a server that has not passed this stage.
-//! Previous stage: [`crate::startup`]; next: [`crate::route`].
+//! Policies are Cedar (docs/policy.md, docs/decisions/0030-cedar-policy.md). Where there are none, everything is
+//! permitted. A connection that has not said what it wants gets a [`Clearance`] at most: leave to ask the server about
+//! encryption; a session needs a [`Permit`]. Both can be made only here, so no path leads from a connection to a server
+//! that has not passed this stage. Previous stage: [`crate::startup`]; next: [`crate::route`].
 
-use std::net::SocketAddr;
+mod document;
+mod enforcer;
+mod obligations;
+mod permit;
+mod policies;
+mod question;
+mod source;
+mod subject;
 
-use crate::identify::Identity;
-use crate::tls::ClientCertificate;
+pub use enforcer::{Enforcer, PolicyStatus, Reloaded};
+pub use obligations::Obligations;
+pub use permit::{Clearance, Decision, Denial, Permit, PolicyMode, Ruling};
+pub use policies::{Policies, Prospect, SCHEMA, Verdict};
+pub use question::{Action, CancelFacts, Question, StartupFacts, TlsFacts};
+pub use source::{Mistake, PolicyError, Source};
+pub use subject::{Membership, Subject};
 
-/// Leave to connect to one destination.
-#[derive(Debug)]
-pub struct Permit {
-    destination: SocketAddr,
-}
-
-impl Permit {
-    /// Where it lets go.
-    pub fn destination(&self) -> SocketAddr {
-        self.destination
-    }
-}
-
-/// Decides under the embedded default: observe. A client's verified certificate is there where TLS ends at pgusher.
-pub fn observe(
-    _identity: &Identity,
-    _certificate: Option<&ClientCertificate>,
-    destination: SocketAddr,
-) -> Permit {
-    Permit { destination }
-}
-
-/// A permit for the unit tests of the stages behind this one.
 #[cfg(test)]
-pub(crate) fn tests_permit(destination: SocketAddr) -> Permit {
-    Permit { destination }
-}
+pub(crate) use permit::tests_clearance;
+
+#[cfg(test)]
+mod tests;

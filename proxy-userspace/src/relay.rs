@@ -12,7 +12,7 @@ mod direction;
 mod ending;
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -59,6 +59,21 @@ pub trait Observer: Send {
     /// Ready when more of one side may be observed. While it is pending nothing is read from that side; what was read
     /// before is still delivered.
     fn poll_ready(&mut self, side: Side, context: &mut Context<'_>) -> Poll<()>;
+
+    /// How many bytes at least are still to come of the message that the server has begun: 0 between two messages,
+    /// `None` where nobody knows.
+    fn until_boundary(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// What can end a session from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct Stops<'a> {
+    /// At once.
+    pub force: &'a CancellationToken,
+    /// As soon as the server's current message is delivered; nothing more of the client's is.
+    pub revoked: &'a CancellationToken,
 }
 
 /// Who ended a session, and how.
@@ -76,10 +91,12 @@ pub enum EndedBy {
     HalfClosedTimeout,
     /// pgusher is shutting down.
     Shutdown,
+    /// The session's permit was taken back.
+    Revoked,
 }
 
 /// What a relay did.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Relayed {
     /// Who ended it.
     pub ended_by: EndedBy,
@@ -87,18 +104,20 @@ pub struct Relayed {
     pub to_server: u64,
     /// Bytes delivered to the client.
     pub to_client: u64,
+    /// The client of a revoked session, if it can be told: it has had nothing but whole messages.
+    pub client: Option<Leg>,
 }
 
-/// Relays until both sides are done, one is dead, or `force` is cancelled; then closes both as the ends were.
+/// Relays until both sides are done, one is dead, or one of `stops` is cancelled; then closes both as the ends were.
 /// `observer` sees everything but what [`Legs`] holds already.
 ///
 /// # Cancel safety
-/// Not cancel safe: dropping it resets nothing and may lose buffered bytes; cancel `force` instead.
+/// Not cancel safe: dropping it resets nothing and may lose buffered bytes; cancel one of `stops` instead.
 pub async fn relay(
     legs: Legs,
     observer: &mut dyn Observer,
     half_closed_timeout: Duration,
-    force: &CancellationToken,
+    stops: Stops<'_>,
 ) -> Relayed {
     let Legs {
         mut client,
@@ -114,20 +133,23 @@ pub async fn relay(
         first_end: None,
         client_failed: false,
         server_first: false,
+        revoked: false,
     };
-    let ended = session.run(observer, half_closed_timeout, force).await;
+    let ended = session.run(observer, half_closed_timeout, stops).await;
     let (to_server, to_client) = (session.to_server.delivered(), session.to_client.delivered());
-    close_both(
-        client.into_stream(),
-        upstream.into_stream(),
-        ended.closing,
-        force,
-    )
-    .await;
+    let client = if ended.closing == Closing::TellClient {
+        upstream.reset();
+        Some(client)
+    } else {
+        let (client, upstream) = (client.into_stream(), upstream.into_stream());
+        close_both(client, upstream, ended.closing, stops.force).await;
+        None
+    };
     Relayed {
         ended_by: ended.by,
         to_server,
         to_client,
+        client,
     }
 }
 
@@ -142,6 +164,8 @@ struct Relay<'a> {
     client_failed: bool,
     /// Whose turn it is to be polled first.
     server_first: bool,
+    /// Nothing more of the client's is delivered, and of the server's only what it has begun.
+    revoked: bool,
 }
 
 impl Relay<'_> {
@@ -149,7 +173,7 @@ impl Relay<'_> {
         &mut self,
         observer: &mut dyn Observer,
         half_closed_timeout: Duration,
-        force: &CancellationToken,
+        stops: Stops<'_>,
     ) -> Ended {
         loop {
             let before = self.delivered();
@@ -158,8 +182,15 @@ impl Relay<'_> {
             tokio::select! {
                 // Shutdown first: a busy session would otherwise never see it.
                 biased;
-                () = force.cancelled() => {
+                () = stops.force.cancelled() => {
                     return Ended { by: EndedBy::Shutdown, closing: Closing::ResetBoth };
+                }
+                () = stops.revoked.cancelled(), if !self.revoked => {
+                    if observer.until_boundary().is_none() {
+                        return Ended::REVOKED_UNTOLD;
+                    }
+                    self.revoked = true;
+                    self.to_client.stop_at_boundary();
                 }
                 ended = poll_fn(|context| self.poll(context, observer)) => match ended {
                     Progress::Ended(ended) => return ended,
@@ -184,6 +215,7 @@ impl Relay<'_> {
     /// How long the session may go on as it stands: for ever while both directions are open and both peers live.
     fn patience(&self, half_closed_timeout: Duration) -> Option<Patience> {
         match (self.to_server.end(), self.to_client.end()) {
+            _ if self.revoked => Some(Patience::Revoked),
             (_, Some(End::WriteFailed)) => Some(Patience::DeadClient),
             _ if self.client_failed => Some(Patience::DeadClient),
             (Some(End::WriteFailed), _) => Some(Patience::DeadServer(half_closed_timeout)),
@@ -193,6 +225,9 @@ impl Relay<'_> {
     }
 
     fn poll(&mut self, context: &mut Context<'_>, observer: &mut dyn Observer) -> Poll<Progress> {
+        if self.revoked {
+            return self.poll_revoked(context, observer);
+        }
         let ended_before = self.ended_directions();
         // Taking turns: whichever comes first may use up the task's budget.
         self.server_first = !self.server_first;
@@ -221,6 +256,28 @@ impl Relay<'_> {
             None if self.ended_directions() > ended_before => Poll::Ready(Progress::HalfEnded),
             None => Poll::Pending,
         }
+    }
+
+    /// Delivers what the server has begun.
+    fn poll_revoked(
+        &mut self,
+        context: &mut Context<'_>,
+        observer: &mut dyn Observer,
+    ) -> Poll<Progress> {
+        self.poll_to_client(context, observer);
+        let closing = match (self.to_client.end(), observer.until_boundary()) {
+            // It failed, or ended by itself.
+            (Some(_), _) | (None, None) => Closing::ResetBoth,
+            (None, Some(0)) if self.to_client.is_at_rest() => {
+                ready!(self.client.poll_flush(context))
+                    .map_or(Closing::ResetBoth, |()| Closing::TellClient)
+            }
+            (None, Some(_)) => return Poll::Pending,
+        };
+        Poll::Ready(Progress::Ended(Ended {
+            by: EndedBy::Revoked,
+            closing,
+        }))
     }
 
     fn poll_to_client(&mut self, context: &mut Context<'_>, observer: &mut dyn Observer) {
@@ -275,6 +332,14 @@ struct Ended {
     closing: Closing,
 }
 
+impl Ended {
+    /// The end of a session whose client cannot be told why.
+    const REVOKED_UNTOLD: Self = Self {
+        by: EndedBy::Revoked,
+        closing: Closing::ResetBoth,
+    };
+}
+
 enum Progress {
     Ended(Ended),
     HalfEnded,
@@ -289,12 +354,14 @@ enum Patience {
     DeadServer(Duration),
     /// The server closed its side; PostgreSQL never answers after that, but the client may not have noticed.
     ClosedServer(Duration),
+    /// The client may take its time to read what the server has begun, but not for ever.
+    Revoked,
 }
 
 impl Patience {
     fn limit(self) -> Duration {
         match self {
-            Self::DeadClient => ABORT_GRACE,
+            Self::DeadClient | Self::Revoked => ABORT_GRACE,
             Self::DeadServer(limit) | Self::ClosedServer(limit) => limit,
         }
     }
@@ -302,6 +369,7 @@ impl Patience {
     /// The end, now that the limit has passed with so many bytes delivered meanwhile.
     fn exhausted(self, delivered: u64, first_end: Option<EndedBy>) -> Option<Ended> {
         let (by, closing) = match (self, delivered) {
+            (Self::Revoked, _) => return Some(Ended::REVOKED_UNTOLD),
             (Self::DeadClient, _) => (
                 first_end.unwrap_or(EndedBy::ClientReset),
                 Closing::ResetServer,

@@ -1,4 +1,4 @@
-//! Stage 5, route: from a permit to a connected server socket.
+//! Stage 5, route: from leave to dial to a connected server socket.
 //!
 //! The upstream socket is made in our own network namespace, the only one the hooks redirect from, and leaves as the
 //! client's own would: from the source address, interface and firewall mark the application chose.
@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::intercept::ListenAddress;
-use crate::policy::Permit;
+use crate::policy::Clearance;
 use crate::socket;
 
 /// Why there is no connection to the server.
@@ -67,15 +67,15 @@ impl Router {
         }
     }
 
-    /// Connects to where the permit allows, the way the client's socket would have.
+    /// Connects to where the clearance allows, the way the client's socket would have.
     ///
     /// # Errors
     /// [`DialError`]; its text is fit for the client.
     ///
     /// # Cancel safety
     /// Cancel safe: an unfinished connection is closed.
-    pub async fn dial(&self, permit: &Permit, route: &Route) -> Result<TcpStream, DialError> {
-        let destination = permit.destination();
+    pub async fn dial(&self, clearance: &Clearance, route: &Route) -> Result<TcpStream, DialError> {
+        let destination = clearance.destination();
         if self.own.contains(&ListenAddress(destination)) {
             return Err(DialError::OwnListener(destination));
         }
@@ -135,8 +135,8 @@ mod tests {
     use super::*;
     use proxy_ebpf::endpoint::Endpoint;
 
-    fn permit(destination: SocketAddr) -> Permit {
-        crate::policy::tests_permit(destination)
+    fn permit(destination: SocketAddr) -> Clearance {
+        crate::policy::tests_clearance(destination)
     }
 
     fn route_to(destination: SocketAddr) -> Route {

@@ -2,10 +2,14 @@
 //!
 //! **Invariant:** every accepted connection gets exactly one pair of audit records, whatever happens to it.
 
+mod arrival;
+mod cancel;
+mod passthrough;
 mod refusal;
 mod registry;
 mod terminated;
 mod upstream;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,24 +21,28 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::audit::record::{CloseReason, Kind, Login, Startup};
-use crate::audit::{Audit, AuditLimits, ClosingPlace, Observation, SessionGuard};
+use crate::audit::{Audit, AuditLimits, ClosingPlace, SessionGuard};
 use crate::config::{RouteRule, Routes, SessionLimits};
 use crate::identify::{Identifier, Identity};
 use crate::intercept::{Accepted, Handover};
 use crate::leg::Leg;
-use crate::policy;
-use crate::relay::{EndedBy, Legs, Observer as _, Side, relay};
+use crate::policy::{Enforcer, Permit};
+use crate::relay::{EndedBy, Legs, Observer as _, Side, Stops, relay};
 use crate::route::Router;
 use crate::socket;
-use crate::startup::{self, AuthenticationError, ClientLeg, Encryption, Negotiated};
+use crate::startup::{self, AuthenticationError, ClientLeg, Encryption};
 use crate::tls::Certificates;
 use crate::wire::binding::Binding;
+use crate::wire::boundary::Boundary;
 use crate::wire::error_response::{FatalError, SqlState};
 use crate::wire::opening::Opening;
 
+use arrival::{Arrival, Who};
+use cancel::CancelTarget;
 use refusal::{Refusal, turn_away};
-use terminated::Arrival;
+use watch::{Candidate, Watch};
 
+pub use cancel::CancelKeys;
 pub use registry::{Connection, SessionCounts, Sessions, Slot};
 
 /// How long a connection that did not come through the hooks may take to send what the refusal answers.
@@ -48,6 +56,10 @@ pub struct Stages {
     pub netns_cookie: u64,
     /// Who is it?
     pub identifier: Identifier,
+    /// May it?
+    pub policy: Enforcer,
+    /// Whose session is it that somebody wants to cancel?
+    pub cancel_keys: CancelKeys,
     /// Where to?
     pub router: Router,
     /// Where records go.
@@ -74,6 +86,10 @@ struct Established {
     from_server: BytesMut,
     /// What applies to it.
     rule: Arc<RouteRule>,
+    /// Leave to have it, held for as long as it lives.
+    permit: Permit,
+    /// Whose it is, should somebody want to cancel what it runs.
+    target: CancelTarget,
     /// Whether what follows the opening can be read.
     readable: bool,
     /// How many bytes of the client's buffer are its startup packet; what comes behind it are messages.
@@ -111,51 +127,23 @@ async fn establish(
     let destination = interception.route().original().socket_addr();
     client.address = Some(destination.ip());
     let rule = Arc::clone(stages.routes.find(destination));
-    if let Some(termination) = rule.tls.clone() {
-        let arrival = Arrival {
-            client,
-            interception,
-            identity,
-            rule,
-            deadline,
-        };
-        return terminated::establish(stages, arrival, &termination, guard).await;
-    }
-
     let first = match client.next_packet(deadline).await {
         Ok(packet) => packet,
         Err(error) => return Err(Refusal::startup(client, error)),
     };
     record_opening(guard, &first.opening, Encryption::None);
-    let Ok(slot) = stages.sessions.admit(&first.opening) else {
-        return Err(Refusal::too_many(client));
+    let who = Who::new(&identity, destination);
+    let termination = who.termination(stages, &rule, &first.opening);
+    let arrival = Arrival {
+        client,
+        interception,
+        rule,
+        who,
+        deadline,
     };
-
-    let permit = policy::observe(&identity, None, destination);
-
-    let mut upstream = match stages.router.dial(&permit, interception.route()).await {
-        Ok(upstream) => upstream,
-        Err(error) => return Err(Refusal::unreachable(client, &error)),
-    };
-    let mut negotiated = Negotiated::from(first.opening);
-    // The dial may have taken long; the server's answers get their own time.
-    let deadline = Instant::now() + stages.limits.startup_timeout;
-    let outcome = startup::negotiate(&mut client, &mut upstream, deadline, &mut negotiated).await;
-    // Also of a negotiation that failed: what was said is on record.
-    record_opening(guard, &negotiated.opening, negotiated.encryption);
-    guard.delivered(negotiated.passed);
-    match outcome {
-        Ok(()) => Ok(Established {
-            client,
-            upstream: upstream.into(),
-            from_server: BytesMut::new(),
-            rule,
-            readable: negotiated.readable,
-            startup_bytes: negotiated.startup_bytes,
-            binding: None,
-            _slot: slot,
-        }),
-        Err(error) => Err(Refusal::startup(client, error)),
+    match termination {
+        Some(termination) => terminated::establish(stages, arrival, &termination, guard).await,
+        None => passthrough::establish(stages, arrival, first, guard).await,
     }
 }
 
@@ -196,16 +184,30 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
         upstream,
         from_server,
         rule,
+        permit,
+        target,
         readable,
         startup_bytes,
         binding,
         _slot,
     } = established;
     debug!(session = %guard.id(), route = rule.name, "session established");
-    let mut observation = guard.observe(&stages.audit, rule.audit, stages.audit_limits, readable);
+    let mut scope = rule.audit;
+    scope.level = scope
+        .level
+        .max(permit.obligations().audit.unwrap_or(scope.level));
+    let observation = guard.observe(&stages.audit, scope, stages.audit_limits, readable);
+    let mut watch = Watch::new(
+        observation,
+        (readable && permit.is_revocable()).then(Boundary::new),
+        (readable && permit.ruling().is_some()).then(|| Candidate {
+            keys: stages.cancel_keys.clone(),
+            target,
+        }),
+    );
     let early = client.buffer.get(startup_bytes..).unwrap_or_default();
-    observation.sent(Side::Client, early);
-    observation.sent(Side::Server, &from_server);
+    watch.sent(Side::Client, early);
+    watch.sent(Side::Server, &from_server);
     let mut legs = Legs {
         client: client.leg,
         upstream,
@@ -213,26 +215,34 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
         from_server,
     };
     if let Some(binding) = binding {
-        let login = log_in(stages, &mut legs, startup_bytes, binding, &mut observation);
+        let login = log_in(stages, &mut legs, startup_bytes, binding, &mut watch);
         let (passed, outcome) = login.await;
         guard.delivered(passed);
         if let Err(failure) = outcome {
-            guard.login(Login::observed(observation.login()));
-            observation.finish(&stages.force).await;
+            guard.login(Login::observed(watch.observation.login()));
+            watch.observation.finish(&stages.force).await;
             let has_answer = passed.1 > 0;
             let refusal = broken_off(legs, failure, has_answer).await;
             let deadline = Instant::now() + stages.limits.startup_timeout;
             return turn_away(stages, refusal, guard, deadline).await;
         }
     }
-    let relayed = relay(
-        legs,
-        &mut observation,
-        stages.limits.half_closed_timeout,
-        &stages.force,
-    )
-    .await;
+    let stops = Stops {
+        force: &stages.force,
+        revoked: permit.revocation(),
+    };
+    let mut relayed = relay(legs, &mut watch, stages.limits.half_closed_timeout, stops).await;
     debug!(session = %guard.id(), ?relayed, "session ended");
+    if relayed.ended_by == EndedBy::Revoked
+        && let Some(denial) = permit.denial()
+    {
+        guard.ruled(denial.ruling());
+        if let Some(client) = relayed.client.take() {
+            let deadline = Instant::now() + stages.limits.startup_timeout;
+            startup::tell(client, &denial.ending(), deadline).await;
+        }
+    }
+    let mut observation = watch.observation;
     guard.login(Login::observed(observation.login()));
     // Before the closing record, which comes last of the session's.
     observation.finish(&stages.force).await;
@@ -251,7 +261,7 @@ async fn log_in(
     legs: &mut Legs,
     startup_bytes: usize,
     binding: Binding,
-    observation: &mut Observation,
+    observation: &mut Watch,
 ) -> ((u64, u64), Result<(), LoginFailure>) {
     let mut passed = (0, 0);
     let outcome = tokio::select! {

@@ -13,7 +13,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::audit::record::tls;
 use crate::leg::Leg;
+use crate::policy::Denial;
 use crate::tls::Certificates;
 use crate::wire::negotiation::{Negotiation, Step};
 use crate::wire::opening::{self, MAX_PACKET_BYTES, Opening, OpeningError};
@@ -65,6 +66,9 @@ pub enum StartupError {
     /// The bytes are no opening packet.
     #[error(transparent)]
     Malformed(#[from] OpeningError),
+    /// The server agrees to encrypt, and the policies do not permit a session they cannot see into.
+    #[error("{0}")]
+    Denied(Box<Denial>),
     /// The client's connection failed.
     #[error("the client's connection failed during startup: {0}")]
     Client(io::Error),
@@ -155,7 +159,8 @@ impl From<Opening> for Negotiated {
 }
 
 /// Carries encryption requests and the server's answers until the client names its session, or encryption hides it.
-/// `so_far` says how far it came, whether it succeeds or not.
+/// `so_far` says how far it came, whether it succeeds or not. `may_hide` is asked before a client is told that the
+/// server agrees to encrypt; a denied client's request is still in its buffer, for us to answer.
 ///
 /// # Errors
 /// [`StartupError`]
@@ -167,6 +172,7 @@ pub async fn negotiate(
     upstream: &mut TcpStream,
     deadline: Instant,
     so_far: &mut Negotiated,
+    may_hide: &mut (dyn FnMut(Encryption) -> Result<(), Denial> + Send),
 ) -> Result<(), StartupError> {
     let mut negotiation = Negotiation::relaying();
     loop {
@@ -178,17 +184,22 @@ pub async fn negotiate(
         match step {
             Step::Read => client.read(deadline).await?,
             Step::Forward { bytes } => {
-                let request = client.buffer.split_to(bytes);
-                let answer = ask(upstream, &request, deadline).await?;
-                so_far.passed.0 += request.len() as u64;
+                let request = client.buffer.get(..bytes).unwrap_or_default();
+                let answer = ask(upstream, request, deadline).await?;
+                so_far.passed.0 += bytes as u64;
+                let goes_on = negotiation.answered(answer);
+                so_far.encryption = negotiation.encryption();
                 if let Some(answer) = answer {
+                    if !goes_on {
+                        may_hide(so_far.encryption)
+                            .map_err(|denial| StartupError::Denied(Box::new(denial)))?;
+                    }
+                    client.buffer.advance(bytes);
                     within(deadline, client.leg.write_all(&[answer]))
                         .await?
                         .map_err(StartupError::Client)?;
                     so_far.passed.1 += 1;
                 }
-                let goes_on = negotiation.answered(answer);
-                so_far.encryption = negotiation.encryption();
                 if !goes_on {
                     return Ok(());
                 }

@@ -20,7 +20,7 @@ pub use authority::{DEFAULT_DIRECTORY, export, init};
 pub use certificates::{Certificates, Offer};
 pub use client::{Admitted, ClientCertificate, admit};
 pub use server::{SecureError, Secured, ServerTls};
-pub use termination::{Material, Termination, reload_on_hangup};
+pub use termination::{Material, Termination, reload};
 
 /// The application protocol of PostgreSQL (ALPN; `PG_ALPN_PROTOCOL` in src/include/libpq/pqcomm.h).
 pub(crate) const ALPN: &[u8] = b"postgresql";

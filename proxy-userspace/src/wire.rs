@@ -6,6 +6,7 @@
 
 pub mod backend;
 pub mod binding;
+pub mod boundary;
 pub mod build;
 mod collect;
 pub mod cursor;

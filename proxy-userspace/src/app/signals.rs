@@ -1,4 +1,4 @@
-//! The signals that stop the proxy, and the one that makes it read its certificates again.
+//! The signals that stop the proxy, and the one that makes it read certificates and policies again.
 
 use std::io;
 

@@ -15,6 +15,7 @@ use super::tally::{Coverage, Tally};
 use super::{Audit, AuditLimits};
 use crate::config::{AuditLevel, AuditScope};
 use crate::identify::Identity;
+use crate::policy::Ruling;
 use crate::relay::Relayed;
 use crate::wire::negotiation::Encryption;
 
@@ -46,6 +47,7 @@ impl SessionGuard {
                 kind: Kind::None,
                 startup: None,
                 encryption: Encryption::None,
+                policy: None,
                 tls: None,
                 login: Login::default(),
                 statements: Tally::default(),
@@ -77,6 +79,11 @@ impl SessionGuard {
         self.session.kind = kind;
         self.session.startup = startup;
         self.session.encryption = encryption;
+    }
+
+    /// Adds what the policies said.
+    pub fn ruled(&mut self, ruling: &Ruling) {
+        self.session.policy = Some(Box::new(ruling.clone()));
     }
 
     /// Adds that TLS ends here, and what it is with the client.

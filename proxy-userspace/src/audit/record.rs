@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::tally::{Counts, Tally};
 use crate::identify::{Grade, Identity};
 use crate::intercept::Coverage;
+use crate::policy::Ruling;
 use crate::relay::EndedBy;
 use crate::wire::login::{LoginOutcome, LoginWatch, Method};
 use crate::wire::negotiation::Encryption;
@@ -123,6 +124,8 @@ pub struct Session {
     pub startup: Option<Startup>,
     /// How the session was encrypted.
     pub encryption: Encryption,
+    /// What the policies said last; none where there are none, or they were not asked.
+    pub policy: Option<Box<Ruling>>,
     /// TLS that ended at pgusher; none where none did.
     pub tls: Option<Box<tls::Tls>>,
     /// How the server answered the login.
@@ -290,6 +293,10 @@ pub enum CloseReason {
     OutOfResources,
     /// The connection did not come through the hooks.
     NoOriginalDestination,
+    /// The policies do not permit it.
+    PolicyDenied,
+    /// The policies do not permit it any more.
+    PolicyRevoked,
     /// pgusher was told to stop.
     Shutdown,
     /// The session's task ended without a reason: a defect of pgusher's.
@@ -305,6 +312,7 @@ impl From<EndedBy> for CloseReason {
             EndedBy::ServerReset => Self::ServerReset,
             EndedBy::HalfClosedTimeout => Self::HalfClosedTimeout,
             EndedBy::Shutdown => Self::Shutdown,
+            EndedBy::Revoked => Self::PolicyRevoked,
         }
     }
 }

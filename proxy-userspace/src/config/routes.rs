@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::settings::{AuditLevel, OverflowPolicy, Redaction};
 use super::tls::{
     ClientCertificates, ClientTls, ServerAuthority, ServerSslMode, TerminationSettings, TlsMode,
+    TlsSetting,
 };
 use super::{AuditConfig, ConfigError};
 use crate::tls::Termination;
@@ -36,8 +37,8 @@ pub struct RouteSettings {
     pub audit_redaction: Option<Redaction>,
     /// As the top-level setting.
     pub audit_parameters: Option<bool>,
-    /// Where TLS ends: `passthrough` (default) or `terminate`.
-    pub tls: Option<TlsMode>,
+    /// Where TLS ends: `passthrough` (default), `terminate`, or `by-policy`, where policies may ask for `terminate`.
+    pub tls: Option<TlsSetting>,
     /// PEM file with the certificate shown to clients.
     pub certificate: Option<PathBuf>,
     /// PEM file with its key.
@@ -71,6 +72,13 @@ impl Network {
     fn contains(self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
+
+    /// Whether a destination is in one of `networks` and has one of `ports`; an empty list is all.
+    pub(super) fn any_contains(networks: &[Self], ports: &[u16], destination: SocketAddr) -> bool {
+        let mut named = networks.iter();
+        (networks.is_empty() || named.any(|network| network.contains(destination.ip())))
+            && (ports.is_empty() || ports.contains(&destination.port()))
+    }
 }
 
 impl TryFrom<String> for Network {
@@ -94,8 +102,10 @@ pub struct RouteRule {
     pub name: String,
     /// What is recorded of its sessions.
     pub audit: AuditScope,
-    /// How TLS ends at pgusher; none where it passes through.
+    /// How TLS ends at pgusher; none where it never does.
     pub tls: Option<Arc<Termination>>,
+    /// Where it ends if no policy says.
+    pub tls_default: TlsMode,
     destinations: Vec<Network>,
     ports: Vec<u16>,
 }
@@ -131,13 +141,7 @@ impl AuditScope {
 
 impl RouteRule {
     fn matches(&self, destination: SocketAddr) -> bool {
-        let is_named = |networks: &[Network]| {
-            networks
-                .iter()
-                .any(|network| network.contains(destination.ip()))
-        };
-        (self.destinations.is_empty() || is_named(&self.destinations))
-            && (self.ports.is_empty() || self.ports.contains(&destination.port()))
+        Network::any_contains(&self.destinations, &self.ports, destination)
     }
 }
 
@@ -166,6 +170,7 @@ impl Routes {
             name: DEFAULT_NAME.to_owned(),
             audit: audit.scope,
             tls: None,
+            tls_default: TlsMode::Passthrough,
             destinations: Vec::new(),
             ports: Vec::new(),
         });
@@ -220,6 +225,10 @@ fn check_route(
         })?,
         name,
         tls,
+        tls_default: match table.tls.unwrap_or_default() {
+            TlsSetting::Terminate => TlsMode::Terminate,
+            TlsSetting::Passthrough | TlsSetting::ByPolicy => TlsMode::Passthrough,
+        },
         destinations: table.destination,
         ports: table.port,
     })

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::groups::ServerGroupSettings;
 use super::routes::RouteSettings;
+use crate::policy::PolicyMode;
 
 /// Every setting of `pgusher run`, unset where the operator said nothing.
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
@@ -56,6 +58,14 @@ pub struct Settings {
     #[arg(long, value_name = "BYTES")]
     pub audit_parameter_limit: Option<usize>,
 
+    /// Cedar policy file, or directory of *.cedar files [default: none, everything is permitted]
+    #[arg(long, value_name = "PATH")]
+    pub policy: Option<PathBuf>,
+
+    /// What becomes of a denial: `observe` records it, `enforce` carries it out [default: observe]
+    #[arg(long, value_name = "MODE")]
+    pub policy_mode: Option<PolicyMode>,
+
     /// Close a client that has not completed its startup packet by then [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration")]
@@ -91,6 +101,10 @@ pub struct Settings {
     /// What applies to which destination; only in the file.
     #[arg(skip)]
     pub route: Vec<RouteSettings>,
+
+    /// Servers that policies speak of under one name; only in the file.
+    #[arg(skip)]
+    pub server_group: Vec<ServerGroupSettings>,
 }
 
 impl Settings {
@@ -120,7 +134,10 @@ impl Settings {
             max_sessions: self.max_sessions.or(base.max_sessions),
             admin_socket: self.admin_socket.or(base.admin_socket),
             log: self.log.or(base.log),
+            policy: self.policy.or(base.policy),
+            policy_mode: self.policy_mode.or(base.policy_mode),
             route: base.route,
+            server_group: base.server_group,
         }
     }
 }
@@ -164,7 +181,18 @@ impl TryFrom<String> for SinkKind {
 }
 
 /// What is recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Deserialize,
+    serde::Serialize,
+    clap::ValueEnum,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum AuditLevel {
     /// Every session's beginning and end.

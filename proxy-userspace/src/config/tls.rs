@@ -7,14 +7,26 @@ use serde::Deserialize;
 use super::routes::RouteSettings;
 
 /// Where TLS ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsMode {
     /// At the server: pgusher passes it through and sees nothing of it.
-    #[default]
     Passthrough,
     /// At pgusher, which speaks TLS of its own with the server.
     Terminate,
+}
+
+/// Where TLS ends on a route, as it can be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsSetting {
+    /// At the server.
+    #[default]
+    Passthrough,
+    /// At pgusher.
+    Terminate,
+    /// At pgusher where a policy asks for that, otherwise at the server.
+    ByPolicy,
 }
 
 /// Whether clients without TLS are admitted.
@@ -128,11 +140,11 @@ pub(super) type Mistake = (&'static str, String);
 impl TerminationSettings {
     /// Checks a table; none where TLS passes through.
     pub(super) fn check(table: &RouteSettings) -> Result<Option<Self>, Mistake> {
-        if table.tls.unwrap_or_default() == TlsMode::Passthrough {
+        if table.tls.unwrap_or_default() == TlsSetting::Passthrough {
             return match first_tls_setting(table) {
                 Some(setting) => Err((
                     setting,
-                    "means something only with tls = \"terminate\"".to_owned(),
+                    "means something only with tls = \"terminate\" or \"by-policy\"".to_owned(),
                 )),
                 None => Ok(None),
             };

@@ -53,6 +53,8 @@ pub(super) struct Direction {
     source_reset: bool,
     /// A write failed because the destination had been reset.
     destination_reset: bool,
+    /// Nothing is read beyond the message that has begun.
+    stops_at_boundary: bool,
 }
 
 impl Direction {
@@ -66,6 +68,7 @@ impl Direction {
             source_closed: false,
             source_reset: false,
             destination_reset: false,
+            stops_at_boundary: false,
         }
     }
 
@@ -91,6 +94,16 @@ impl Direction {
     /// Tells that the source was reset: its end of file is none.
     pub(super) fn source_was_reset(&mut self) {
         self.source_reset = true;
+    }
+
+    /// From now on nothing is read beyond the message that the source has begun.
+    pub(super) fn stop_at_boundary(&mut self) {
+        self.stops_at_boundary = true;
+    }
+
+    /// Whether everything read has been taken by the destination, and neither side has ended.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.state == State::Copying && self.pending.is_empty()
     }
 
     /// Bytes the destination has taken.
@@ -151,7 +164,19 @@ impl Direction {
             self.fail(&error);
             return Poll::Ready(true);
         }
+        let most = if self.stops_at_boundary {
+            observer
+                .until_boundary()
+                .unwrap_or_default()
+                .min(BUFFER_BYTES)
+        } else {
+            BUFFER_BYTES
+        };
+        if most == 0 {
+            return Poll::Ready(false);
+        }
         SCRATCH.with_borrow_mut(|scratch| {
+            let scratch = scratch.get_mut(..most).unwrap_or_default();
             match ready!(from.poll_read(context, scratch)) {
                 Ok(0) if self.source_reset => self.state = State::Flushing(End::ReadFailed),
                 Ok(0) => {

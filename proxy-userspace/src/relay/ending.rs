@@ -25,6 +25,8 @@ pub(super) enum Closing {
     ResetServer,
     /// Both get a reset now, whatever is on its way.
     ResetBoth,
+    /// The server gets a reset; the client, who has had nothing but whole messages, is still to be told why.
+    TellClient,
 }
 
 /// Closes both sockets.
@@ -44,7 +46,7 @@ pub(super) async fn close_both(
             drop(client);
             reset_after_delivery(upstream, force).await;
         }
-        Closing::ResetBoth => {
+        Closing::ResetBoth | Closing::TellClient => {
             reset(&client);
             reset(&upstream);
         }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{EndedBy, Legs, Observer, Relayed, Side, relay};
+use super::{EndedBy, Legs, Observer, Relayed, Side, Stops, relay};
 use crate::socket::socket_pair;
 
 /// A client and a server with a relay between them.
@@ -49,8 +49,13 @@ async fn session_with(leftover: &[u8], half_closed_timeout: Duration) -> Session
     };
     let force = CancellationToken::new();
     let stop = force.clone();
-    let relay =
-        tokio::spawn(async move { relay(legs, &mut Blind, half_closed_timeout, &stop).await });
+    let relay = tokio::spawn(async move {
+        let stops = Stops {
+            force: &stop,
+            revoked: &CancellationToken::new(),
+        };
+        relay(legs, &mut Blind, half_closed_timeout, stops).await
+    });
     Session {
         client,
         server,

@@ -8,6 +8,7 @@ use crate::audit::SessionGuard;
 use crate::audit::record::CloseReason;
 use crate::intercept::HandoverError;
 use crate::leg::Leg;
+use crate::policy::Denial;
 use crate::route::DialError;
 use crate::startup::{self, ClientLeg, StartupError, Turned};
 use crate::tls::SecureError;
@@ -115,6 +116,14 @@ impl Refusal {
         Self::answered(client, FatalError::new(sqlstate, error.to_string()), reason)
     }
 
+    pub(super) fn denied(client: ClientLeg, denial: &Denial) -> Self {
+        let reason = match denial {
+            Denial::Full { .. } => CloseReason::TooManySessions,
+            Denial::Policy(_) | Denial::CannotTerminate(_) => CloseReason::PolicyDenied,
+        };
+        Self::answered(client, denial.error(), reason)
+    }
+
     pub(super) fn too_many(client: ClientLeg) -> Self {
         let error = FatalError::new(
             SqlState::TooManyConnections,
@@ -130,6 +139,7 @@ impl Refusal {
             StartupError::TimedOut => Self::Closed(CloseReason::StartupTimeout),
             StartupError::Closed => Self::Closed(CloseReason::NoStartup),
             StartupError::Client(_) => Self::Closed(CloseReason::ClientReset),
+            StartupError::Denied(denial) => Self::denied(client, &denial),
             StartupError::Server(_) => Self::Closed(CloseReason::ServerReset),
         }
     }

@@ -1,33 +1,23 @@
 //! Stages 3 to 5 where TLS ends at pgusher: the client's opening is answered here, and the server is spoken to on a
 //! connection of its own.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tracing::debug;
 
+use super::arrival::Arrival;
 use super::refusal::Refusal;
 use super::upstream::{ConnectError, Upstream, Wanted, connect};
 use super::{Established, Stages, record_opening};
 use crate::audit::SessionGuard;
 use crate::audit::record::tls::ServerLeg;
-use crate::config::{ClientTls, RouteRule};
-use crate::identify::Identity;
-use crate::policy;
+use crate::config::ClientTls;
+use crate::policy::TlsFacts;
 use crate::startup::{self, ClientLeg, Opened};
 use crate::tls::{SecureError, Termination};
 use crate::wire::binding::Binding;
 use crate::wire::opening::{Opening, Packet};
-
-/// A connection whose destination and owner are known.
-pub(super) struct Arrival {
-    pub(super) client: ClientLeg,
-    pub(super) interception: proxy_ebpf::interception::Interception,
-    pub(super) identity: Identity,
-    pub(super) rule: Arc<RouteRule>,
-    pub(super) deadline: Instant,
-}
 
 /// Leads a client to its server, with TLS of our own towards either.
 pub(super) async fn establish(
@@ -39,8 +29,8 @@ pub(super) async fn establish(
     let Arrival {
         mut client,
         interception,
-        identity,
         rule,
+        who,
         deadline,
     } = arrival;
     // What a reload changes is for connections to come.
@@ -63,12 +53,10 @@ pub(super) async fn establish(
     let Ok(slot) = stages.sessions.admit(&packet.opening) else {
         return Err(Refusal::too_many(client));
     };
-    let destination = interception.route().original().socket_addr();
-    let certificate = client
-        .tls
-        .as_ref()
-        .and_then(|tls| tls.facts.certificate.as_ref());
-    let permit = policy::observe(&identity, certificate, destination);
+    let permit = match who.decide(stages, (&packet, &client.buffer), facts(&client), guard) {
+        Ok(permit) => permit,
+        Err(denial) => return Err(Refusal::denied(client, &denial)),
+    };
 
     let startup = matches!(packet.opening, Opening::Startup(_))
         .then(|| client.buffer.get(..packet.bytes))
@@ -77,18 +65,15 @@ pub(super) async fn establish(
         tls: &material.server,
         name: client.tls.as_ref().and_then(|tls| tls.facts.sni.as_deref()),
         startup,
-        permit: &permit,
+        clearance: permit.clearance(),
         route: interception.route(),
         router: &stages.router,
     };
-    // Each dial has its own limit; the rest is the server's to answer in time.
-    let patience = stages.limits.startup_timeout + stages.limits.dial_timeout;
-    let upstream = match timeout(patience, connect(&wanted)).await {
-        Ok(Ok(upstream)) => upstream,
-        Ok(Err(error)) => return Err(refuse(client, destination, &error)),
-        Err(_) => {
-            let error = SecureError::Gone("it did not answer in time".to_owned());
-            return Err(Refusal::insecure(client, destination, &error));
+    let upstream = match reach(stages, &wanted).await {
+        Ok(upstream) => upstream,
+        Err(ConnectError::Dial(error)) => return Err(Refusal::unreachable(client, &error)),
+        Err(ConnectError::Secure(error)) => {
+            return Err(Refusal::insecure(client, who.server(), &error));
         }
     };
     guard.spoke_to_server(ServerLeg::under(
@@ -103,6 +88,8 @@ pub(super) async fn establish(
         upstream: upstream.leg,
         from_server: upstream.from_server,
         rule,
+        target: who.target(&packet.opening),
+        permit,
         readable: true,
         startup_bytes,
         binding,
@@ -110,11 +97,25 @@ pub(super) async fn establish(
     })
 }
 
-fn refuse(client: ClientLeg, destination: SocketAddr, error: &ConnectError) -> Refusal {
-    match error {
-        ConnectError::Dial(error) => Refusal::unreachable(client, error),
-        ConnectError::Secure(error) => Refusal::insecure(client, destination, error),
+fn facts(client: &ClientLeg) -> TlsFacts {
+    let facts = client.tls.as_ref().map(|tls| &tls.facts);
+    TlsFacts {
+        encryption: client.encryption(),
+        sni: facts.and_then(|facts| facts.sni.clone()),
+        certificate: facts.and_then(|facts| facts.certificate.clone()),
     }
+}
+
+/// Connects to the server, within limits.
+async fn reach(stages: &Stages, wanted: &Wanted<'_>) -> Result<Upstream, ConnectError> {
+    // Each dial has its own limit; the rest is the server's to answer in time.
+    let patience = stages.limits.startup_timeout + stages.limits.dial_timeout;
+    timeout(patience, connect(wanted))
+        .await
+        .unwrap_or_else(|_| {
+            let error = SecureError::Gone("it did not answer in time".to_owned());
+            Err(ConnectError::Secure(error))
+        })
 }
 
 /// Takes the startup packet out of the client's buffer if the server has it already. Returns how much of the buffer

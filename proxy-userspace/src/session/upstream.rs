@@ -11,7 +11,7 @@ use rustls::pki_types::CertificateDer;
 
 use crate::config::ServerSslMode;
 use crate::leg::Leg;
-use crate::policy::Permit;
+use crate::policy::Clearance;
 use crate::route::{DialError, Router};
 use crate::tls::{SecureError, Secured, ServerTls};
 use crate::wire::login::{LoginOutcome, LoginWatch};
@@ -66,7 +66,7 @@ pub(super) struct Wanted<'a> {
     /// The startup packet; none for a cancel request, which no server answers.
     pub(super) startup: Option<&'a [u8]>,
     /// The leave to go there, the way, and who goes it, once for each attempt.
-    pub(super) permit: &'a Permit,
+    pub(super) clearance: &'a Clearance,
     pub(super) route: &'a Route,
     pub(super) router: &'a Router,
 }
@@ -112,7 +112,7 @@ async fn attempt(
     way: Attempt,
     is_last: bool,
 ) -> Result<Attempted, ConnectError> {
-    let dialled = wanted.router.dial(wanted.permit, wanted.route).await;
+    let dialled = wanted.router.dial(wanted.clearance, wanted.route).await;
     let stream = dialled.map_err(ConnectError::Dial)?;
     let (leg, shown, is_last) = match way {
         Attempt::Plain => (stream.into(), None, is_last),

@@ -50,7 +50,7 @@ async fn negotiation(
 ) -> Result<Negotiated, StartupError> {
     let first = leg.next_packet(deadline()).await?;
     let mut so_far = Negotiated::from(first.opening);
-    negotiate(leg, upstream, deadline(), &mut so_far).await?;
+    negotiate(leg, upstream, deadline(), &mut so_far, &mut |_| Ok(())).await?;
     Ok(so_far)
 }
 

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::signal::unix::Signal;
 use tracing::{error, info};
 
 use super::{Certificates, ServerTls, TlsError, client};
@@ -85,18 +84,16 @@ impl Material {
     }
 }
 
-/// Reads every route's certificates again whenever `hangup` comes; never ends.
-pub async fn reload_on_hangup(routes: Routes, mut hangup: Signal) {
-    while hangup.recv().await.is_some() {
-        for (route, termination) in routes.terminations() {
-            match termination.reload() {
-                Ok(()) => info!(route, "certificates reloaded"),
-                Err(error) => error!(
-                    route,
-                    %error,
-                    "certificates not reloaded; the old ones stay in use"
-                ),
-            }
+/// Reads every route's certificates again.
+pub fn reload(routes: &Routes) {
+    for (route, termination) in routes.terminations() {
+        match termination.reload() {
+            Ok(()) => info!(route, "certificates reloaded"),
+            Err(error) => error!(
+                route,
+                %error,
+                "certificates not reloaded; the old ones stay in use"
+            ),
         }
     }
 }

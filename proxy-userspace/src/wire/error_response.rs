@@ -30,6 +30,8 @@ pub enum SqlState {
     InsufficientResources,
     /// 53300 too_many_connections
     TooManyConnections,
+    /// 57P01 admin_shutdown
+    AdminShutdown,
     /// 57P03 cannot_connect_now: libpq goes on to its next host.
     CannotConnectNow,
 }
@@ -44,6 +46,7 @@ impl SqlState {
             Self::InvalidAuthorization => "28000",
             Self::InsufficientResources => "53000",
             Self::TooManyConnections => "53300",
+            Self::AdminShutdown => "57P01",
             Self::CannotConnectNow => "57P03",
         }
     }

@@ -131,6 +131,15 @@ impl Framer {
         self.filled == 0 && self.body.is_none()
     }
 
+    /// How many bytes at least are still to come of the message that was begun: 0 between two.
+    pub fn wants(&self) -> usize {
+        match self.body {
+            Some(remaining) => remaining as usize,
+            None if self.filled == 0 => 0,
+            None => HEADER_BYTES - self.filled,
+        }
+    }
+
     /// Takes the next piece off `bytes`; `None` when more bytes are needed.
     #[inline]
     pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {

@@ -10,13 +10,16 @@ mod method;
 
 pub use method::Method;
 
+use sha2::{Digest as _, Sha256};
+
 use super::collect::{Name, Prefix};
 use super::frame::{BACKEND_LARGEST, Framer, Header, Piece, frontend_limit};
 use super::session::error_sqlstate;
 
-/// How much of a message's body is looked at: enough for the SQLSTATE, which every server version sends within its
-/// first fields, and for the names of all mechanisms.
-const MAX_BODY_BYTES: usize = 256;
+/// How much of a message's body is looked at: all of BackendKeyData (a process id and a key of up to 256 bytes), which is
+/// enough for the SQLSTATE, which every server version sends within its first fields, and for the names of all
+/// mechanisms.
+const MAX_BODY_BYTES: usize = 4 + 256;
 
 /// How the server answered the login.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +38,17 @@ pub enum LoginOutcome {
     Opaque,
 }
 
+/// A backend's process id and secret key, as a digest: it tells whether two are the same and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CancelKey([u8; 32]);
+
+impl CancelKey {
+    /// Of the body of BackendKeyData, or of CancelRequest behind its code.
+    pub fn of(body: &[u8]) -> Self {
+        Self(Sha256::digest(body).into())
+    }
+}
+
 /// A message that no server sends during a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server sent a message that does not belong to a login")]
@@ -50,6 +64,7 @@ pub struct LoginWatch {
     offers_channel_binding: bool,
     backend_pid: Option<u32>,
     cancel_key_bytes: Option<u64>,
+    cancel_key: Option<CancelKey>,
     negotiated: Option<u32>,
     server: ServerSide,
     client: ClientSide,
@@ -107,6 +122,11 @@ impl LoginWatch {
     /// The length of the key that cancels this session's queries: 4 bytes in protocol 3.0, up to 256 in 3.2.
     pub fn cancel_key_bytes(&self) -> Option<u64> {
         self.cancel_key_bytes
+    }
+
+    /// What a request that cancels this session's queries has to hold.
+    pub fn cancel_key(&self) -> Option<CancelKey> {
+        self.cancel_key
     }
 
     /// The protocol version NegotiateProtocolVersion named, as sent: some servers put the minor version there alone.
@@ -209,6 +229,8 @@ impl LoginWatch {
             b'K' => {
                 self.backend_pid = word(body);
                 self.cancel_key_bytes = length.checked_sub(4);
+                let is_whole = u64::try_from(body.len()).is_ok_and(|bytes| bytes == length);
+                self.cancel_key = is_whole.then(|| CancelKey::of(body));
             }
             b'v' => self.negotiated = word(body),
             b'E' => {

@@ -58,7 +58,13 @@ async fn session((client_tls, server_tls): (bool, bool), leftover: &[u8]) -> Enc
     let force = CancellationToken::new();
     let (stop, seen) = (force.clone(), Seen::default());
     let mut observer = Recording(Arc::clone(&seen));
-    let relay = tokio::spawn(async move { relay(legs, &mut observer, PATIENT, &stop).await });
+    let relay = tokio::spawn(async move {
+        let stops = Stops {
+            force: &stop,
+            revoked: &CancellationToken::new(),
+        };
+        relay(legs, &mut observer, PATIENT, stops).await
+    });
     Encrypted {
         client,
         server,

@@ -1,0 +1,84 @@
+//! `[[server_group]]` tables: servers that policies speak of under one name.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use serde::Deserialize;
+
+use super::ConfigError;
+use super::routes::Network;
+
+/// One `[[server_group]]` table as it can be written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerGroupSettings {
+    /// What policies call it: `ServerGroup::"name"`.
+    pub name: String,
+    /// Addresses or networks of its servers; empty is all.
+    #[serde(default)]
+    pub destination: Vec<Network>,
+    /// Their ports; empty is all.
+    #[serde(default)]
+    pub port: Vec<u16>,
+}
+
+/// All groups; a server may be in several.
+#[derive(Clone, Debug, Default)]
+pub struct ServerGroups {
+    groups: Vec<ServerGroupSettings>,
+}
+
+impl ServerGroups {
+    /// Checks the tables.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] names the group.
+    pub(super) fn check(groups: Vec<ServerGroupSettings>) -> Result<Self, ConfigError> {
+        let refuse = |reason| {
+            Err(ConfigError::Value {
+                setting: "server_group",
+                reason,
+            })
+        };
+        let mut names = HashSet::new();
+        for group in &groups {
+            if group.name.is_empty() {
+                return refuse("a group needs a name for policies to call it by".to_owned());
+            }
+            if !names.insert(&group.name) {
+                return refuse(format!("there are two groups \"{}\"", group.name));
+            }
+            if group.destination.is_empty() && group.port.is_empty() {
+                return refuse(format!(
+                    "\"{}\" has neither destination nor port, so every server would be in it",
+                    group.name
+                ));
+            }
+            if group.port.contains(&0) {
+                return refuse(format!("\"{}\": 0 is not a port", group.name));
+            }
+        }
+        Ok(Self { groups })
+    }
+
+    /// One group of one server.
+    #[cfg(test)]
+    pub(crate) fn tests_group(name: &str, server: SocketAddr) -> Self {
+        let destination = Network::try_from(server.ip().to_string());
+        Self {
+            groups: vec![ServerGroupSettings {
+                name: name.to_owned(),
+                destination: destination.into_iter().collect(),
+                port: vec![server.port()],
+            }],
+        }
+    }
+
+    /// The names of the groups that a server is in.
+    pub fn of(&self, server: SocketAddr) -> impl Iterator<Item = &str> {
+        let groups = self.groups.iter();
+        groups
+            .filter(move |group| Network::any_contains(&group.destination, &group.port, server))
+            .map(|group| group.name.as_str())
+    }
+}

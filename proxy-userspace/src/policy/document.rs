@@ -1,0 +1,179 @@
+//! A question as Cedar reads it: entities, request and context, in Cedar's JSON form. `explain` shows the same.
+
+use std::net::SocketAddr;
+
+use serde_json::{Map, Value, json};
+
+use super::question::{Action, Question, StartupFacts, TlsFacts};
+use super::subject::Subject;
+use crate::config::ServerGroups;
+
+/// An entity's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Document {
+    kind: &'static str,
+    id: String,
+}
+
+impl Document {
+    fn new(kind: &'static str, id: impl Into<String>) -> Self {
+        Self {
+            kind,
+            id: id.into(),
+        }
+    }
+
+    pub(super) fn uid(&self) -> Value {
+        json!({ "type": self.kind, "id": self.id })
+    }
+}
+
+/// Everything an evaluation needs but the policies.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub(super) principal: Document,
+    pub(super) action: Document,
+    pub(super) resource: Document,
+    pub(super) entities: Value,
+    pub(super) context: Value,
+}
+
+impl Facts {
+    pub(super) fn of(question: &Question, groups: &ServerGroups, now: &jiff::Zoned) -> Self {
+        let server = question.server;
+        let server_uid = Document::new("Server", server.to_string());
+        let resource = match &question.database {
+            Some(database) => Document::new("Database", format!("{server}/{database}")),
+            None => server_uid.clone(),
+        };
+        let principal = Document::new("Process", question.subject.id.clone());
+        let mut entities = process(&question.subject, &principal);
+        entities.extend(servers(server, &server_uid, groups));
+        if let Some(database) = &question.database {
+            let mut attributes = address(server);
+            attributes.insert("name".to_owned(), json!(database));
+            entities.push(entity(&resource, &attributes, &[server_uid.uid()]));
+        }
+        Self {
+            principal,
+            action: Document::new("Action", question.action.name()),
+            resource,
+            entities: Value::Array(entities),
+            context: context(question, now),
+        }
+    }
+}
+
+fn entity(uid: &Document, attributes: &Map<String, Value>, parents: &[Value]) -> Value {
+    json!({ "uid": uid.uid(), "attrs": attributes, "parents": parents })
+}
+
+fn process(subject: &Subject, uid: &Document) -> Vec<Value> {
+    let groups: Vec<_> = subject
+        .memberships
+        .iter()
+        .map(|group| Document::new(group.kind, group.id.clone()))
+        .collect();
+    let parents: Vec<_> = groups.iter().map(Document::uid).collect();
+    let none = Map::new();
+    let mut entities: Vec<_> = groups
+        .iter()
+        .map(|group| entity(group, &none, &[]))
+        .collect();
+    entities.push(entity(uid, &subject.attributes, &parents));
+    entities
+}
+
+fn servers(server: SocketAddr, uid: &Document, groups: &ServerGroups) -> Vec<Value> {
+    let groups: Vec<_> = groups
+        .of(server)
+        .map(|name| Document::new("ServerGroup", name))
+        .collect();
+    let parents: Vec<_> = groups.iter().map(Document::uid).collect();
+    let none = Map::new();
+    let mut entities: Vec<_> = groups
+        .iter()
+        .map(|group| entity(group, &none, &[]))
+        .collect();
+    entities.push(entity(uid, &address(server), &parents));
+    entities
+}
+
+fn address(server: SocketAddr) -> Map<String, Value> {
+    let ip = json!({ "__extn": { "fn": "ip", "arg": server.ip().to_string() } });
+    Map::from_iter([
+        ("address".to_owned(), ip),
+        ("port".to_owned(), json!(server.port())),
+    ])
+}
+
+fn context(question: &Question, now: &jiff::Zoned) -> Value {
+    let mut context = Map::new();
+    let mut set = |name: &str, value: Value| context.insert(name.to_owned(), value);
+    set("tls", tls(&question.tls));
+    set("grades", json!(question.subject.grades));
+    set("time", time(now));
+    if question.action == Action::Cancel {
+        let cancel = question.cancel;
+        set(
+            "session",
+            json!({
+                "known": cancel.known,
+                "same_workload": cancel.same_workload,
+                "may_connect": cancel.may_connect,
+            }),
+        );
+    } else if let Some(facts) = &question.startup {
+        set("startup", startup(facts));
+    }
+    Value::Object(context)
+}
+
+fn startup(facts: &StartupFacts) -> Value {
+    let parameters: Vec<_> = facts
+        .parameters
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    without_nulls(json!({
+        "protocol": facts.protocol,
+        "user": facts.user,
+        "database": facts.database,
+        "application_name": facts.last("application_name"),
+        "options": facts.last("options"),
+        "parameters": parameters,
+    }))
+}
+
+fn tls(facts: &TlsFacts) -> Value {
+    let certificate = facts
+        .certificate
+        .as_ref()
+        .map(|certificate| without_nulls(json!(certificate)));
+    without_nulls(json!({
+        "encryption": facts.encryption,
+        "sni": facts.sni,
+        "certificate": certificate,
+    }))
+}
+
+fn time(now: &jiff::Zoned) -> Value {
+    let utc = now.timestamp().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    json!({
+        "now": { "__extn": { "fn": "datetime", "arg": utc } },
+        "hour": now.hour(),
+        "minute": now.minute(),
+        "weekday": now.strftime("%A").to_string(),
+    })
+}
+
+/// What is not known is absent, not null: Cedar has no null.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let known = fields.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(known.collect())
+        }
+        other => other,
+    }
+}

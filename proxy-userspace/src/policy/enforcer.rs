@@ -1,0 +1,382 @@
+//! The policies in force, and every session they were asked about: decides, keeps count, and takes back what a new
+//! policy no longer permits.
+//!
+//! **Invariant:** a permit is entered under the lock that a reload takes, and only if the policies that gave it are
+//! still in force; so no session can slip between an evaluation under the old ones and the sweep under the new.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use jiff::{Timestamp, Zoned};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::permit::{Clearance, Decision, Denial, Permit, PolicyMode, Ruling};
+use super::policies::{Policies, Prospect};
+use super::question::Question;
+use super::source::{PolicyError, Source};
+use crate::config::{PolicyConfig, ServerGroups};
+
+/// Decides.
+#[derive(Debug)]
+pub struct Enforcer {
+    mode: PolicyMode,
+    path: Option<PathBuf>,
+    groups: Arc<ServerGroups>,
+    state: Arc<Mutex<State>>,
+    /// One reload at a time: an older one must not have the last word about a session.
+    reloading: Mutex<()>,
+}
+
+/// What a reload changes.
+#[derive(Debug)]
+struct State {
+    policies: Option<Arc<Policies>>,
+    loaded: Option<Timestamp>,
+    failure: Option<String>,
+    /// Sessions that were permitted and live.
+    live: HashMap<u64, Arc<Live>>,
+    next: u64,
+    /// Live sessions by policy, of policies that limit them.
+    counts: HashMap<String, usize>,
+    denied: u64,
+}
+
+/// A session that was permitted.
+#[derive(Debug)]
+struct Live {
+    number: u64,
+    question: Question,
+    /// Policies it is counted under.
+    counted: Mutex<Vec<String>>,
+    denial: OnceLock<Denial>,
+    revoked: CancellationToken,
+}
+
+/// A session's entry among the live ones, gone when dropped.
+#[derive(Debug)]
+pub(super) struct Registration {
+    live: Arc<Live>,
+    state: Arc<Mutex<State>>,
+}
+
+/// What a reload came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Which policies are in force: the beginning of their SHA-256.
+    pub revision: String,
+    /// How many there are.
+    pub policies: usize,
+    /// Live sessions that were looked at again.
+    pub sessions: usize,
+    /// Those that are being ended.
+    pub ended: usize,
+    /// What is allowed and probably not meant.
+    pub warnings: Vec<String>,
+}
+
+/// The policy's state, for the status document.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Whether denials are carried out.
+    pub mode: PolicyMode,
+    /// Where policies are read from; none where there are none.
+    pub path: Option<PathBuf>,
+    /// Which policies are in force: the beginning of their SHA-256.
+    pub revision: Option<String>,
+    /// How many there are.
+    pub policies: usize,
+    /// When they were read.
+    pub loaded: Option<Timestamp>,
+    /// Why the last reload changed nothing.
+    pub failure: Option<String>,
+    /// What was denied since the start, or would have been.
+    pub denied: u64,
+}
+
+impl Enforcer {
+    /// Reads and checks the policies.
+    ///
+    /// # Errors
+    /// [`PolicyError`]
+    pub fn load(config: &PolicyConfig) -> Result<Self, PolicyError> {
+        let groups = Arc::clone(&config.groups);
+        let policies = match &config.path {
+            Some(path) => Some(Arc::new(Policies::check(
+                &Source::read(path)?,
+                Arc::clone(&groups),
+            )?)),
+            None => None,
+        };
+        for warning in policies.iter().flat_map(|policies| policies.warnings()) {
+            warn!("policy: {warning}");
+        }
+        Ok(Self {
+            mode: config.mode,
+            path: config.path.clone(),
+            groups,
+            state: Arc::new(Mutex::new(State {
+                loaded: policies.as_ref().map(|_| Timestamp::now()),
+                policies,
+                failure: None,
+                live: HashMap::new(),
+                next: 0,
+                counts: HashMap::new(),
+                denied: 0,
+            })),
+            reloading: Mutex::new(()),
+        })
+    }
+
+    /// Whether denials are carried out.
+    pub fn mode(&self) -> PolicyMode {
+        self.mode
+    }
+
+    /// What may come of a connection that has not said what it wants, besides its decision.
+    pub fn prospect(&self, question: &Question) -> Prospect {
+        let policies = lock(&self.state).policies.clone();
+        policies.map_or_else(Prospect::default, |policies| policies.prospect(question))
+    }
+
+    /// Leave to ask the server about encryption for a connection that has not said what it wants.
+    ///
+    /// # Errors
+    /// [`Denial`], in enforce mode, where no startup packet could lead to a permit.
+    pub fn consider(&self, question: &Question) -> Result<Clearance, Denial> {
+        let clearance = Clearance::new(question.server);
+        let Some(policies) = lock(&self.state).policies.clone() else {
+            return Ok(clearance);
+        };
+        if self.mode == PolicyMode::Observe || policies.prospect(question).is_possible {
+            return Ok(clearance);
+        }
+        // The policies' own words, if there are any.
+        let ruling = rule(&policies, self.mode, question).denied();
+        lock(&self.state).denied += 1;
+        Err(Denial::Policy(Arc::new(ruling)))
+    }
+
+    /// What the policies say, without consequences; none where there are none.
+    pub fn rule(&self, question: &Question) -> Option<Ruling> {
+        let policies = lock(&self.state).policies.clone()?;
+        Some(rule(&policies, self.mode, question))
+    }
+
+    /// Decides.
+    ///
+    /// # Errors
+    /// [`Denial`], in enforce mode.
+    pub fn decide(&self, question: Question) -> Result<Permit, Denial> {
+        let server = question.server;
+        loop {
+            let Some(policies) = lock(&self.state).policies.clone() else {
+                return Ok(Permit::new(server, None, None));
+            };
+            let ruling = Arc::new(rule(&policies, self.mode, &question));
+            let mut state = lock(&self.state);
+            if !state
+                .policies
+                .as_ref()
+                .is_some_and(|now| Arc::ptr_eq(now, &policies))
+            {
+                continue;
+            }
+            state.denied += u64::from(ruling.decision == Decision::Deny);
+            if !ruling.lets_through() {
+                return Err(Denial::Policy(ruling));
+            }
+            if let Some(full) = state.full(&ruling) {
+                state.denied += 1;
+                if self.mode == PolicyMode::Enforce {
+                    return Err(full);
+                }
+            }
+            let registration = state.register(question, &ruling, &self.state);
+            return Ok(Permit::new(server, Some(ruling), Some(registration)));
+        }
+    }
+
+    /// Reads the policies again, puts them in force, and looks at every live session again. Policies that cannot be
+    /// used are not: the ones in force stay.
+    ///
+    /// # Errors
+    /// [`PolicyError`]
+    pub fn reload(&self) -> Result<Option<Reloaded>, PolicyError> {
+        let Some(path) = &self.path else {
+            return Ok(None);
+        };
+        let _reloading = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let checked = Source::read(path)
+            .and_then(|sources| Policies::check(&sources, Arc::clone(&self.groups)));
+        let policies = match checked {
+            Ok(policies) => Arc::new(policies),
+            Err(error) => {
+                lock(&self.state).failure = Some(error.to_string());
+                return Err(error);
+            }
+        };
+        let live: Vec<_> = {
+            let mut state = lock(&self.state);
+            state.policies = Some(Arc::clone(&policies));
+            state.loaded = Some(Timestamp::now());
+            state.failure = None;
+            state.live.values().map(Arc::clone).collect()
+        };
+        let mut ended = 0;
+        for session in &live {
+            ended += usize::from(self.review(session, &policies));
+        }
+        let warnings = policies.warnings().iter().map(ToString::to_string);
+        let reloaded = Reloaded {
+            revision: policies.revision().to_owned(),
+            policies: policies.len(),
+            sessions: live.len(),
+            ended,
+            warnings: warnings.collect(),
+        };
+        info!(
+            revision = reloaded.revision,
+            policies = reloaded.policies,
+            ended,
+            "policy reloaded"
+        );
+        Ok(Some(reloaded))
+    }
+
+    /// Looks at a live session under new policies. Returns whether it is to end. Limits on the number of sessions hold
+    /// for sessions to come.
+    fn review(&self, session: &Live, policies: &Policies) -> bool {
+        let ruling = rule(policies, self.mode, &session.question);
+        if !ruling.lets_through() {
+            // Set once; a session that is ending already has its reason.
+            let is_first = session.denial.set(Denial::Policy(Arc::new(ruling))).is_ok();
+            session.revoked.cancel();
+            return is_first;
+        }
+        let mut state = lock(&self.state);
+        // It may have ended meanwhile.
+        if state.live.contains_key(&session.number) {
+            state.count(session, &ruling);
+        }
+        false
+    }
+
+    /// The state for the status document.
+    pub fn status(&self) -> PolicyStatus {
+        let state = lock(&self.state);
+        let policies = state.policies.as_ref();
+        PolicyStatus {
+            mode: self.mode,
+            path: self.path.clone(),
+            revision: policies.map(|policies| policies.revision().to_owned()),
+            policies: policies.map_or(0, |policies| policies.len()),
+            loaded: state.loaded,
+            failure: state.failure.clone(),
+            denied: state.denied,
+        }
+    }
+}
+
+fn rule(policies: &Policies, mode: PolicyMode, question: &Question) -> Ruling {
+    let verdict = policies.evaluate(question, &Zoned::now());
+    Ruling::new(mode, question.action, verdict, policies.revision())
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    /// The limit that leaves no room, if there is one.
+    fn full(&self, ruling: &Arc<Ruling>) -> Option<Denial> {
+        let mut limits = ruling.obligations.max_sessions.iter();
+        let (policy, most) = limits.find(|(policy, most)| {
+            let now = self.counts.get(*policy).copied().unwrap_or_default();
+            now >= most.get()
+        })?;
+        Some(Denial::Full {
+            ruling: Arc::clone(ruling),
+            policy: policy.clone(),
+            most: most.get(),
+        })
+    }
+
+    fn register(
+        &mut self,
+        question: Question,
+        ruling: &Ruling,
+        state: &Arc<Mutex<Self>>,
+    ) -> Registration {
+        let number = self.next;
+        self.next += 1;
+        let live = Arc::new(Live {
+            number,
+            question,
+            counted: Mutex::new(Vec::new()),
+            denial: OnceLock::new(),
+            revoked: CancellationToken::new(),
+        });
+        self.live.insert(number, Arc::clone(&live));
+        self.count(&live, ruling);
+        Registration {
+            live,
+            state: Arc::clone(state),
+        }
+    }
+
+    /// Counts a session under the policies that limit it now, and no longer under those that did before.
+    fn count(&mut self, session: &Live, ruling: &Ruling) {
+        let mut counted = session
+            .counted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.release(&counted);
+        counted.clear();
+        for policy in ruling.obligations.max_sessions.keys() {
+            *self.counts.entry(policy.clone()).or_default() += 1;
+            counted.push(policy.clone());
+        }
+    }
+
+    fn release(&mut self, policies: &[String]) {
+        for policy in policies {
+            if let Some(count) = self.counts.get_mut(policy) {
+                *count -= 1;
+                if *count == 0 {
+                    self.counts.remove(policy);
+                }
+            }
+        }
+    }
+}
+
+impl Registration {
+    /// Cancelled when the permit is taken back.
+    pub(super) fn revocation(&self) -> &CancellationToken {
+        &self.live.revoked
+    }
+
+    /// Why it was.
+    pub(super) fn denial(&self) -> Option<&Denial> {
+        self.live.denial.get()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut state = lock(&self.state);
+        state.live.remove(&self.live.number);
+        let counted = self
+            .live
+            .counted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        state.release(&counted);
+    }
+}

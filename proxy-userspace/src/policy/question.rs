@@ -1,0 +1,164 @@
+//! What is asked of a policy: may this process do that, there?
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::subject::Subject;
+use crate::tls::ClientCertificate;
+use crate::wire::negotiation::Encryption;
+use crate::wire::opening::{Opening, Replication, StartupMessage};
+use crate::wire::text::printable;
+
+/// What a process wants to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Have a session.
+    Connect,
+    /// Have a session with a replication stream.
+    Replicate,
+    /// Cancel what another session runs.
+    Cancel,
+}
+
+impl Action {
+    /// Its name in policies.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Replicate => "replicate",
+            Self::Cancel => "cancel",
+        }
+    }
+}
+
+/// A startup packet's parameters, as the server will understand them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StartupFacts {
+    /// The protocol version, `3.0`.
+    pub protocol: String,
+    /// The user the server will look up.
+    pub user: Option<String>,
+    /// The database it will look up; none for physical replication.
+    pub database: Option<String>,
+    /// Every parameter in the order sent.
+    pub parameters: Vec<(String, String)>,
+}
+
+impl StartupFacts {
+    /// The last value of a parameter, which is the one that counts.
+    pub fn last(&self, name: &str) -> Option<&str> {
+        let mut from_last = self.parameters.iter().rev();
+        from_last
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+impl From<&StartupMessage> for StartupFacts {
+    fn from(message: &StartupMessage) -> Self {
+        let (major, minor) = message.protocol();
+        Self {
+            protocol: format!("{major}.{minor}"),
+            user: message.user().map(printable),
+            database: message.database().map(printable),
+            parameters: message
+                .parameters()
+                .map(|(name, value)| (printable(name), printable(value)))
+                .collect(),
+        }
+    }
+}
+
+/// What is known of the encryption between client and server, or client and pgusher.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TlsFacts {
+    /// How the session is encrypted.
+    pub encryption: Encryption,
+    /// The name of the server the client asked for.
+    pub sni: Option<String>,
+    /// The client's certificate, verified by pgusher.
+    pub certificate: Option<ClientCertificate>,
+}
+
+/// The session that a cancel request is aimed at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CancelFacts {
+    /// Its key is that of a session through this pgusher.
+    pub known: bool,
+    /// That session's client is of the same workload.
+    pub same_workload: bool,
+    /// The process may connect to the server with the startup packet hidden.
+    pub may_connect: bool,
+}
+
+/// One question. It holds everything the answer depends on but the policy and the time, so that it can be asked again
+/// when the policy has changed.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Who asks.
+    pub subject: Arc<Subject>,
+    /// What for.
+    pub action: Action,
+    /// The server, as the application dialled it.
+    pub server: SocketAddr,
+    /// The database; none where it is not known or there is none.
+    pub database: Option<String>,
+    /// The startup packet, where it can be read.
+    pub startup: Option<StartupFacts>,
+    /// Encryption.
+    pub tls: TlsFacts,
+    /// For [`Action::Cancel`].
+    pub cancel: CancelFacts,
+}
+
+impl Question {
+    /// A question about a session whose startup packet cannot be read.
+    pub fn opaque(subject: Arc<Subject>, server: SocketAddr, tls: TlsFacts) -> Self {
+        Self {
+            subject,
+            action: Action::Connect,
+            server,
+            database: None,
+            startup: None,
+            tls,
+            cancel: CancelFacts::default(),
+        }
+    }
+
+    /// A question about what an opening asks for; a cancel request asks for more than its packet says.
+    pub fn of_opening(
+        subject: Arc<Subject>,
+        server: SocketAddr,
+        tls: TlsFacts,
+        opening: &Opening,
+    ) -> Self {
+        let opaque = Self::opaque(subject, server, tls);
+        match opening {
+            Opening::Startup(message) => Self {
+                action: match message.replication() {
+                    Some(Replication::Physical | Replication::Logical) => Action::Replicate,
+                    None => Action::Connect,
+                },
+                database: message.database().map(printable),
+                startup: Some(message.into()),
+                ..opaque
+            },
+            _ => opaque,
+        }
+    }
+
+    /// The same process and server, asking to cancel.
+    #[must_use]
+    pub fn cancelling(self, database: Option<String>, cancel: CancelFacts) -> Self {
+        Self {
+            action: Action::Cancel,
+            database,
+            startup: None,
+            cancel,
+            ..self
+        }
+    }
+}

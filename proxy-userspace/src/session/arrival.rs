@@ -1,0 +1,152 @@
+//! A connection whose destination and owner are known, and what is asked of the policies about it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use proxy_ebpf::interception::Interception;
+use tokio::time::Instant;
+
+use super::Stages;
+use super::cancel::CancelTarget;
+use crate::audit::SessionGuard;
+use crate::config::{RouteRule, TlsMode};
+use crate::identify::Identity;
+use crate::policy::{CancelFacts, Decision, Denial, Permit, Question, Subject, TlsFacts};
+use crate::startup::ClientLeg;
+use crate::tls::Termination;
+use crate::wire::login::CancelKey;
+use crate::wire::opening::{Opening, Packet};
+
+/// What of a CancelRequest comes before the backend's process id: length and code.
+const CANCEL_HEADER_BYTES: usize = 8;
+
+/// A connection whose destination and owner are known.
+pub(super) struct Arrival {
+    pub(super) client: ClientLeg,
+    pub(super) interception: Interception,
+    pub(super) rule: Arc<RouteRule>,
+    pub(super) who: Who,
+    pub(super) deadline: Instant,
+}
+
+/// Who wants to go where.
+pub(super) struct Who {
+    subject: Arc<Subject>,
+    server: SocketAddr,
+}
+
+impl Who {
+    pub(super) fn new(identity: &Identity, server: SocketAddr) -> Self {
+        Self {
+            subject: Arc::new(Subject::of(identity)),
+            server,
+        }
+    }
+
+    /// Where the application wanted to go.
+    pub(super) fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    /// The question about a session that nobody can see into.
+    pub(super) fn hidden(&self, tls: TlsFacts) -> Question {
+        Question::opaque(Arc::clone(&self.subject), self.server, tls)
+    }
+
+    /// How TLS ends at pgusher, if it does: as the policies ask, or else as the route says. This has to be known before
+    /// the client has said what it wants.
+    pub(super) fn termination(
+        &self,
+        stages: &Stages,
+        rule: &RouteRule,
+        opening: &Opening,
+    ) -> Option<Arc<Termination>> {
+        let asked = match opening {
+            // Nothing in it depends on who looks.
+            Opening::Cancel { .. } => None,
+            _ => {
+                stages
+                    .policy
+                    .prospect(&self.hidden(TlsFacts::default()))
+                    .tls
+            }
+        };
+        let ends_here = asked.unwrap_or(rule.tls_default) == TlsMode::Terminate;
+        rule.tls.clone().filter(|_| ends_here)
+    }
+
+    /// Asks for leave to do what a packet at the start of `buffer` asks for; the answer goes on record.
+    pub(super) fn decide(
+        &self,
+        stages: &Stages,
+        (packet, buffer): (&Packet, &[u8]),
+        tls: TlsFacts,
+        guard: &mut SessionGuard,
+    ) -> Result<Permit, Denial> {
+        let question = match &packet.opening {
+            Opening::Cancel { .. } => self.cancelling(stages, packet, buffer, tls),
+            opening => Question::of_opening(Arc::clone(&self.subject), self.server, tls, opening),
+        };
+        on_record(stages.policy.decide(question), guard)
+    }
+
+    /// Asks for leave to have a session that nobody can see into; the answer goes on record.
+    pub(super) fn decide_hidden(
+        &self,
+        stages: &Stages,
+        tls: TlsFacts,
+        guard: &mut SessionGuard,
+    ) -> Result<Permit, Denial> {
+        on_record(stages.policy.decide(self.hidden(tls)), guard)
+    }
+
+    fn cancelling(
+        &self,
+        stages: &Stages,
+        packet: &Packet,
+        buffer: &[u8],
+        tls: TlsFacts,
+    ) -> Question {
+        let body = buffer
+            .get(CANCEL_HEADER_BYTES..packet.bytes)
+            .unwrap_or_default();
+        let target = stages.cancel_keys.find(self.server, CancelKey::of(body));
+        let hidden = self.hidden(tls);
+        let may_connect = stages
+            .policy
+            .rule(&hidden)
+            .is_none_or(|ruling| ruling.decision == Decision::Allow);
+        let cancel = CancelFacts {
+            known: target.is_some(),
+            same_workload: target
+                .as_ref()
+                .is_some_and(|target| target.subject.is_same_workload(&self.subject)),
+            may_connect,
+        };
+        hidden.cancelling(target.and_then(|target| target.database), cancel)
+    }
+
+    /// What has to be known of a session for somebody to cancel what it runs.
+    pub(super) fn target(&self, opening: &Opening) -> CancelTarget {
+        CancelTarget {
+            server: self.server,
+            database: match opening {
+                Opening::Startup(message) => message.database().map(crate::wire::text::printable),
+                _ => None,
+            },
+            subject: Arc::clone(&self.subject),
+        }
+    }
+}
+
+fn on_record(decided: Result<Permit, Denial>, guard: &mut SessionGuard) -> Result<Permit, Denial> {
+    match &decided {
+        Ok(permit) => {
+            if let Some(ruling) = permit.ruling() {
+                guard.ruled(ruling);
+            }
+        }
+        Err(denial) => guard.ruled(denial.ruling()),
+    }
+    decided
+}

@@ -1,0 +1,61 @@
+//! Whose session a cancel request is aimed at: live sessions by the key that cancels them.
+//!
+//! The keys themselves are not kept, only their digests: whoever reads this memory cannot cancel anything.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::policy::Subject;
+use crate::wire::login::CancelKey;
+
+/// A session that can be cancelled.
+#[derive(Clone, Debug)]
+pub(super) struct CancelTarget {
+    /// Its server, as it was dialled.
+    pub(super) server: SocketAddr,
+    /// Its database.
+    pub(super) database: Option<String>,
+    /// Whose it is.
+    pub(super) subject: Arc<Subject>,
+}
+
+type Key = (SocketAddr, CancelKey);
+
+/// The live sessions whose keys are known; one entry for each session, so their number is bounded as sessions are.
+#[derive(Clone, Debug, Default)]
+pub struct CancelKeys {
+    targets: Arc<Mutex<HashMap<Key, CancelTarget>>>,
+}
+
+/// A session's entry, gone when dropped.
+pub(super) struct Enrolled {
+    key: Key,
+    keys: CancelKeys,
+}
+
+impl CancelKeys {
+    pub(super) fn enrol(&self, key: CancelKey, target: CancelTarget) -> Enrolled {
+        let key = (target.server, key);
+        self.lock().insert(key, target);
+        Enrolled {
+            key,
+            keys: self.clone(),
+        }
+    }
+
+    /// The session that a request to `server` with this key would cancel.
+    pub(super) fn find(&self, server: SocketAddr, key: CancelKey) -> Option<CancelTarget> {
+        self.lock().get(&(server, key)).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, CancelTarget>> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Enrolled {
+    fn drop(&mut self) {
+        self.keys.lock().remove(&self.key);
+    }
+}

@@ -1,0 +1,174 @@
+//! Stages 3 to 5 where TLS passes through: the client negotiates with the server, and pgusher reads along for as long as
+//! it can.
+//!
+//! A connection that asks for encryption first has not said what it wants. It gets leave to have its request carried to
+//! the server if any policy may permit what it will say; the decision falls when it has said it, or when the server
+//! agrees to encrypt and so hides it for good.
+
+use bytes::BytesMut;
+use proxy_ebpf::interception::Route;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::arrival::{Arrival, Who};
+use super::refusal::Refusal;
+use super::{Established, Stages, record_opening};
+use crate::audit::SessionGuard;
+use crate::policy::{Denial, Permit, TlsFacts};
+use crate::startup::{self, ClientLeg, Encryption, Negotiated, StartupError};
+use crate::wire::opening::{Opening, Packet};
+
+/// A client on its way.
+struct Passage<'a> {
+    stages: &'a Stages,
+    who: Who,
+    guard: &'a mut SessionGuard,
+    /// Leave to have the session, once it is decided.
+    permit: Option<Permit>,
+}
+
+/// Leads a client to its server.
+pub(super) async fn establish(
+    stages: &Stages,
+    arrival: Arrival,
+    first: Packet,
+    guard: &mut SessionGuard,
+) -> Result<Established, Refusal> {
+    let Arrival {
+        client,
+        interception,
+        rule,
+        who,
+        ..
+    } = arrival;
+    let Ok(slot) = stages.sessions.admit(&first.opening) else {
+        return Err(Refusal::too_many(client));
+    };
+    let mut passage = Passage {
+        stages,
+        who,
+        guard,
+        permit: None,
+    };
+    let asks_first = matches!(first.opening, Opening::SslRequest | Opening::GssRequest);
+    // A client that asks for encryption will say what it wants once it knows.
+    if !asks_first && let Err(denial) = passage.decide(&first, &client.buffer, Encryption::None) {
+        return Err(Refusal::denied(client, &denial));
+    }
+    let (mut client, mut upstream) = passage.dial(client, interception.route()).await?;
+    let mut negotiated = Negotiated::from(first.opening);
+    let outcome = passage
+        .negotiate(&mut client, &mut upstream, &mut negotiated)
+        .await;
+    if let Err(error) = outcome {
+        return Err(Refusal::startup(client, error));
+    }
+    let packet = Packet {
+        opening: negotiated.opening,
+        bytes: negotiated.startup_bytes,
+    };
+    let permit = match passage.finish(&packet, &client.buffer, negotiated.encryption) {
+        Ok(permit) => permit,
+        Err(denial) => return Err(Refusal::denied(client, &denial)),
+    };
+    Ok(Established {
+        client,
+        upstream: upstream.into(),
+        from_server: BytesMut::new(),
+        rule,
+        target: passage.who.target(&packet.opening),
+        permit,
+        readable: negotiated.readable,
+        startup_bytes: negotiated.startup_bytes,
+        binding: None,
+        _slot: slot,
+    })
+}
+
+impl Passage<'_> {
+    /// Decides about what a packet asks for.
+    fn decide(
+        &mut self,
+        packet: &Packet,
+        buffer: &[u8],
+        encryption: Encryption,
+    ) -> Result<(), Denial> {
+        let facts = facts(encryption);
+        let decided = self
+            .who
+            .decide(self.stages, (packet, buffer), facts, self.guard);
+        self.permit = Some(decided?.in_passing()?);
+        Ok(())
+    }
+
+    /// Dials for a client that has a permit, or may come to have one.
+    async fn dial(
+        &mut self,
+        client: ClientLeg,
+        route: &Route,
+    ) -> Result<(ClientLeg, TcpStream), Refusal> {
+        let router = &self.stages.router;
+        let dialled = match &self.permit {
+            Some(permit) => router.dial(permit.clearance(), route).await,
+            None => {
+                let hidden = self.who.hidden(TlsFacts::default());
+                match self.stages.policy.consider(&hidden) {
+                    Ok(clearance) => router.dial(&clearance, route).await,
+                    Err(denial) => {
+                        self.guard.ruled(denial.ruling());
+                        return Err(Refusal::denied(client, &denial));
+                    }
+                }
+            }
+        };
+        match dialled {
+            Ok(upstream) => Ok((client, upstream)),
+            Err(error) => Err(Refusal::unreachable(client, &error)),
+        }
+    }
+
+    /// Lets client and server agree on encryption, if the policies permit a session that nobody can see into.
+    async fn negotiate(
+        &mut self,
+        client: &mut ClientLeg,
+        upstream: &mut TcpStream,
+        so_far: &mut Negotiated,
+    ) -> Result<(), StartupError> {
+        // The dial may have taken long; the server's answers get their own time.
+        let deadline = Instant::now() + self.stages.limits.startup_timeout;
+        let (stages, who) = (self.stages, &self.who);
+        let (guard, permit) = (&mut *self.guard, &mut self.permit);
+        let mut may_hide = |encryption| {
+            let decided = who.decide_hidden(stages, facts(encryption), guard);
+            *permit = Some(decided?.in_passing()?);
+            Ok(())
+        };
+        let outcome = startup::negotiate(client, upstream, deadline, so_far, &mut may_hide).await;
+        // Also of a negotiation that failed: what was said is on record.
+        record_opening(self.guard, &so_far.opening, so_far.encryption);
+        self.guard.delivered(so_far.passed);
+        outcome
+    }
+
+    /// The permit; decided now, if it has not been, about the packet that the client's opening ended with.
+    fn finish(
+        &mut self,
+        packet: &Packet,
+        buffer: &[u8],
+        encryption: Encryption,
+    ) -> Result<Permit, Denial> {
+        loop {
+            match self.permit.take() {
+                Some(permit) => return Ok(permit),
+                None => self.decide(packet, buffer, encryption)?,
+            }
+        }
+    }
+}
+
+fn facts(encryption: Encryption) -> TlsFacts {
+    TlsFacts {
+        encryption,
+        ..TlsFacts::default()
+    }
+}
