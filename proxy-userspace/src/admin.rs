@@ -12,17 +12,21 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use nix::sys::stat::{Mode, umask};
 use tokio::net::UnixListener;
 use tracing::error;
 
-pub use client::{ClientError, fetch_status};
+use crate::policy::Reloaded;
+
+pub use client::{ClientError, fetch_status, request_policy_reload};
 pub use status::{Fixed, Observed, Status};
 
 /// The status document's path.
 const STATUS_PATH: &str = "/v1/status";
+/// Where a POST reads the policies again.
+const RELOAD_PATH: &str = "/v1/policy/reload";
 
 /// Why there is no admin socket.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +92,7 @@ impl AdminSocket {
     pub async fn serve(self, observed: Observed) {
         let service = Router::new()
             .route(STATUS_PATH, get(answer_status))
+            .route(RELOAD_PATH, post(reload_policy))
             .with_state(Arc::new(observed));
         let Self {
             listener,
@@ -117,6 +122,24 @@ async fn answer_status(
         .status()
         .map(Json)
         .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+async fn reload_policy(
+    State(observed): State<Arc<Observed>>,
+) -> Result<Json<Reloaded>, (StatusCode, String)> {
+    let failed = |code, text: String| Err((code, text));
+    match tokio::task::spawn_blocking(move || observed.reload_policy()).await {
+        Ok(Ok(Some(reloaded))) => Ok(Json(reloaded)),
+        Ok(Ok(None)) => failed(
+            StatusCode::CONFLICT,
+            "the instance has no policy: it was started without `policy`".to_owned(),
+        ),
+        Ok(Err(error)) => failed(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("not reloaded, the old policy stays in force:\n{error}"),
+        ),
+        Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
 }
 
 #[cfg(test)]

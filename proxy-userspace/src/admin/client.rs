@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::{STATUS_PATH, Status};
+use super::{RELOAD_PATH, STATUS_PATH, Status};
+use crate::policy::Reloaded;
 
 /// The largest answer taken.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -31,7 +33,7 @@ pub enum ClientError {
     #[error("the admin socket's answer cannot be read: {0}")]
     Transport(Box<dyn std::error::Error + Send + Sync>),
     /// The instance refused.
-    #[error("the instance answered {status}: {text}")]
+    #[error("{text} ({status})")]
     Refused {
         /// HTTP's code.
         status: StatusCode,
@@ -45,6 +47,22 @@ pub enum ClientError {
 /// # Errors
 /// [`ClientError`]
 pub async fn fetch_status(socket: &Path) -> Result<Status, ClientError> {
+    ask(socket, Method::GET, STATUS_PATH).await
+}
+
+/// Asks the instance at `socket` to read its policies again.
+///
+/// # Errors
+/// [`ClientError`]; [`ClientError::Refused`] has the policies' mistakes.
+pub async fn request_policy_reload(socket: &Path) -> Result<Reloaded, ClientError> {
+    ask(socket, Method::POST, RELOAD_PATH).await
+}
+
+async fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+) -> Result<T, ClientError> {
     let transport = |error: Box<dyn std::error::Error + Send + Sync>| ClientError::Transport(error);
     let stream = UnixStream::connect(socket)
         .await
@@ -55,7 +73,9 @@ pub async fn fetch_status(socket: &Path) -> Result<Status, ClientError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| transport(error.into()))?;
-    let request = Request::get(STATUS_PATH)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(hyper::header::HOST, "pgusher")
         .body(Empty::<Bytes>::new())
         .map_err(|error| transport(error.into()))?;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditStats;
 use crate::intercept::{Counters, Coverage, HookError, ListenAddress};
+use crate::policy::{PolicyError, PolicyStatus, Reloaded};
 use crate::session::{SessionCounts, Stages};
 
 /// What the admin socket can see of a running instance.
@@ -31,6 +32,7 @@ pub struct Status {
     listen: Vec<std::net::SocketAddr>,
     sessions: SessionCounts,
     audit: AuditStats,
+    policy: PolicyStatus,
     kernel: KernelCounts,
     coverage: Coverage,
 }
@@ -102,10 +104,21 @@ impl Observed {
             cgroup: self.fixed.cgroup.clone(),
             listen: self.fixed.listen.iter().map(|listen| listen.0).collect(),
             audit: self.stages.audit.stats(),
+            policy: self.stages.policy.status(),
             sessions,
             kernel: KernelCounts::read(&self.counters)?,
             coverage: self.fixed.coverage,
         })
+    }
+}
+
+impl Observed {
+    /// Reads the policies again. Blocks.
+    ///
+    /// # Errors
+    /// [`PolicyError`]
+    pub fn reload_policy(&self) -> Result<Option<Reloaded>, PolicyError> {
+        self.stages.policy.reload()
     }
 }
 
@@ -136,6 +149,7 @@ impl fmt::Display for Status {
             "audit         {} written, {} waiting, {} dropped, {} sink failures",
             audit.written, audit.queued, audit.dropped, audit.failures
         )?;
+        writeln!(out, "policy        {}", self.policy)?;
         let kernel = &self.kernel;
         writeln!(
             out,

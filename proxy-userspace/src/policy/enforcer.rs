@@ -5,6 +5,7 @@
 //! still in force; so no session can slip between an evaluation under the old ones and the sweep under the new.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -94,6 +95,29 @@ pub struct PolicyStatus {
     pub failure: Option<String>,
     /// What was denied since the start, or would have been.
     pub denied: u64,
+}
+
+impl fmt::Display for PolicyStatus {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Some(path), Some(revision)) = (&self.path, &self.revision) else {
+            return write!(out, "none: everything is permitted");
+        };
+        let (mode, denied) = match self.mode {
+            PolicyMode::Observe => ("observe", "would have been denied"),
+            PolicyMode::Enforce => ("enforce", "denied"),
+        };
+        write!(
+            out,
+            "{mode}: {} policies of {} (revision {revision}), {} {denied}",
+            self.policies,
+            path.display(),
+            self.denied
+        )?;
+        match &self.failure {
+            Some(failure) => write!(out, "\n              last reload failed: {failure}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Enforcer {
