@@ -150,7 +150,7 @@ fn stages(
     Ok(Stages {
         handover: Arc::new(hooks.handover()?),
         netns_cookie: listeners.netns_cookie(),
-        identifier: Identifier::new(&root),
+        identifier: Identifier::new(&root, &config.identity),
         router: Router::new(listeners.addresses()?, config.limits.dial_timeout),
         audit,
         audit_limits: (&config.audit).into(),

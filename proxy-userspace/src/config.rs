@@ -3,6 +3,7 @@
 //! Flags and file share one structure, so a setting cannot exist in one and not in the other: `--startup-timeout` is
 //! `startup_timeout`. Unknown keys are refused with line and column.
 
+mod identity;
 mod routes;
 mod settings;
 mod tls;
@@ -12,6 +13,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use identity::{IdentityConfig, IdentitySettings};
 pub use routes::{AuditScope, RouteRule, Routes};
 pub use settings::{AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind};
 pub use tls::{
@@ -57,6 +59,8 @@ pub struct Config {
     pub listen_port: u16,
     /// Audit settings.
     pub audit: AuditConfig,
+    /// What is read about a process.
+    pub identity: IdentityConfig,
     /// What applies to which destination.
     pub routes: Routes,
     /// Timeouts and limits of a session.
@@ -160,6 +164,7 @@ impl Config {
             ports: checked_ports(settings.port, settings.listen_port)?,
             cgroup: settings.cgroup,
             listen_port: settings.listen_port.unwrap_or(0),
+            identity: IdentityConfig::check(settings.identity)?,
             routes: Routes::check(settings.route, &audit)?,
             audit,
             limits: SessionLimits {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::identity::IdentitySettings;
 use super::routes::RouteSettings;
 
 /// Every setting of `pgusher run`, unset where the operator said nothing.
@@ -88,6 +89,10 @@ pub struct Settings {
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 
+    /// What is read about a process; only in the file.
+    #[arg(skip)]
+    pub identity: IdentitySettings,
+
     /// What applies to which destination; only in the file.
     #[arg(skip)]
     pub route: Vec<RouteSettings>,
@@ -120,6 +125,7 @@ impl Settings {
             max_sessions: self.max_sessions.or(base.max_sessions),
             admin_socket: self.admin_socket.or(base.admin_socket),
             log: self.log.or(base.log),
+            identity: base.identity,
             route: base.route,
         }
     }
