@@ -8,10 +8,10 @@ use crate::origin::Origin;
 
 const _: () = {
     assert!(size_of::<Endpoint>() == 18 && align_of::<Endpoint>() == 1);
-    assert!(size_of::<Origin>() == 72 && align_of::<Origin>() == 8);
+    assert!(size_of::<Origin>() == 96 && align_of::<Origin>() == 8);
     assert!(size_of::<Route>() == 64 && align_of::<Route>() == 4);
-    assert!(size_of::<Interception>() == 144 && align_of::<Interception>() == 8);
+    assert!(size_of::<Interception>() == 168 && align_of::<Interception>() == 8);
     assert!(size_of::<HandoverKey>() == 48 && align_of::<HandoverKey>() == 8);
     assert!(size_of::<ListenerPorts>() == 4 && align_of::<ListenerPorts>() == 1);
-    assert!(size_of::<KernelOffsets>() == 36 && align_of::<KernelOffsets>() == 4);
+    assert!(size_of::<KernelOffsets>() == 56 && align_of::<KernelOffsets>() == 4);
 };

@@ -30,7 +30,7 @@ impl FieldOffset {
 
 /// The offsets the connect hooks follow from the calling task.
 ///
-/// Size: 36 bytes, alignment 4. Field paths are those of include/linux/sched.h, mm_types.h and fs.h.
+/// Size: 56 bytes, alignment 4. Field paths are those of include/linux/sched.h, cred.h, mm_types.h and fs.h.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelOffsets {
@@ -38,6 +38,16 @@ pub struct KernelOffsets {
     pub task_group_leader: FieldOffset,
     /// `task_struct::start_boottime` (`real_start_time` before Linux 5.5)
     pub task_start_boottime: FieldOffset,
+    /// `task_struct::tgid`
+    pub task_tgid: FieldOffset,
+    /// `task_struct::real_parent`: who started it, also while a debugger stands in as `parent`
+    pub task_real_parent: FieldOffset,
+    /// `task_struct::cred`: what the task acts with
+    pub task_cred: FieldOffset,
+    /// `cred::euid`
+    pub cred_euid: FieldOffset,
+    /// `cred::egid`
+    pub cred_egid: FieldOffset,
     /// `task_struct::loginuid`
     pub task_loginuid: FieldOffset,
     /// `task_struct::mm`
@@ -59,6 +69,11 @@ impl KernelOffsets {
     pub const ABSENT: Self = Self {
         task_group_leader: FieldOffset::ABSENT,
         task_start_boottime: FieldOffset::ABSENT,
+        task_tgid: FieldOffset::ABSENT,
+        task_real_parent: FieldOffset::ABSENT,
+        task_cred: FieldOffset::ABSENT,
+        cred_euid: FieldOffset::ABSENT,
+        cred_egid: FieldOffset::ABSENT,
         task_loginuid: FieldOffset::ABSENT,
         task_mm: FieldOffset::ABSENT,
         mm_exe_file: FieldOffset::ABSENT,

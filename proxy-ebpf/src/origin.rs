@@ -6,7 +6,7 @@ pub const COMM_LEN: usize = 16;
 /// The origin of a connect, captured inside the hook where the caller cannot change it.
 ///
 /// Facts that need kernel structure offsets are absent when the kernel has no BTF; `present` says which are there.
-/// Size: 72 bytes, alignment 8.
+/// Size: 96 bytes, alignment 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -14,18 +14,25 @@ pub struct Origin {
     cgroup_id: u64,
     netns_cookie: u64,
     exe_inode: u64,
+    parent_start_time_ns: u64,
     tgid: u32,
     uid: u32,
     gid: u32,
     login_uid: u32,
     exe_device: u32,
+    effective_uid: u32,
+    effective_gid: u32,
+    parent_tgid: u32,
     present: u32,
+    reserved: u32,
     comm: [u8; COMM_LEN],
 }
 
 const HAS_START_TIME: u32 = 1 << 0;
 const HAS_EXE: u32 = 1 << 1;
 const HAS_LOGIN_UID: u32 = 1 << 2;
+const HAS_EFFECTIVE_IDS: u32 = 1 << 3;
+const HAS_PARENT: u32 = 1 << 4;
 
 /// The value of `task_struct::loginuid` while nobody has logged in (`INVALID_UID` in include/linux/uidgid.h).
 const LOGIN_UID_UNSET: u32 = u32::MAX;
@@ -39,12 +46,17 @@ impl Origin {
             cgroup_id,
             netns_cookie,
             exe_inode: 0,
+            parent_start_time_ns: 0,
             tgid,
             uid,
             gid,
             login_uid: LOGIN_UID_UNSET,
             exe_device: 0,
+            effective_uid: 0,
+            effective_gid: 0,
+            parent_tgid: 0,
             present: 0,
+            reserved: 0,
             comm: [0; COMM_LEN],
         }
     }
@@ -75,6 +87,22 @@ impl Origin {
     pub const fn set_login_uid(&mut self, login_uid: u32) {
         self.login_uid = login_uid;
         self.present |= HAS_LOGIN_UID;
+    }
+
+    /// Adds the ids the calling thread acts with, in the initial user namespace.
+    #[inline(always)]
+    pub const fn set_effective_ids(&mut self, uid: u32, gid: u32) {
+        self.effective_uid = uid;
+        self.effective_gid = gid;
+        self.present |= HAS_EFFECTIVE_IDS;
+    }
+
+    /// Adds the parent, by its process id in the initial pid namespace and its start time in nanoseconds since boot.
+    #[inline(always)]
+    pub const fn set_parent(&mut self, tgid: u32, start_time_ns: u64) {
+        self.parent_tgid = tgid;
+        self.parent_start_time_ns = start_time_ns;
+        self.present |= HAS_PARENT;
     }
 
     /// The process id (thread group id) in the initial pid namespace.
@@ -130,6 +158,24 @@ impl Origin {
         }
     }
 
+    /// The effective user and group id in the initial user namespace, where the kernel could give them.
+    pub const fn effective_ids(&self) -> Option<(u32, u32)> {
+        if self.present & HAS_EFFECTIVE_IDS != 0 {
+            Some((self.effective_uid, self.effective_gid))
+        } else {
+            None
+        }
+    }
+
+    /// The parent's process id and start time, where the kernel could give them and there is a parent.
+    pub const fn parent(&self) -> Option<(u32, u64)> {
+        if self.present & HAS_PARENT != 0 && self.parent_tgid != 0 {
+            Some((self.parent_tgid, self.parent_start_time_ns))
+        } else {
+            None
+        }
+    }
+
     /// The thread's command name up to its terminator; any process may set it to anything.
     pub fn comm(&self) -> &[u8] {
         self.comm.split(|byte| *byte == 0).next().unwrap_or(&[])
@@ -146,6 +192,24 @@ mod tests {
         assert_eq!(origin.start_time_ns(), None);
         assert_eq!(origin.exe(), None);
         assert_eq!(origin.login_uid(), None);
+        assert_eq!(origin.effective_ids(), None);
+        assert_eq!(origin.parent(), None);
+    }
+
+    #[test]
+    fn a_process_without_a_parent_has_none_even_when_captured() {
+        let mut origin = Origin::new(1, 0, 0, 42, 1);
+        origin.set_parent(0, 5);
+        assert_eq!(origin.parent(), None);
+        origin.set_parent(7, 5);
+        assert_eq!(origin.parent(), Some((7, 5)));
+    }
+
+    #[test]
+    fn root_as_effective_user_is_told_from_an_absent_one() {
+        let mut origin = Origin::new(7, 1000, 1000, 42, 1);
+        origin.set_effective_ids(0, 1000);
+        assert_eq!(origin.effective_ids(), Some((0, 1000)));
     }
 
     #[test]

@@ -154,9 +154,9 @@ fn stages(
     Ok(Stages {
         handover: Arc::new(hooks.handover()?),
         netns_cookie: listeners.netns_cookie(),
-        identifier: Identifier::new(&root),
         policy,
         cancel_keys: session::CancelKeys::default(),
+        identifier: Identifier::new(&root, &config.identity),
         router: Router::new(listeners.addresses()?, config.limits.dial_timeout),
         audit,
         audit_limits: (&config.audit).into(),

@@ -4,6 +4,7 @@
 //! `startup_timeout`. Unknown keys are refused with line and column.
 
 mod groups;
+mod identity;
 mod routes;
 mod settings;
 mod tls;
@@ -14,15 +15,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::policy::PolicyMode;
-
 pub use groups::ServerGroups;
+pub use identity::{IdentityConfig, IdentitySettings};
 pub use routes::{AuditScope, RouteRule, Routes};
 pub use settings::{AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind};
 pub use tls::{
     CertificateSource, ClientCertificates, ClientTls, ServerAuthority, ServerSslMode,
     ServerTlsSettings, TerminationSettings, TlsMode, TlsSetting,
 };
+
+use crate::policy::PolicyMode;
 
 /// PostgreSQL's registered port.
 const DEFAULT_PORT: u16 = 5432;
@@ -62,6 +64,8 @@ pub struct Config {
     pub listen_port: u16,
     /// Audit settings.
     pub audit: AuditConfig,
+    /// What is read about a process.
+    pub identity: IdentityConfig,
     /// What applies to which destination.
     pub routes: Routes,
     /// Who may connect to what.
@@ -178,6 +182,7 @@ impl Config {
             ports: checked_ports(settings.port, settings.listen_port)?,
             cgroup: settings.cgroup,
             listen_port: settings.listen_port.unwrap_or(0),
+            identity: IdentityConfig::check(settings.identity)?,
             routes: Routes::check(settings.route, &audit)?,
             audit,
             policy: checked_policy(settings.policy_mode, settings.policy, settings.server_group)?,

@@ -3,20 +3,58 @@
 //! The kernel captured the process at connect(); /proc is read afterwards, through a pidfd, and believed only where
 //! it matches the capture. A process that has gone, or runs another executable by now, keeps what the kernel saw
 //! and nothing more. Previous stage: [`crate::intercept`]; next: [`crate::startup`].
+//!
+//! | room | what it tells |
+//! |---|---|
+//! | `fact`, `identity` | values with grades, and all of them together |
+//! | `process`, `pinned` | reads /proc in an order that no process can hold up to hide something |
+//! | `executable`, `digest`, `verity` | the file that runs |
+//! | `status`, `namespaces` | ids, groups, privileges, namespaces |
+//! | `ancestry` | who started it |
+//! | `cgroup`, `container` | unit, container and pod |
+//! | `script`, `redact` | its own words, without secrets |
+//! | `names` | this host's names for its ids |
+//! | `observed` | what the hook would have captured, of a process that does not connect |
 
+mod ancestry;
+mod cgroup;
+mod container;
+mod digest;
+mod executable;
+mod fact;
+mod identity;
+mod names;
+mod namespaces;
+mod observed;
+mod pinned;
 mod process;
 mod redact;
-mod unit;
+mod script;
+mod status;
+mod verity;
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proxy_ebpf::origin::Origin;
-use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
-use crate::wire::text::printable;
+pub use ancestry::Ancestor;
+pub use container::{Container, DEFAULT_POD_LOGS, Pod, Runtime};
+pub use fact::{Fact, Grade};
+pub use identity::Identity;
+pub use namespaces::Namespaces;
+pub use observed::UnknownProcess;
+pub use script::Script;
+pub use status::Seccomp;
+
+use crate::config::IdentityConfig;
+use cgroup::Place;
+use digest::Digests;
+use names::{NAMES_LIMIT, Names};
+use process::{Enrichment, Reader, RunningFile};
 
 /// How long reading /proc may take: reading another process's command line can block for as long as that process
 /// likes (its memory may be backed by a file system it serves itself).
@@ -24,176 +62,26 @@ const ENRICH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many such reads may hang at once before further ones are given up at the start.
 const MAX_CONCURRENT_READS: usize = 64;
 
-/// How far a fact can be trusted, from what nobody can forge to what somebody merely says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Grade {
-    /// Captured in the hook, at connect().
-    Kernel,
-    /// Read from /proc and matched against the capture.
-    Verified,
-    /// Read from /proc, with nothing to match it against, or not matching.
-    Late,
-    /// The client said so.
-    Claimed,
-    /// The server said so.
-    Confirmed,
-}
-
-impl Grade {
-    /// Its name in records and policies.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kernel => "kernel",
-            Self::Verified => "verified",
-            Self::Late => "late",
-            Self::Claimed => "claimed",
-            Self::Confirmed => "confirmed",
-        }
-    }
-}
-
-/// A value and how far it can be trusted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fact<T> {
-    value: T,
-    grade: Grade,
-}
-
-impl<T> Fact<T> {
-    /// What the fact says.
-    pub fn value(&self) -> &T {
-        &self.value
-    }
-
-    /// How far to trust it.
-    pub fn grade(&self) -> Grade {
-        self.grade
-    }
-
-    fn kernel(value: T) -> Self {
-        Self {
-            value,
-            grade: Grade::Kernel,
-        }
-    }
-}
-
-/// The identity of a calling process. Only [`Identifier::identify`] makes one.
-#[derive(Clone, Debug, Serialize)]
-pub struct Identity {
-    pid: Fact<u32>,
-    start_time_ns: Option<Fact<u64>>,
-    uid: Fact<u32>,
-    user: Option<Fact<String>>,
-    gid: Fact<u32>,
-    login_uid: Option<Fact<u32>>,
-    comm: Fact<String>,
-    exe: Option<Fact<String>>,
-    exe_device: Option<Fact<String>>,
-    exe_inode: Option<Fact<u64>>,
-    cmdline: Option<Fact<Vec<String>>>,
-    cgroup_id: Fact<u64>,
-    cgroup: Option<Fact<String>>,
-    systemd_unit: Option<Fact<String>>,
-    netns_cookie: Fact<u64>,
-}
-
-impl Identity {
-    /// What the hook captured, and nothing else.
-    fn captured(origin: &Origin) -> Self {
-        let exe = origin.exe();
-        Self {
-            pid: Fact::kernel(origin.tgid()),
-            start_time_ns: origin.start_time_ns().map(Fact::kernel),
-            uid: Fact::kernel(origin.uid()),
-            user: None,
-            gid: Fact::kernel(origin.gid()),
-            login_uid: origin.login_uid().map(Fact::kernel),
-            comm: Fact::kernel(printable(origin.comm())),
-            exe: None,
-            exe_device: exe.map(|((major, minor), _)| Fact::kernel(format!("{major}:{minor}"))),
-            exe_inode: exe.map(|(_, inode)| Fact::kernel(inode)),
-            cmdline: None,
-            cgroup_id: Fact::kernel(origin.cgroup_id()),
-            cgroup: None,
-            systemd_unit: None,
-            netns_cookie: Fact::kernel(origin.netns_cookie()),
-        }
-    }
-
-    fn enrich(&mut self, enrichment: process::Enrichment) {
-        self.user = enrichment.user;
-        self.exe = enrichment.exe;
-        self.cmdline = enrichment.cmdline;
-        self.systemd_unit = enrichment.cgroup.as_ref().and_then(unit::systemd_unit);
-        self.cgroup = enrichment.cgroup;
-    }
-
-    /// The process id in the initial pid namespace.
-    pub fn pid(&self) -> u32 {
-        self.pid.value
-    }
-
-    /// The real user id in the initial user namespace.
-    pub fn uid(&self) -> u32 {
-        self.uid.value
-    }
-
-    /// When the process was started, in nanoseconds since boot.
-    pub fn start_time_ns(&self) -> Option<u64> {
-        self.start_time_ns.as_ref().map(|fact| fact.value)
-    }
-
-    /// The real group id in the initial user namespace.
-    pub fn gid(&self) -> u32 {
-        self.gid.value
-    }
-
-    /// The user's name.
-    pub fn user(&self) -> Option<&Fact<String>> {
-        self.user.as_ref()
-    }
-
-    /// The audit login uid.
-    pub fn login_uid(&self) -> Option<&Fact<u32>> {
-        self.login_uid.as_ref()
-    }
-
-    /// The executable's path.
-    pub fn exe_fact(&self) -> Option<&Fact<String>> {
-        self.exe.as_ref()
-    }
-
-    /// The path of its cgroup.
-    pub fn cgroup(&self) -> Option<&Fact<String>> {
-        self.cgroup.as_ref()
-    }
-
-    /// The systemd unit it is of.
-    pub fn systemd_unit(&self) -> Option<&Fact<String>> {
-        self.systemd_unit.as_ref()
-    }
-
-    /// The executable's path, if it could be read.
-    pub fn exe(&self) -> Option<&str> {
-        self.exe.as_ref().map(|exe| exe.value.as_str())
-    }
-}
-
 /// Identifies processes, a bounded number at a time.
 #[derive(Clone, Debug)]
 pub struct Identifier {
     readers: Arc<Semaphore>,
-    cgroup_root: Arc<std::path::Path>,
+    cgroup_root: Arc<Path>,
+    pod_logs: Arc<Path>,
+    own_namespaces: Arc<Namespaces>,
+    /// There if executables are to be hashed.
+    digests: Option<Arc<Digests>>,
 }
 
 impl Identifier {
     /// Makes an identifier that checks cgroup paths below `cgroup_root`.
-    pub fn new(cgroup_root: &std::path::Path) -> Self {
+    pub fn new(cgroup_root: &Path, config: &IdentityConfig) -> Self {
         Self {
             readers: Arc::new(Semaphore::new(MAX_CONCURRENT_READS)),
             cgroup_root: Arc::from(cgroup_root),
+            pod_logs: Arc::from(config.pod_logs.as_path()),
+            own_namespaces: Arc::new(Namespaces::of("self").unwrap_or_default()),
+            digests: config.exe_sha256.then(Digests::new),
         }
     }
 
@@ -203,24 +91,147 @@ impl Identifier {
     /// Cancel safe; a read that hangs is left behind on its own thread and counts against the bound.
     pub async fn identify(&self, origin: &Origin) -> Identity {
         let mut identity = Identity::captured(origin);
-        let Ok(permit) = Arc::clone(&self.readers).try_acquire_owned() else {
-            debug!(
-                pid = origin.tgid(),
-                "too many /proc reads hang; the identity is the capture alone"
-            );
-            return identity;
-        };
-        let (origin, root) = (*origin, Arc::clone(&self.cgroup_root));
-        let reading = tokio::task::spawn_blocking(move || {
-            let enrichment = process::enrich(&origin, &root);
-            drop(permit);
-            enrichment
-        });
-        match tokio::time::timeout(ENRICH_TIMEOUT, reading).await {
-            Ok(Ok(enrichment)) => identity.enrich(enrichment),
-            Ok(Err(error)) => debug!(pid = identity.pid(), %error, "reading /proc failed"),
-            Err(_) => debug!(pid = identity.pid(), "reading /proc took too long"),
+        let found = self.read(origin).await;
+        let groups = found.surroundings.groups.as_ref();
+        let groups = groups.map(|groups| groups.value().clone());
+        let file = self.enrich(&mut identity, found);
+        let (names, digest) = tokio::join!(self.names(origin, groups), self.digest(file));
+        identity.name(names);
+        if let Some((sha256, verity)) = digest {
+            identity.exe_sha256 = sha256;
+            identity.exe_verity = verity;
         }
         identity
+    }
+
+    /// Makes the identity that a process would have if it connected now, from its first thread. The facts have the
+    /// grades they would have then, `kernel` among them, although nothing was captured: what this returns is an
+    /// answer to "what if", and no proof of anything.
+    ///
+    /// On file systems whose device number differs between stat() and the kernel (btrfs, some overlayfs) the
+    /// executable's facts are `verified` here and `late` at a real connect.
+    ///
+    /// # Errors
+    /// [`UnknownProcess`] when there is no such process, or too little of it can be seen.
+    pub async fn identify_running(&self, pid: u32) -> Result<Identity, UnknownProcess> {
+        let root = Arc::clone(&self.cgroup_root);
+        let observing = tokio::task::spawn_blocking(move || observed::observe(pid, &root));
+        let observed = observing.await.map_err(|_| UnknownProcess::Gone(pid))??;
+        let mut identity = self.identify(&observed.origin).await;
+        if !observed.knows_netns {
+            identity.netns_cookie = None;
+        }
+        Ok(identity)
+    }
+
+    /// Reads /proc for as long as that may take.
+    async fn read(&self, origin: &Origin) -> Enrichment {
+        let Some(permit) = self.permit(origin) else {
+            return Enrichment::default();
+        };
+        let found = Arc::new(Mutex::new(Enrichment::default()));
+        let (origin, root) = (*origin, Arc::clone(&self.cgroup_root));
+        let (reading, wants_file) = (Arc::clone(&found), self.digests.is_some());
+        let reading = tokio::task::spawn_blocking(move || {
+            let reader = Reader {
+                origin: &origin,
+                cgroup_root: &root,
+                wants_file,
+            };
+            reader.read(&reading);
+            drop(permit);
+        });
+        let pid = origin.tgid();
+        match tokio::time::timeout(ENRICH_TIMEOUT, reading).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(pid, %error, "reading /proc failed"),
+            Err(_) => debug!(
+                pid,
+                "reading /proc takes too long; what has been read counts"
+            ),
+        }
+        std::mem::take(&mut found.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts what was read into the identity, but for the file, which it gives back.
+    fn enrich(&self, identity: &mut Identity, found: Enrichment) -> Option<RunningFile> {
+        let around = found.surroundings;
+        if let Some(exe) = found.exe {
+            identity.exe = Some(exe.path);
+            identity.exe_deleted = Some(exe.is_deleted);
+        }
+        identity.cmdline = found.cmdline;
+        identity.script = found.script;
+        identity.ancestors = around.ancestors;
+        identity.groups = around.groups;
+        if let Some(path) = around.cgroup {
+            self.place(identity, &path);
+            identity.cgroup = Some(path);
+        }
+        let other = around
+            .namespaces
+            .as_ref()
+            .map(|namespaces| namespaces.with(namespaces.value().other_than(&self.own_namespaces)));
+        identity.other_namespaces = other;
+        identity.namespaces = around.namespaces;
+        identity.tracer_pid = around.tracer_pid;
+        identity.capabilities = found.privileges.capabilities;
+        identity.no_new_privs = found.privileges.no_new_privs;
+        identity.seccomp = found.privileges.seccomp;
+        found.file
+    }
+
+    /// What follows from the cgroup's path can be trusted as far as the path.
+    fn place(&self, identity: &mut Identity, path: &Fact<String>) {
+        let Some(place) = Place::of(path.value()) else {
+            return;
+        };
+        let text = |part: &str| path.with(part.to_owned());
+        identity.systemd_unit = place.unit().map(text);
+        identity.systemd_slice = place.slice().map(text);
+        identity.container = container::container(&place).map(|container| path.with(container));
+        identity.pod = container::pod(&place, &self.pod_logs).map(|pod| path.with(pod));
+    }
+
+    async fn names(&self, origin: &Origin, groups: Option<Vec<u32>>) -> Names {
+        let Some(permit) = self.permit(origin) else {
+            return Names::default();
+        };
+        let (uid, gid) = (origin.uid(), origin.gid());
+        let looking = tokio::task::spawn_blocking(move || {
+            let names = Names::look_up(uid, gid, groups.as_deref());
+            drop(permit);
+            names
+        });
+        match tokio::time::timeout(NAMES_LIMIT, looking).await {
+            Ok(names) => names.unwrap_or_default(),
+            Err(_) => {
+                debug!(uid, gid, "looking up names takes too long");
+                Names::default()
+            }
+        }
+    }
+
+    /// The file's SHA-256 and fs-verity digest.
+    async fn digest(
+        &self,
+        file: Option<RunningFile>,
+    ) -> Option<(Option<Fact<String>>, Option<Fact<String>>)> {
+        let (digests, file) = self.digests.as_ref().zip(file)?;
+        let sha256 = digests.sha256(file.hashable).await;
+        let graded = |digest: String| Fact::new(digest, file.grade);
+        Some((sha256.map(graded), file.verity.map(graded)))
+    }
+
+    fn permit(&self, origin: &Origin) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.readers).try_acquire_owned().ok();
+        if permit.is_none() {
+            let pid = origin.tgid();
+            debug!(
+                pid,
+                "too many reads hang; the identity lacks what they tell"
+            );
+        }
+        permit
     }
 }

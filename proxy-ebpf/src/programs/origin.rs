@@ -32,6 +32,12 @@ pub(super) fn capture(context: &SockAddrContext, netns_cookie: u64, origin: &mut
     if let Some(login_uid) = read(task.address, task.kernel.task_loginuid) {
         origin.set_login_uid(login_uid);
     }
+    if let Some((uid, gid)) = task.effective_ids() {
+        origin.set_effective_ids(uid, gid);
+    }
+    if let Some((tgid, start_time)) = task.parent() {
+        origin.set_parent(tgid, start_time);
+    }
     if let Some((device, inode)) = task.executable() {
         origin.set_exe(device, inode);
     }
@@ -49,6 +55,27 @@ impl Task {
     fn start_time_ns(&self) -> Option<u64> {
         let leader: u64 = read(self.address, self.kernel.task_group_leader)?;
         read(leader, self.kernel.task_start_boottime)
+    }
+
+    /// The ids of the calling thread itself: its threads may act with different ones.
+    #[inline(always)]
+    fn effective_ids(&self) -> Option<(u32, u32)> {
+        let credentials: u64 = read(self.address, self.kernel.task_cred)?;
+        let uid = read(credentials, self.kernel.cred_euid)?;
+        let gid = read(credentials, self.kernel.cred_egid)?;
+        Some((uid, gid))
+    }
+
+    /// Process id and start time of the parent. It is the thread that forked which the kernel calls the parent; the
+    /// start time is its leader's, as for the process itself.
+    #[inline(always)]
+    fn parent(&self) -> Option<(u32, u64)> {
+        let parent = Self {
+            address: read(self.address, self.kernel.task_real_parent)?,
+            kernel: self.kernel,
+        };
+        let tgid = read(parent.address, self.kernel.task_tgid)?;
+        Some((tgid, parent.start_time_ns()?))
     }
 
     /// Device and inode of the file the process runs.

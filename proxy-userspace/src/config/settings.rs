@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::groups::ServerGroupSettings;
+use super::identity::IdentitySettings;
 use super::routes::RouteSettings;
 use crate::policy::PolicyMode;
 
@@ -98,6 +99,10 @@ pub struct Settings {
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 
+    /// What is read about a process; only in the file.
+    #[arg(skip)]
+    pub identity: IdentitySettings,
+
     /// What applies to which destination; only in the file.
     #[arg(skip)]
     pub route: Vec<RouteSettings>,
@@ -136,6 +141,7 @@ impl Settings {
             log: self.log.or(base.log),
             policy: self.policy.or(base.policy),
             policy_mode: self.policy_mode.or(base.policy_mode),
+            identity: base.identity,
             route: base.route,
             server_group: base.server_group,
         }

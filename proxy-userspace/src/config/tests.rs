@@ -12,6 +12,8 @@ fn an_empty_file_gives_the_documented_defaults() {
     let config = from_toml("").unwrap();
     assert_eq!(config.ports, [5432]);
     assert_eq!(config.limits.startup_timeout, Duration::from_secs(60));
+    assert!(!config.identity.exe_sha256);
+    assert_eq!(config.identity.pod_logs, Path::new("/var/log/pods"));
     assert_eq!(config.audit.sink, SinkKind::Stdout);
     assert_eq!(config.audit.overflow, OverflowPolicy::Block);
 }
@@ -44,6 +46,11 @@ fn mistakes_are_refused_with_their_place() {
         ("drain_timeout = \"-3s\"\n", "line 1, column 17"),
         ("audit = \"everything\"\n", "line 1, column 9"),
         ("audit_text_limit = 0\n", "`audit_text_limit`"),
+        (
+            "[identity]\npod_logs = \"pods\"\n",
+            "`identity.pod_logs`: `pods` is not an absolute path",
+        ),
+        ("[identity]\nexe_md5 = true\n", "line 2, column 1"),
         ("audit_parameter_limit = 70000\n", "`audit_parameter_limit`"),
     ];
     for (text, place) in cases {

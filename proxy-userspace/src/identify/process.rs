@@ -3,117 +3,189 @@
 //! A pidfd pins the process; its start time must be the captured one. Only then is what /proc says about the
 //! process graded `verified`, and the executable only if it is the captured file: exec after connect() must not lend
 //! the connection somebody else's name.
+//!
+//! Reading goes from what the kernel answers by itself to what the process can hold up: a file system it serves,
+//! memory it does not page in. Whatever has been read by the time limit counts, so that a process cannot hide the
+//! former by holding up the latter.
 
-use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::Read as _;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use nix::unistd::{Uid, User};
-use procfs::process::Process;
 use proxy_ebpf::origin::Origin;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::redact;
-use super::{Fact, Grade};
+use super::ancestry::{self, Ancestor};
+use super::digest::Hashable;
+use super::executable::{self, Executable};
+use super::fact::{Fact, Grade};
+use super::namespaces::Namespaces;
+use super::pinned::{NANOSECONDS_PER_TICK, Pinned};
+use super::script::{self, Script};
+use super::status::{Seccomp, Status};
+use super::{cgroup, redact, verity};
 use crate::wire::text::printable;
-
-/// USER_HZ: the unit of start times in /proc/PID/stat is fixed for userspace on every architecture we support.
-const NANOSECONDS_PER_TICK: u64 = 1_000_000_000 / 100;
 
 /// How much of a command line is read.
 const MAX_COMMAND_LINE_BYTES: u64 = 64 * 1024;
 
-/// What /proc and the user database add to a capture.
+/// What /proc adds to a capture.
 #[derive(Debug, Default)]
 pub(super) struct Enrichment {
-    pub(super) user: Option<Fact<String>>,
-    pub(super) exe: Option<Fact<String>>,
+    pub(super) surroundings: Surroundings,
+    pub(super) exe: Option<Executable>,
+    pub(super) privileges: Privileges,
+    pub(super) file: Option<RunningFile>,
     pub(super) cmdline: Option<Fact<Vec<String>>>,
+    pub(super) script: Option<Fact<Script>>,
+}
+
+/// Where a process runs and who is around it.
+#[derive(Debug, Default)]
+pub(super) struct Surroundings {
+    pub(super) ancestors: Vec<Fact<Ancestor>>,
     pub(super) cgroup: Option<Fact<String>>,
+    pub(super) groups: Option<Fact<Vec<u32>>>,
+    pub(super) namespaces: Option<Fact<Namespaces>>,
+    pub(super) tracer_pid: Option<Fact<u32>>,
 }
 
-/// Reads what can be read about the process behind `origin`. Blocks for as long as /proc does.
-pub(super) fn enrich(origin: &Origin, cgroup_root: &Path) -> Enrichment {
-    let mut enrichment = match open(origin) {
-        Some((pidfd, process, grade)) => {
-            let found = read(&process, origin, grade, cgroup_root);
-            // Exited meanwhile: its number may have been taken, so none of it counts.
-            if has_exited(&pidfd) {
-                Enrichment::default()
-            } else {
-                found
+/// What a process may do.
+#[derive(Debug, Default)]
+pub(super) struct Privileges {
+    pub(super) capabilities: Option<Fact<Vec<String>>>,
+    pub(super) no_new_privs: Option<Fact<bool>>,
+    pub(super) seccomp: Option<Fact<Seccomp>>,
+}
+
+/// The executable's file, open, with what is asked of it.
+#[derive(Debug)]
+pub(super) struct RunningFile {
+    pub(super) hashable: Hashable,
+    pub(super) verity: Option<String>,
+    pub(super) grade: Grade,
+}
+
+/// One process to be read.
+pub(super) struct Reader<'a> {
+    pub(super) origin: &'a Origin,
+    pub(super) cgroup_root: &'a Path,
+    /// Whether the executable's file is wanted too.
+    pub(super) wants_file: bool,
+}
+
+impl Reader<'_> {
+    /// Reads what can be read into `found`, part by part. Blocks for as long as /proc does.
+    pub(super) fn read(&self, found: &Mutex<Enrichment>) {
+        let Some((process, grade)) = self.pin() else {
+            return;
+        };
+        let pid = process.pid();
+        let status = Status::of(pid).unwrap_or_default();
+        let has_captured_ids = status.has_ids_of(self.origin);
+        let link = executable::link(pid);
+        let surroundings = self.surroundings(&process, &status, grade);
+        let unchecked = link.as_deref().map(executable::unchecked);
+        let privileges = privileges_of(&status, Grade::Late);
+        publish(&process, found, |found| {
+            found.surroundings = surroundings;
+            found.exe = unchecked;
+            found.privileges = privileges;
+        });
+        // From here on a file system may be asked that the process itself serves.
+        let checked = link.map(|link| executable::checked(&link, self.origin, grade));
+        let is_unchanged = has_captured_ids && executable::runs_captured(pid, self.origin);
+        let privileges = privileges_of(&status, if is_unchanged { grade } else { Grade::Late });
+        let exe = checked.as_ref().map(|exe| exe.path.value().clone());
+        publish(&process, found, |found| {
+            found.exe = checked;
+            found.privileges = privileges;
+        });
+        if self.wants_file {
+            let file = self.running_file(pid, grade);
+            publish(&process, found, |found| found.file = file);
+        }
+        // The memory behind the command line is the process's own: this may take as long as it likes.
+        let arguments = command_line(pid);
+        let script = exe.zip(arguments.as_deref()).and_then(|(exe, arguments)| {
+            let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok();
+            script::script(&exe, arguments, cwd.as_deref())
+        });
+        publish(&process, found, |found| {
+            // The process may rewrite its own arguments at any time: never better than late.
+            found.script = script.and_then(redact::script).map(Fact::late);
+            found.cmdline = arguments.map(|arguments| Fact::late(redact::arguments(arguments)));
+        });
+    }
+
+    /// Pins the process and checks that it is the captured one.
+    fn pin(&self) -> Option<(Pinned, Grade)> {
+        let process = Pinned::open(self.origin.tgid())?;
+        match self.origin.start_time_ns() {
+            None => Some((process, Grade::Late)),
+            Some(captured) if process.started_at_ticks() == captured / NANOSECONDS_PER_TICK => {
+                Some((process, Grade::Verified))
             }
+            Some(_) => None,
         }
-        None => Enrichment::default(),
-    };
-    enrichment.user = user_name(origin.uid());
-    enrichment
-}
+    }
 
-/// Pins the process and checks that it is the captured one.
-fn open(origin: &Origin) -> Option<(rustix::fd::OwnedFd, Process, Grade)> {
-    let pid = i32::try_from(origin.tgid()).ok()?;
-    let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-    let process = Process::new(pid).ok()?;
-    let grade = match origin.start_time_ns() {
-        None => Grade::Late,
-        Some(captured) if process.stat().ok()?.starttime == captured / NANOSECONDS_PER_TICK => {
-            Grade::Verified
+    fn surroundings(&self, process: &Pinned, status: &Status, grade: Grade) -> Surroundings {
+        let pid = process.pid();
+        // Groups change only together with ids, or by a process that may change either.
+        let groups_grade = if status.has_ids_of(self.origin) {
+            grade
+        } else {
+            Grade::Late
+        };
+        Surroundings {
+            ancestors: ancestry::ancestors(process, self.origin),
+            cgroup: cgroup::path(pid, self.origin, grade, self.cgroup_root),
+            groups: status
+                .groups
+                .clone()
+                .map(|groups| Fact::new(groups, groups_grade)),
+            // A process may enter others at any time, and a tracer come and go.
+            namespaces: Namespaces::of(&pid.to_string()).map(Fact::late),
+            tracer_pid: status.tracer_pid.map(Fact::late),
         }
-        Some(_) => return None,
-    };
-    Some((pidfd, process, grade))
-}
+    }
 
-fn read(process: &Process, origin: &Origin, grade: Grade, cgroup_root: &Path) -> Enrichment {
-    Enrichment {
-        user: None,
-        exe: executable(process, origin, grade),
-        // The process may rewrite its own arguments at any time: never better than late.
-        cmdline: command_line(process.pid()).map(|arguments| Fact {
-            value: redact::arguments(arguments),
-            grade: Grade::Late,
-        }),
-        cgroup: cgroup_path(process).map(|path| Fact {
-            grade: if is_captured_cgroup(cgroup_root, &path, origin) {
-                grade
-            } else {
-                Grade::Late
-            },
-            value: path,
-        }),
+    fn running_file(&self, pid: u32, grade: Grade) -> Option<RunningFile> {
+        let (file, metadata) = executable::open(pid, self.origin)?;
+        let hashable = Hashable::new(file, &metadata)?;
+        Some(RunningFile {
+            verity: verity::measure(hashable.file()),
+            hashable,
+            grade,
+        })
     }
 }
 
-/// The path of the executable: as good as the process's own grade if, in *our* mount namespace, that path is the very
-/// file the hook saw. What the process sees under that name does not count (it may have mounted something over it),
-/// and neither does what it runs by now.
-fn executable(process: &Process, origin: &Origin, grade: Grade) -> Option<Fact<String>> {
-    let path = process.exe().ok()?;
-    let is_captured = std::fs::metadata(&path).is_ok_and(|file| is_captured_file(&file, origin));
-    Some(Fact {
-        value: printable(path.as_os_str().as_bytes()),
-        grade: if is_captured { grade } else { Grade::Late },
-    })
+/// Privileges are as good as the process's grade while it runs the captured file with the captured ids: exec of another
+/// may add some. What it gives up by itself, it gives up.
+fn privileges_of(status: &Status, grade: Grade) -> Privileges {
+    let capabilities = status.capabilities.clone();
+    Privileges {
+        capabilities: capabilities.map(|capabilities| Fact::new(capabilities, grade)),
+        no_new_privs: status.no_new_privs.map(|is_set| Fact::new(is_set, grade)),
+        seccomp: status.seccomp.map(|mode| Fact::new(mode, grade)),
+    }
 }
 
-fn is_captured_file(file: &std::fs::Metadata, origin: &Origin) -> bool {
-    let device = file.dev();
-    origin.exe().is_some_and(|((major, minor), inode)| {
-        file.ino() == inode
-            && nix::sys::stat::major(device) == u64::from(major)
-            && nix::sys::stat::minor(device) == u64::from(minor)
-    })
+/// Hands over a part of what was read. If the process has exited meanwhile its number may have been taken, and what
+/// was read may be another's.
+fn publish(process: &Pinned, found: &Mutex<Enrichment>, put: impl FnOnce(&mut Enrichment)) {
+    if process.is_alive() {
+        put(&mut found.lock().unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 /// The start of the process's command line. The process decides how long it is and where it lies, so no more than a
 /// bounded part is ever read.
-fn command_line(pid: i32) -> Option<Vec<String>> {
+fn command_line(pid: u32) -> Option<Vec<String>> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(format!("/proc/{pid}/cmdline")).ok()?;
+    let file = File::open(format!("/proc/{pid}/cmdline")).ok()?;
     file.take(MAX_COMMAND_LINE_BYTES)
         .read_to_end(&mut bytes)
         .ok()?;
@@ -124,89 +196,94 @@ fn command_line(pid: i32) -> Option<Vec<String>> {
     Some(arguments.map(printable).collect())
 }
 
-/// The path of the process in the cgroup-v2 hierarchy.
-fn cgroup_path(process: &Process) -> Option<String> {
-    let groups = process.cgroups().ok()?;
-    groups
-        .into_iter()
-        .find(|group| group.hierarchy == 0)
-        .map(|group| group.pathname)
-}
-
-/// Whether `path` is the cgroup the kernel saw: a cgroup's id is its directory's inode number.
-fn is_captured_cgroup(cgroup_root: &Path, path: &str, origin: &Origin) -> bool {
-    let directory = cgroup_root.join(OsStr::new(path.trim_start_matches('/')));
-    std::fs::metadata(directory).is_ok_and(|metadata| metadata.ino() == origin.cgroup_id())
-}
-
-fn has_exited(pidfd: &rustix::fd::OwnedFd) -> bool {
-    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    !matches!(poll(&mut fds, Some(&now)), Ok(0))
-}
-
-/// The name of a user id in this host's user database, whatever a container's own says.
-fn user_name(uid: u32) -> Option<Fact<String>> {
-    let user = User::from_uid(Uid::from_raw(uid)).ok()??;
-    Some(Fact {
-        value: user.name,
-        grade: Grade::Late,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     fn own_start_time_ns() -> u64 {
-        Process::myself().unwrap().stat().unwrap().starttime * NANOSECONDS_PER_TICK
+        let own = Pinned::open(std::process::id()).unwrap();
+        own.started_at_ticks() * NANOSECONDS_PER_TICK
     }
 
     fn own_origin() -> Origin {
-        Origin::new(std::process::id(), Uid::current().as_raw(), 0, 0, 0)
+        let (uid, gid) = (
+            nix::unistd::getuid().as_raw(),
+            nix::unistd::getgid().as_raw(),
+        );
+        let mut origin = Origin::new(std::process::id(), uid, gid, 0, 0);
+        origin.set_effective_ids(
+            nix::unistd::geteuid().as_raw(),
+            nix::unistd::getegid().as_raw(),
+        );
+        origin
+    }
+
+    fn with_own_file(mut origin: Origin) -> Origin {
+        let exe = fs::metadata("/proc/self/exe").unwrap();
+        let (major, minor) = executable::device(&exe);
+        origin.set_exe(u32::try_from((major << 20) | minor).unwrap(), exe.ino());
+        origin
+    }
+
+    fn read(origin: &Origin) -> Enrichment {
+        let found = Mutex::default();
+        let reader = Reader {
+            origin,
+            cgroup_root: Path::new("/nonexistent"),
+            wants_file: true,
+        };
+        reader.read(&found);
+        found.into_inner().unwrap()
     }
 
     #[test]
-    fn a_process_with_the_captured_start_time_and_file_is_verified() {
-        let mut origin = own_origin();
+    fn a_process_with_the_captured_start_time_ids_and_file_is_verified() {
+        let mut origin = with_own_file(own_origin());
         origin.set_start_time_ns(own_start_time_ns() + 5_000_000);
-        let exe = std::fs::metadata("/proc/self/exe").unwrap();
-        let device = u32::try_from(
-            (nix::sys::stat::major(exe.dev()) << 20) | nix::sys::stat::minor(exe.dev()),
-        );
-        origin.set_exe(device.unwrap(), exe.ino());
-        let found = enrich(&origin, Path::new("/nonexistent"));
-        let expected = std::env::current_exe().unwrap();
+        let found = read(&origin);
+        let expected = std::env::current_exe().unwrap().display().to_string();
+        let exe = found.exe.unwrap();
+        assert_eq!(exe.path, Fact::new(expected, Grade::Verified));
+        assert_eq!(exe.is_deleted, Fact::new(false, Grade::Verified));
+        assert!(found.file.is_some());
+        let surroundings = found.surroundings;
+        assert_eq!(surroundings.cgroup.unwrap().grade(), Grade::Late);
+        assert_eq!(surroundings.groups.unwrap().grade(), Grade::Verified);
         assert_eq!(
-            found.exe.unwrap(),
-            Fact {
-                value: expected.display().to_string(),
-                grade: Grade::Verified
-            }
+            found.privileges.capabilities.unwrap().grade(),
+            Grade::Verified
         );
-        assert_eq!(found.cgroup.unwrap().grade(), Grade::Late);
     }
 
     #[test]
-    fn another_executable_by_now_is_only_late() {
+    fn other_ids_by_now_leave_groups_and_privileges_late() {
+        let mut origin = with_own_file(own_origin());
+        origin.set_start_time_ns(own_start_time_ns());
+        origin.set_effective_ids(4242, 4242);
+        let found = read(&origin);
+        assert_eq!(found.surroundings.groups.unwrap().grade(), Grade::Late);
+        assert_eq!(found.privileges.no_new_privs.unwrap().grade(), Grade::Late);
+        assert_eq!(found.exe.unwrap().path.grade(), Grade::Verified);
+    }
+
+    #[test]
+    fn another_executable_by_now_is_only_late_and_not_hashed() {
         let mut origin = own_origin();
         origin.set_start_time_ns(own_start_time_ns());
         origin.set_exe(0, 1);
-        assert_eq!(
-            enrich(&origin, Path::new("/")).exe.unwrap().grade(),
-            Grade::Late
-        );
+        let found = read(&origin);
+        assert_eq!(found.exe.unwrap().path.grade(), Grade::Late);
+        assert!(found.file.is_none());
+        assert_eq!(found.privileges.seccomp.unwrap().grade(), Grade::Late);
     }
 
     #[test]
     fn a_process_that_took_the_number_lends_nothing() {
-        let mut origin = own_origin();
+        let mut origin = with_own_file(own_origin());
         origin.set_start_time_ns(own_start_time_ns() + 1_000_000_000);
-        let found = enrich(&origin, Path::new("/"));
-        assert_eq!((found.exe, found.cmdline, found.cgroup), (None, None, None));
+        assert_lends_nothing(&read(&origin));
     }
 
     #[test]
@@ -214,6 +291,14 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let origin = Origin::new(child.id(), 0, 0, 0, 0);
         child.wait().unwrap();
-        assert_eq!(enrich(&origin, Path::new("/")).exe, None);
+        assert_lends_nothing(&read(&origin));
+    }
+
+    fn assert_lends_nothing(found: &Enrichment) {
+        let surroundings = &found.surroundings;
+        assert!(found.exe.is_none() && found.cmdline.is_none() && found.script.is_none());
+        assert!(found.file.is_none() && found.privileges.capabilities.is_none());
+        assert!(surroundings.ancestors.is_empty() && surroundings.cgroup.is_none());
+        assert!(surroundings.groups.is_none() && surroundings.namespaces.is_none());
     }
 }

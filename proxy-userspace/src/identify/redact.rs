@@ -3,6 +3,8 @@
 //! A command line is for people to recognise a program by; where an argument might be a secret it goes. The rules
 //! err on the side of taking too much.
 
+use super::script::Script;
+
 /// What stands in a record where a secret stood.
 const REDACTED: &str = "[redacted]";
 /// How much of a command line is kept.
@@ -42,6 +44,11 @@ pub(super) fn arguments(arguments: Vec<String>) -> Vec<String> {
         kept.push(bounded);
     }
     kept
+}
+
+/// A script whose path looks like it holds a secret is not told: redacted, it would be another path.
+pub(super) fn script(script: Script) -> Option<Script> {
+    (one(&script.path) == script.path).then_some(script)
 }
 
 /// Whether this is an option whose value, a secret, is the next argument.

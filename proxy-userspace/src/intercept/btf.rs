@@ -62,6 +62,11 @@ fn offsets_from(types: &Types<'_>) -> KernelOffsets {
     KernelOffsets {
         task_group_leader: field("task_struct", "group_leader"),
         task_start_boottime: start_boottime,
+        task_tgid: field("task_struct", "tgid"),
+        task_real_parent: field("task_struct", "real_parent"),
+        task_cred: field("task_struct", "cred"),
+        cred_euid: field("cred", "euid"),
+        cred_egid: field("cred", "egid"),
         task_loginuid: field("task_struct", "loginuid"),
         task_mm: field("task_struct", "mm"),
         mm_exe_file: field("mm_struct", "exe_file"),

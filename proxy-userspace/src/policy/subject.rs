@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::identify::{Fact, Grade, Identity};
+use crate::identify::{Fact, Identity};
 
 /// A group that a process is a member of, as policies name it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -41,19 +41,22 @@ struct Workload {
 impl Subject {
     /// Reads an identity as policies see it.
     pub fn of(identity: &Identity) -> Self {
+        let started = identity.start_time_ns().map(|started| *started.value());
+        let pid = identity.process_id();
         let mut subject = Self {
-            id: process_id(identity),
+            id: process_id(pid, started),
             memberships: Vec::new(),
             attributes: Map::new(),
             grades: Map::new(),
             workload: Workload {
-                process: (identity.pid(), identity.start_time_ns()),
+                process: (pid, started),
                 ..Workload::default()
             },
         };
         subject.add_user(identity);
         subject.add_program(identity);
         subject.add_cgroup(identity);
+        subject.add_surroundings(identity);
         subject
     }
 
@@ -66,7 +69,11 @@ impl Subject {
             memberships: Vec::new(),
             attributes: attributes
                 .into_iter()
-                .map(|(name, value)| (name.to_owned(), value.into()))
+                .map(|(name, value)| (name.to_owned(), Value::from(value)))
+                .chain([
+                    ("is_traced".to_owned(), Value::from(false)),
+                    ("ancestors".to_owned(), Value::from(Vec::<Value>::new())),
+                ])
                 .collect(),
             grades: Map::new(),
             workload: Workload::default(),
@@ -107,52 +114,141 @@ impl Subject {
         self.grades.insert(name.to_owned(), grade);
     }
 
+    /// Sets an attribute, if there is one.
+    fn tell<T: Clone + Into<Value>>(&mut self, attribute: &str, fact: Option<&Fact<T>>) {
+        if let Some(fact) = fact {
+            self.set(attribute, fact.value().clone());
+        }
+    }
+
     fn add_user(&mut self, identity: &Identity) {
-        self.set("pid", identity.pid());
-        self.set("uid", identity.uid());
-        self.set("gid", identity.gid());
-        self.join("User", format!("#{}", identity.uid()));
-        self.join("Group", format!("#{}", identity.gid()));
-        // Grade `late` here says no more than that the host's user database may change.
+        self.tell("pid", identity.pid());
+        self.tell("uid", identity.uid());
+        self.tell("gid", identity.gid());
+        self.tell("effective_uid", identity.euid());
+        self.tell("effective_gid", identity.egid());
+        self.tell("login_uid", identity.login_uid());
+        if let Some(uid) = identity.uid() {
+            self.join("User", format!("#{}", uid.value()));
+        }
+        // A name is as good as the number it was looked up for: the host's own user database says so.
         if let Some(user) = identity.user() {
             self.join("User", user.value());
         }
-        if let Some(login_uid) = identity.login_uid() {
-            self.set("login_uid", *login_uid.value());
+        for gid in [identity.gid(), identity.egid()].into_iter().flatten() {
+            self.join("Group", format!("#{}", gid.value()));
+        }
+        if let Some(group) = identity.group() {
+            self.join("Group", group.value());
+        }
+        self.add_supplementary_groups(identity);
+    }
+
+    fn add_supplementary_groups(&mut self, identity: &Identity) {
+        let Some(groups) = identity.groups() else {
+            return;
+        };
+        self.grade("groups", groups);
+        if !groups.grade().is_attested() {
+            return;
+        }
+        for gid in groups.value() {
+            self.join("Group", format!("#{gid}"));
+        }
+        for name in identity.group_names().into_iter().flat_map(Fact::value) {
+            self.join("Group", name);
         }
     }
 
     fn add_program(&mut self, identity: &Identity) {
-        if let Some(exe) = identity.exe_fact() {
-            self.set("executable", exe.value().as_str());
+        self.tell("executable", identity.exe());
+        self.tell("sha256", identity.exe_sha256());
+        if let Some(script) = identity.script() {
+            self.set("script", script.value().path.as_str());
+        }
+        if let Some(exe) = identity.exe() {
             self.grade("executable", exe);
-            if is_attested(exe) {
+            if exe.grade().is_attested() {
                 self.join("Executable", exe.value());
+            }
+        }
+        for (prefix, digest) in [
+            ("sha256", identity.exe_sha256()),
+            ("verity", identity.exe_verity()),
+        ] {
+            if let Some(digest) = digest.filter(|digest| digest.grade().is_attested()) {
+                self.join("Executable", format!("{prefix}:{}", digest.value()));
+            }
+        }
+        if let Some(digest) = identity.exe_sha256() {
+            self.grade("sha256", digest);
+        }
+        self.workload.program =
+            identity
+                .exe_device()
+                .zip(identity.exe_inode())
+                .map(|(device, inode)| {
+                    let uid = identity.uid().map(|uid| *uid.value());
+                    (
+                        uid.unwrap_or_default(),
+                        device.value().clone(),
+                        *inode.value(),
+                    )
+                });
+    }
+
+    fn add_cgroup(&mut self, identity: &Identity) {
+        self.tell("cgroup", identity.cgroup());
+        if let Some(cgroup) = identity.cgroup() {
+            self.grade("cgroup", cgroup);
+        }
+        if let Some(unit) = attested(identity.systemd_unit()) {
+            self.join("Unit", unit);
+            self.workload.unit = Some(unit.clone());
+        }
+        if let Some(slice) = attested(identity.systemd_slice()) {
+            self.join("Slice", slice);
+        }
+        if let Some(container) = attested(identity.container()) {
+            self.join("Container", &container.id);
+            self.workload.container = Some(container.id.clone());
+        }
+        if let Some(pod) = attested(identity.pod()) {
+            self.join("Pod", format!("uid:{}", pod.uid));
+            if let Some(namespace) = &pod.namespace {
+                self.join("Namespace", namespace);
+                if let Some(name) = &pod.name {
+                    self.join("Pod", format!("{namespace}/{name}"));
+                }
             }
         }
     }
 
-    fn add_cgroup(&mut self, identity: &Identity) {
-        if let Some(cgroup) = identity.cgroup() {
-            self.set("cgroup", cgroup.value().as_str());
-            self.grade("cgroup", cgroup);
-        }
-        if let Some(unit) = identity.systemd_unit().filter(|unit| is_attested(unit)) {
-            self.join("Unit", unit.value());
-            self.workload.unit = Some(unit.value().clone());
-        }
+    fn add_surroundings(&mut self, identity: &Identity) {
+        self.tell("capabilities", identity.capabilities());
+        self.tell("no_new_privs", identity.no_new_privs());
+        self.tell("foreign_namespaces", identity.other_namespaces());
+        let is_traced = identity.tracer_pid().is_some_and(|pid| *pid.value() != 0);
+        self.set("is_traced", is_traced);
+        let ancestors: Vec<_> = identity
+            .ancestors()
+            .iter()
+            .filter_map(|ancestor| ancestor.value().exe.clone())
+            .collect();
+        self.set("ancestors", ancestors);
     }
 }
 
-/// Whether nobody but the kernel, or root on this host, could have made it up.
-fn is_attested<T>(fact: &Fact<T>) -> bool {
-    matches!(fact.grade(), Grade::Kernel | Grade::Verified)
+/// A fact's value, if nobody but root on this host could have made it up.
+fn attested<T>(fact: Option<&Fact<T>>) -> Option<&T> {
+    fact.filter(|fact| fact.grade().is_attested())
+        .map(Fact::value)
 }
 
 /// A process's id: its number alone is used again.
-fn process_id(identity: &Identity) -> String {
-    match identity.start_time_ns() {
-        Some(started) => format!("{}@{started}", identity.pid()),
-        None => identity.pid().to_string(),
+fn process_id(pid: u32, started: Option<u64>) -> String {
+    match started {
+        Some(started) => format!("{pid}@{started}"),
+        None => pid.to_string(),
     }
 }

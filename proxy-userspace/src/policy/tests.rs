@@ -155,6 +155,34 @@ fn decisions_by_scope_and_condition() {
     }
 }
 
+/// Whatever is known of a process, it is what the schema says.
+#[tokio::test]
+async fn a_real_process_fits_the_schema() {
+    let root = crate::intercept::cgroup_root().unwrap();
+    let config = crate::config::IdentityConfig {
+        exe_sha256: true,
+        ..crate::config::IdentityConfig::default()
+    };
+    let identifier = crate::identify::Identifier::new(&root, &config);
+    let identity = identifier
+        .identify_running(std::process::id())
+        .await
+        .unwrap();
+    let subject = Arc::new(Subject::of(&identity));
+    let exe = std::env::current_exe().unwrap().display().to_string();
+    let asked = Question {
+        subject: Arc::clone(&subject),
+        ..question(&[])
+    };
+    let uid = nix::unistd::getuid();
+    let text = format!(
+        "permit (principal in User::\"#{uid}\", action, resource) when {{ principal in Executable::\"{exe}\" && context.grades has sha256 && context.grades.sha256 == \"verified\" }};"
+    );
+    let verdict = policies(&text).evaluate(&asked, &Zoned::now());
+    assert!(verdict.permits, "{verdict:?}\n{subject:?}");
+    assert!(subject.is_same_workload(&subject));
+}
+
 #[test]
 fn what_an_evaluation_error_is_is_told() {
     let text = "permit (principal, action, resource); forbid (principal, action, resource) when { principal.pid * 9223372036854775807 > 0 };";

@@ -53,9 +53,9 @@ pub(in crate::audit) struct Process {
 impl From<&Identity> for Process {
     fn from(identity: &Identity) -> Self {
         Self {
-            pid: identity.pid(),
-            uid: identity.uid(),
-            exe: identity.exe().map(str::to_owned),
+            pid: identity.process_id(),
+            uid: identity.real_uid(),
+            exe: identity.exe().map(|exe| exe.value().clone()),
         }
     }
 }

@@ -1,0 +1,73 @@
+//! A process that cannot change under our hands: held by a pidfd, known by its start time.
+
+use procfs::process::{Process, Stat};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// USER_HZ: the unit of start times in /proc/PID/stat is fixed for userspace on every architecture we support.
+pub(super) const NANOSECONDS_PER_TICK: u64 = 1_000_000_000 / 100;
+
+/// A process, and what its /proc/PID/stat said when it was opened.
+#[derive(Debug)]
+pub(super) struct Pinned {
+    pidfd: OwnedFd,
+    process: Process,
+    pid: u32,
+    stat: Stat,
+}
+
+impl Pinned {
+    /// Pins the process that has this number now. What is read of it counts once [`Pinned::is_alive`] says so
+    /// afterwards: a number is not given away while its process lives.
+    pub(super) fn open(pid: u32) -> Option<Self> {
+        let number = i32::try_from(pid).ok()?;
+        let pidfd = pidfd_open(Pid::from_raw(number)?, PidfdFlags::empty()).ok()?;
+        let process = Process::new(number).ok()?;
+        let stat = process.stat().ok()?;
+        Some(Self {
+            pidfd,
+            process,
+            pid,
+            stat,
+        })
+    }
+
+    /// Its parent, pinned as well, if that is one and still is.
+    pub(super) fn parent(&self) -> Option<Self> {
+        // Read anew: the parent may have exited since.
+        let number = self.parent_number()?;
+        let parent = Self::open(number)?;
+        let is_parent = self.parent_number() == Some(number)
+            && parent.is_alive()
+            && self.is_alive()
+            && parent.stat.starttime <= self.stat.starttime;
+        is_parent.then_some(parent)
+    }
+
+    fn parent_number(&self) -> Option<u32> {
+        let stat = self.process.stat().ok()?;
+        u32::try_from(stat.ppid).ok().filter(|parent| *parent != 0)
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        matches!(poll(&mut fds, Some(&now)), Ok(0))
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(super) fn comm(&self) -> &str {
+        &self.stat.comm
+    }
+
+    pub(super) fn started_at_ticks(&self) -> u64 {
+        self.stat.starttime
+    }
+}

@@ -1,0 +1,249 @@
+//! What /proc/PID/status says about a process: ids, groups, privileges, and who traces it.
+//!
+//! The lines speak of the thread group's leader. The kernel escapes line breaks in the one value a process chooses
+//! (`Name`), so that no name can pretend to be another line.
+
+use std::fs::File;
+use std::io::Read as _;
+
+use proxy_ebpf::origin::Origin;
+use serde::{Deserialize, Serialize};
+use tracing::debug;
+
+/// The file is some 1,500 bytes and the groups; what is longer is not read.
+const MAX_STATUS_BYTES: u64 = 64 * 1024;
+/// The most supplementary groups that are told. Of more, none are: an incomplete list could hide the one that matters.
+const MAX_GROUPS: usize = 256;
+/// Capability names by number (include/uapi/linux/capability.h).
+const CAPABILITIES: [&str; 41] = [
+    "cap_chown",
+    "cap_dac_override",
+    "cap_dac_read_search",
+    "cap_fowner",
+    "cap_fsetid",
+    "cap_kill",
+    "cap_setgid",
+    "cap_setuid",
+    "cap_setpcap",
+    "cap_linux_immutable",
+    "cap_net_bind_service",
+    "cap_net_broadcast",
+    "cap_net_admin",
+    "cap_net_raw",
+    "cap_ipc_lock",
+    "cap_ipc_owner",
+    "cap_sys_module",
+    "cap_sys_rawio",
+    "cap_sys_chroot",
+    "cap_sys_ptrace",
+    "cap_sys_pacct",
+    "cap_sys_admin",
+    "cap_sys_boot",
+    "cap_sys_nice",
+    "cap_sys_resource",
+    "cap_sys_time",
+    "cap_sys_tty_config",
+    "cap_mknod",
+    "cap_lease",
+    "cap_audit_write",
+    "cap_audit_control",
+    "cap_setfcap",
+    "cap_mac_override",
+    "cap_mac_admin",
+    "cap_syslog",
+    "cap_wake_alarm",
+    "cap_block_suspend",
+    "cap_audit_read",
+    "cap_perfmon",
+    "cap_bpf",
+    "cap_checkpoint_restore",
+];
+
+/// Which system calls are filtered (`SECCOMP_MODE_*`, include/uapi/linux/seccomp.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seccomp {
+    /// None.
+    Disabled,
+    /// All but read, write, exit and sigreturn.
+    Strict,
+    /// Those that filters of the process's or its ancestors' choose.
+    Filter,
+}
+
+/// User or group ids, as the kernel writes them in one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ids {
+    pub(super) real: u32,
+    pub(super) effective: u32,
+}
+
+/// The lines that were there and made sense.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Status {
+    pub(super) uids: Option<Ids>,
+    pub(super) gids: Option<Ids>,
+    pub(super) groups: Option<Vec<u32>>,
+    pub(super) capabilities: Option<Vec<String>>,
+    pub(super) no_new_privs: Option<bool>,
+    pub(super) seccomp: Option<Seccomp>,
+    pub(super) tracer_pid: Option<u32>,
+}
+
+impl Status {
+    /// Reads the status of the process with this number.
+    pub(super) fn of(pid: u32) -> Option<Self> {
+        let mut text = String::new();
+        let file = File::open(format!("/proc/{pid}/status")).ok()?;
+        file.take(MAX_STATUS_BYTES).read_to_string(&mut text).ok()?;
+        Some(Self::parse(&text))
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut status = Self::default();
+        // A line cut off at the limit is none.
+        let whole = text.rfind('\n').and_then(|end| text.get(..end));
+        for line in whole.unwrap_or_default().lines() {
+            let Some((key, value)) = line.split_once(':') else {
+                continue;
+            };
+            let value = value.trim();
+            match key {
+                "Uid" => status.uids = ids(value),
+                "Gid" => status.gids = ids(value),
+                "Groups" => status.groups = groups(value),
+                "CapEff" => status.capabilities = capabilities(value),
+                "NoNewPrivs" => status.no_new_privs = Some(value == "1"),
+                "Seccomp" => status.seccomp = seccomp(value),
+                "TracerPid" => status.tracer_pid = value.parse().ok().filter(|pid| *pid != 0),
+                _ => {}
+            }
+        }
+        status
+    }
+
+    /// Whether the process still has the ids it connected with, as far as they were captured.
+    pub(super) fn has_ids_of(&self, origin: &Origin) -> bool {
+        let (Some(uids), Some(gids), Some((euid, egid))) =
+            (self.uids, self.gids, origin.effective_ids())
+        else {
+            return false;
+        };
+        let captured_uids = Ids {
+            real: origin.uid(),
+            effective: euid,
+        };
+        let captured_gids = Ids {
+            real: origin.gid(),
+            effective: egid,
+        };
+        uids == captured_uids && gids == captured_gids
+    }
+}
+
+/// Real, effective, saved and file-system id.
+fn ids(value: &str) -> Option<Ids> {
+    let mut numbers = value.split_whitespace().map(str::parse);
+    Some(Ids {
+        real: numbers.next()?.ok()?,
+        effective: numbers.next()?.ok()?,
+    })
+}
+
+fn groups(value: &str) -> Option<Vec<u32>> {
+    let all: Result<Vec<u32>, _> = value.split_whitespace().map(str::parse).collect();
+    let all = all.ok()?;
+    if all.len() > MAX_GROUPS {
+        debug!(
+            groups = all.len(),
+            "more than {MAX_GROUPS} groups; they are not recorded"
+        );
+        return None;
+    }
+    Some(all)
+}
+
+fn capabilities(value: &str) -> Option<Vec<String>> {
+    let mask = u64::from_str_radix(value, 16).ok()?;
+    let name = |bit: usize| match CAPABILITIES.get(bit) {
+        Some(name) => (*name).to_owned(),
+        None => format!("cap_{bit}"),
+    };
+    Some(
+        (0..64)
+            .filter(|bit| mask >> bit & 1 == 1)
+            .map(name)
+            .collect(),
+    )
+}
+
+fn seccomp(value: &str) -> Option<Seccomp> {
+    match value {
+        "0" => Some(Seccomp::Disabled),
+        "1" => Some(Seccomp::Strict),
+        "2" => Some(Seccomp::Filter),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "Name:\tx\\nUid:\\t0\nTracerPid:\t17\nUid:\t1000\t0\t0\t0\nGid:\t100\t101\t101\t101\n\
+        Groups:\t4 24 27 \nCapEff:\t0000020000000003\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+
+    #[test]
+    fn each_line_is_read_for_what_it_says() {
+        let expected = Status {
+            uids: Some(Ids {
+                real: 1000,
+                effective: 0,
+            }),
+            gids: Some(Ids {
+                real: 100,
+                effective: 101,
+            }),
+            groups: Some(vec![4, 24, 27]),
+            capabilities: Some(vec![
+                "cap_chown".to_owned(),
+                "cap_dac_override".to_owned(),
+                "cap_41".to_owned(),
+            ]),
+            no_new_privs: Some(true),
+            seccomp: Some(Seccomp::Filter),
+            tracer_pid: Some(17),
+        };
+        assert_eq!(Status::parse(TEXT), expected);
+    }
+
+    #[test]
+    fn what_is_missing_or_cut_off_is_absent() {
+        assert_eq!(Status::parse(""), Status::default());
+        let cut = "NoNewPrivs:\t0\nTracerPid:\t0\nGroups:\t4 2";
+        let expected = Status {
+            no_new_privs: Some(false),
+            ..Status::default()
+        };
+        assert_eq!(Status::parse(cut), expected);
+    }
+
+    #[test]
+    fn a_process_in_no_group_has_an_empty_list_and_one_in_too_many_has_none() {
+        let of = |count| Status::parse(&format!("Groups:\t{}\n", "5 ".repeat(count))).groups;
+        assert_eq!(of(0), Some(Vec::new()));
+        assert_eq!(of(MAX_GROUPS).map(|groups| groups.len()), Some(MAX_GROUPS));
+        assert_eq!(of(MAX_GROUPS + 1), None);
+    }
+
+    #[test]
+    fn ids_count_as_unchanged_only_if_all_four_are_those_captured() {
+        let status = Status::parse(TEXT);
+        let mut origin = Origin::new(7, 1000, 100, 0, 0);
+        assert!(!status.has_ids_of(&origin));
+        origin.set_effective_ids(0, 101);
+        assert!(status.has_ids_of(&origin));
+        origin.set_effective_ids(1000, 101);
+        assert!(!status.has_ids_of(&origin));
+    }
+}
