@@ -9,6 +9,7 @@ mod guard;
 mod observation;
 mod outbox;
 mod queue;
+pub mod reading;
 pub mod record;
 mod redaction;
 mod sink;

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod policy;
+
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +40,19 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Check, test and reload policies, or print the schema they are written against
+    Policy {
+        #[command(subcommand)]
+        command: policy::PolicyCommand,
+    },
+    /// Explain who a process would be, which policies decide about it, and where it would go
+    Explain(Box<policy::ExplainArguments>),
+    /// Write a policy that permits exactly what an audit trail has seen
+    Learn {
+        /// Audit trails (JSON lines); - is standard input
+        #[arg(value_name = "AUDIT", required = true)]
+        trails: Vec<PathBuf>,
+    },
     /// Make the local certificate authority for TLS termination, or print its certificate
     Ca {
         #[command(subcommand)]
@@ -72,6 +87,12 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { config, settings } => run(*settings, config),
         Command::Status { admin_socket, json } => status(&admin_socket, json),
+        Command::Policy { command } => match policy::run(command) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
+        Command::Explain(arguments) => policy::explain(&arguments),
+        Command::Learn { trails } => policy::learn(&trails),
         Command::Ca { command } => authority(command),
         Command::Doctor { json } => return doctor::main(json),
     };

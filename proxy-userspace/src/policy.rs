@@ -13,6 +13,7 @@ mod policies;
 mod question;
 mod source;
 mod subject;
+mod table;
 
 pub use enforcer::{Enforcer, PolicyStatus, Reloaded};
 pub use obligations::Obligations;
@@ -20,7 +21,8 @@ pub use permit::{Clearance, Decision, Denial, Permit, PolicyMode, Ruling};
 pub use policies::{Policies, Prospect, SCHEMA, Verdict};
 pub use question::{Action, CancelFacts, Question, StartupFacts, TlsFacts};
 pub use source::{Mistake, PolicyError, Source};
-pub use subject::{Membership, Subject};
+pub use subject::{Description, Membership, Subject};
+pub use table::{Outcome, Table};
 
 #[cfg(test)]
 pub(crate) use permit::tests_clearance;

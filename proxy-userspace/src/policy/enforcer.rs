@@ -178,7 +178,7 @@ impl Enforcer {
             return Ok(clearance);
         }
         // The policies' own words, if there are any.
-        let ruling = rule(&policies, self.mode, question).denied();
+        let ruling = policies.rule(question, self.mode, &Zoned::now()).denied();
         lock(&self.state).denied += 1;
         Err(Denial::Policy(Arc::new(ruling)))
     }
@@ -186,7 +186,7 @@ impl Enforcer {
     /// What the policies say, without consequences; none where there are none.
     pub fn rule(&self, question: &Question) -> Option<Ruling> {
         let policies = lock(&self.state).policies.clone()?;
-        Some(rule(&policies, self.mode, question))
+        Some(policies.rule(question, self.mode, &Zoned::now()))
     }
 
     /// Decides.
@@ -199,7 +199,7 @@ impl Enforcer {
             let Some(policies) = lock(&self.state).policies.clone() else {
                 return Ok(Permit::new(server, None, None));
             };
-            let ruling = Arc::new(rule(&policies, self.mode, &question));
+            let ruling = Arc::new(policies.rule(&question, self.mode, &Zoned::now()));
             let mut state = lock(&self.state);
             if !state
                 .policies
@@ -276,7 +276,7 @@ impl Enforcer {
     /// Looks at a live session under new policies. Returns whether it is to end. Limits on the number of sessions hold
     /// for sessions to come.
     fn review(&self, session: &Live, policies: &Policies) -> bool {
-        let ruling = rule(policies, self.mode, &session.question);
+        let ruling = policies.rule(&session.question, self.mode, &Zoned::now());
         if !ruling.lets_through() {
             // Set once; a session that is ending already has its reason.
             let is_first = session.denial.set(Denial::Policy(Arc::new(ruling))).is_ok();
@@ -305,11 +305,6 @@ impl Enforcer {
             denied: state.denied,
         }
     }
-}
-
-fn rule(policies: &Policies, mode: PolicyMode, question: &Question) -> Ruling {
-    let verdict = policies.evaluate(question, &Zoned::now());
-    Ruling::new(mode, question.action, verdict, policies.revision())
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {

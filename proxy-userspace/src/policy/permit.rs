@@ -51,13 +51,22 @@ pub struct Ruling {
 }
 
 /// What policies say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
     /// Yes.
     Allow,
     /// No.
     Deny,
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        })
+    }
 }
 
 impl Ruling {
@@ -78,6 +87,11 @@ impl Ruling {
         }
     }
 
+    /// Whether the policies say yes.
+    pub fn permits(&self) -> bool {
+        self.decision == Decision::Allow
+    }
+
     /// The same, as a denial.
     pub(super) fn denied(self) -> Self {
         Self {
@@ -89,7 +103,7 @@ impl Ruling {
 
     /// Whether it lets through, in its mode.
     pub(super) fn lets_through(&self) -> bool {
-        self.mode == PolicyMode::Observe || self.decision == Decision::Allow
+        self.mode == PolicyMode::Observe || self.permits()
     }
 }
 
@@ -254,7 +268,7 @@ fn hint() -> &'static str {
 impl fmt::Display for Denial {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Policy(ruling) => tell(ruling, out),
+            Self::Policy(ruling) => ruling.fmt(out),
             Self::Full { policy, most, .. } => write!(
                 out,
                 "pgusher's policy \"{policy}\" permits {most} sessions at one time, and they are there"
@@ -268,29 +282,32 @@ impl fmt::Display for Denial {
     }
 }
 
-fn tell(ruling: &Ruling, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let what = match ruling.action {
-        Action::Connect => "this connection",
-        Action::Replicate => "this replication connection",
-        Action::Cancel => "this cancel request",
-    };
-    if !ruling.errors.is_empty() {
-        return write!(
+/// A denial in words.
+impl fmt::Display for Ruling {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.action {
+            Action::Connect => "this connection",
+            Action::Replicate => "this replication connection",
+            Action::Cancel => "this cancel request",
+        };
+        if !self.errors.is_empty() {
+            return write!(
+                out,
+                "pgusher's policy could not be evaluated, so {what} is denied"
+            );
+        }
+        if self.policies.is_empty() {
+            return write!(out, "no policy of pgusher's permits {what}");
+        }
+        write!(
             out,
-            "pgusher's policy could not be evaluated, so {what} is denied"
-        );
-    }
-    if ruling.policies.is_empty() {
-        return write!(out, "no policy of pgusher's permits {what}");
-    }
-    write!(
-        out,
-        "pgusher's policy {} denies {what}",
-        quoted(&ruling.policies)
-    )?;
-    match &ruling.message {
-        Some(message) => write!(out, ": {message}"),
-        None => Ok(()),
+            "pgusher's policy {} denies {what}",
+            quoted(&self.policies)
+        )?;
+        match &self.message {
+            Some(message) => write!(out, ": {message}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::document::{Document, Facts};
 use super::obligations::{Annotations, Obligations};
+use super::permit::{PolicyMode, Ruling};
 use super::question::Question;
 use super::source::{Mistake, PolicyError, Source};
 use crate::config::{ServerGroups, TlsMode};
@@ -123,6 +124,16 @@ impl Policies {
         self.annotations
             .values()
             .any(|annotations| annotations.tls == Some(TlsMode::Terminate))
+    }
+
+    /// Answers a question in a mode, for records.
+    pub fn rule(&self, question: &Question, mode: PolicyMode, now: &jiff::Zoned) -> Ruling {
+        Ruling::new(
+            mode,
+            question.action,
+            self.evaluate(question, now),
+            &self.revision,
+        )
     }
 
     /// Answers a question, as of `now`.

@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::subject::Subject;
 use crate::tls::ClientCertificate;
 use crate::wire::negotiation::Encryption;
-use crate::wire::opening::{Opening, Replication, StartupMessage};
+use crate::wire::opening::{Opening, StartupMessage};
 use crate::wire::text::printable;
 
 /// What a process wants to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Have a session.
@@ -48,6 +50,26 @@ pub struct StartupFacts {
 }
 
 impl StartupFacts {
+    /// What a client of protocol 3.0 would send: these names, and more parameters.
+    pub fn new(
+        user: Option<String>,
+        database: Option<String>,
+        more: Vec<(String, String)>,
+    ) -> Self {
+        let named = [("user", user.clone()), ("database", database.clone())];
+        let mut parameters: Vec<_> = named
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect();
+        parameters.extend(more);
+        Self {
+            protocol: "3.0".to_owned(),
+            database: database.or_else(|| user.clone()),
+            user,
+            parameters,
+        }
+    }
+
     /// The last value of a parameter, which is the one that counts.
     pub fn last(&self, name: &str) -> Option<&str> {
         let mut from_last = self.parameters.iter().rev();
@@ -137,16 +159,25 @@ impl Question {
     ) -> Self {
         let opaque = Self::opaque(subject, server, tls);
         match opening {
-            Opening::Startup(message) => Self {
-                action: match message.replication() {
-                    Some(Replication::Physical | Replication::Logical) => Action::Replicate,
-                    None => Action::Connect,
-                },
-                database: message.database().map(printable),
-                startup: Some(message.into()),
-                ..opaque
-            },
+            Opening::Startup(message) => {
+                opaque.with_startup(message.into(), message.replication().is_some())
+            }
             _ => opaque,
+        }
+    }
+
+    /// The same process and server, asking for a session with this startup packet.
+    #[must_use]
+    pub fn with_startup(self, startup: StartupFacts, replicates: bool) -> Self {
+        Self {
+            action: if replicates {
+                Action::Replicate
+            } else {
+                Action::Connect
+            },
+            database: startup.database.clone(),
+            startup: Some(startup),
+            ..self
         }
     }
 

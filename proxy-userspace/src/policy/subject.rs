@@ -3,7 +3,7 @@
 //! **Invariant:** a membership is made only of facts graded `kernel` or `verified`. What is merely `late` can be read
 //! among the attributes, where a policy has to ask for it by name.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::identify::{Fact, Identity};
@@ -27,6 +27,39 @@ pub struct Subject {
     pub(super) grades: Map<String, Value>,
     workload: Workload,
 }
+
+/// A process in an operator's own words, for tests of policies; every membership is taken as attested.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Description {
+    /// The user's name.
+    pub user: Option<String>,
+    /// The real user id.
+    pub uid: Option<u32>,
+    /// The real group id.
+    pub gid: Option<u32>,
+    /// Names of groups.
+    pub groups: Vec<String>,
+    /// The audit login uid.
+    pub login_uid: Option<u32>,
+    /// The systemd unit.
+    pub unit: Option<String>,
+    /// The systemd slice.
+    pub slice: Option<String>,
+    /// The container's id.
+    pub container: Option<String>,
+    /// The pod, as namespace/name.
+    pub pod: Option<String>,
+    /// The executable's path.
+    pub executable: Option<String>,
+    /// Its SHA-256.
+    pub sha256: Option<String>,
+    /// The script that it runs.
+    pub script: Option<String>,
+}
+
+/// The uid and gid of a process whose description has none: nobody's.
+const NOBODY: u32 = 65_534;
 
 /// What is run, however many processes run it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,24 +93,70 @@ impl Subject {
         subject
     }
 
-    /// A process of the user 1000 of which nothing else is known.
-    #[cfg(test)]
-    pub(super) fn tests_default() -> Self {
-        let attributes = [("pid", 7), ("uid", 1000), ("gid", 1000)];
-        Self {
-            id: "7@1".to_owned(),
+    /// Makes up the process that a description is of.
+    pub fn described(description: &Description) -> Self {
+        let mut subject = Self {
+            id: "described".to_owned(),
             memberships: Vec::new(),
-            attributes: attributes
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), Value::from(value)))
-                .chain([
-                    ("is_traced".to_owned(), Value::from(false)),
-                    ("ancestors".to_owned(), Value::from(Vec::<Value>::new())),
-                ])
-                .collect(),
+            attributes: Map::new(),
             grades: Map::new(),
             workload: Workload::default(),
+        };
+        let (uid, gid) = (
+            description.uid.unwrap_or(NOBODY),
+            description.gid.unwrap_or(NOBODY),
+        );
+        subject.join("User", format!("#{uid}"));
+        subject.join("Group", format!("#{gid}"));
+        let named = [
+            ("User", &description.user),
+            ("Unit", &description.unit),
+            ("Slice", &description.slice),
+            ("Container", &description.container),
+            ("Pod", &description.pod),
+            ("Executable", &description.executable),
+        ];
+        for (kind, id) in named {
+            if let Some(id) = id {
+                subject.join(kind, id);
+            }
         }
+        for group in &description.groups {
+            subject.join("Group", group);
+        }
+        if let Some((namespace, _)) = description.pod.as_ref().and_then(|pod| pod.split_once('/')) {
+            subject.join("Namespace", namespace);
+        }
+        if let Some(digest) = &description.sha256 {
+            subject.join("Executable", format!("sha256:{digest}"));
+        }
+        subject.set("pid", 1);
+        subject.set("uid", uid);
+        subject.set("gid", gid);
+        subject.set("is_traced", false);
+        subject.set("ancestors", Vec::<Value>::new());
+        let texts = [
+            ("executable", &description.executable),
+            ("sha256", &description.sha256),
+            ("script", &description.script),
+        ];
+        for (attribute, text) in texts {
+            if let Some(text) = text {
+                subject.set(attribute, text.as_str());
+            }
+        }
+        if let Some(login_uid) = description.login_uid {
+            subject.set("login_uid", login_uid);
+        }
+        for grade in ["executable", "cgroup", "sha256", "groups"] {
+            subject.grades.insert(grade.to_owned(), "verified".into());
+        }
+        subject
+    }
+
+    /// The executable's path, whatever its grade.
+    pub fn program(&self) -> Option<&str> {
+        self.attributes.get("executable").and_then(Value::as_str)
     }
 
     /// What it is a member of.

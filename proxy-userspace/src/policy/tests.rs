@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use jiff::Zoned;
 
-use super::subject::Membership;
+use super::subject::{Description, Membership};
 use super::*;
 use crate::config::{AuditLevel, PolicyConfig, ServerGroups, TlsMode};
 
 const SERVER: &str = "192.0.2.7:5432";
 
 fn subject(memberships: &[(&'static str, &str)]) -> Arc<Subject> {
-    let mut subject = Subject::tests_default();
+    let mut subject = Subject::described(&Description {
+        uid: Some(1000),
+        ..Description::default()
+    });
     subject.memberships = memberships
         .iter()
         .map(|(kind, id)| Membership {
@@ -134,7 +137,7 @@ const DECISIONS: &[(&str, bool)] = &[
     ),
     // An error in a forbid must not let anybody in.
     (
-        "permit (principal, action, resource); forbid (principal, action, resource) when { principal.pid * 9223372036854775807 > 0 };",
+        "permit (principal, action, resource); forbid (principal, action, resource) when { principal.uid * 9223372036854775807 > 0 };",
         false,
     ),
 ];
@@ -185,7 +188,7 @@ async fn a_real_process_fits_the_schema() {
 
 #[test]
 fn what_an_evaluation_error_is_is_told() {
-    let text = "permit (principal, action, resource); forbid (principal, action, resource) when { principal.pid * 9223372036854775807 > 0 };";
+    let text = "permit (principal, action, resource); forbid (principal, action, resource) when { principal.uid * 9223372036854775807 > 0 };";
     let verdict = policies(text).evaluate(&question(&[]), &Zoned::now());
     assert!(!verdict.permits);
     assert!(

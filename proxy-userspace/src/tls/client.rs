@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use x509_parser::certificate::X509Certificate;
@@ -38,7 +38,7 @@ pub struct Admitted {
 }
 
 /// What a verified client certificate says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientCertificate {
     subject: Option<String>,
     common_name: Option<String>,

@@ -17,7 +17,7 @@ pub const TLS_ACCEPTED: u8 = b'S';
 pub const GSS_ACCEPTED: u8 = b'G';
 
 /// How a session is encrypted, as its client asked for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Encryption {
     /// Never asked for.

@@ -1,0 +1,189 @@
+//! Session records read back from an audit trail: as much of each as policies are about.
+
+use std::io::{BufRead, Read as _};
+use std::net::{IpAddr, SocketAddr};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::identify::Identity;
+use crate::policy::{Question, StartupFacts, Subject, TlsFacts};
+use crate::tls::ClientCertificate;
+use crate::wire::negotiation::Encryption;
+
+/// The longest line taken for a record; a statement's text as JSON may be six times its limit.
+const MAX_LINE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// A session's closing record.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SessionRecord {
+    /// The session.
+    pub session: Uuid,
+    /// When it began.
+    pub started: Timestamp,
+    /// The process; none when nobody knows.
+    pub origin: Option<Identity>,
+    /// What it was for.
+    pub kind: Kind,
+    /// How the server answered the login.
+    pub login: Login,
+    destination: Option<Address>,
+    startup: Option<Startup>,
+    encryption: Encryption,
+    tls: Option<Tls>,
+    policy: Option<Policy>,
+}
+
+/// What a session was for, as records name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "docs/audit.md has them")]
+pub enum Kind {
+    None,
+    Session,
+    Replication,
+    Cancel,
+    Opaque,
+}
+
+/// How a login went.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Login {
+    /// `accepted`, `rejected`, `unanswered` or `opaque`.
+    pub outcome: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Address {
+    address: IpAddr,
+    port: u16,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Startup {
+    protocol: String,
+    user: Option<String>,
+    database: Option<String>,
+    parameters: Vec<(String, String)>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Tls {
+    client: Option<ClientLeg>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct ClientLeg {
+    sni: Option<String>,
+    certificate: Option<ClientCertificate>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Policy {
+    decision: String,
+}
+
+/// A record of another type, or of this one.
+#[derive(Deserialize)]
+struct Typed {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// What is wrong with a trail.
+#[derive(Debug, thiserror::Error)]
+pub enum TrailError {
+    /// It cannot be read.
+    #[error("line {line}: {source}")]
+    Io {
+        /// Which line, from 1.
+        line: usize,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A line is no record.
+    #[error("line {line} is no audit record: {reason}")]
+    NoRecord {
+        /// Which line, from 1.
+        line: usize,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl SessionRecord {
+    /// Where the application wanted to go.
+    pub fn server(&self) -> Option<SocketAddr> {
+        let destination = self.destination.as_ref()?;
+        Some(SocketAddr::new(destination.address, destination.port))
+    }
+
+    /// How it was encrypted.
+    pub fn encryption(&self) -> Encryption {
+        self.encryption
+    }
+
+    /// Whether it was denied by the policies of its time, or would have been.
+    pub fn was_denied(&self) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.decision == "deny")
+    }
+
+    /// The question that the policies were asked about it, as far as the record tells: none where it lacks process or
+    /// destination. Whose session a cancel request was aimed at is in no record.
+    pub fn question(&self) -> Option<Question> {
+        let subject = std::sync::Arc::new(Subject::of(self.origin.as_ref()?));
+        let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref());
+        let tls = TlsFacts {
+            encryption: self.encryption,
+            sni: client.and_then(|client| client.sni.clone()),
+            certificate: client.and_then(|client| client.certificate.clone()),
+        };
+        let hidden = Question::opaque(subject, self.server()?, tls);
+        Some(match (&self.startup, self.kind) {
+            (_, Kind::Cancel) => hidden.cancelling(None, crate::policy::CancelFacts::default()),
+            (Some(startup), kind) => hidden.with_startup(
+                StartupFacts {
+                    protocol: startup.protocol.clone(),
+                    user: startup.user.clone(),
+                    database: startup.database.clone(),
+                    parameters: startup.parameters.clone(),
+                },
+                kind == Kind::Replication,
+            ),
+            (None, _) => hidden,
+        })
+    }
+}
+
+/// Reads every session record of a trail, in order; records of other types are passed over.
+///
+/// # Errors
+/// [`TrailError`], with the line.
+pub fn sessions(
+    mut trail: impl BufRead,
+    mut each: impl FnMut(SessionRecord),
+) -> Result<(), TrailError> {
+    let mut text = Vec::new();
+    for line in 1.. {
+        text.clear();
+        let failed = |source| TrailError::Io { line, source };
+        let mut bounded = trail.by_ref().take(MAX_LINE_BYTES);
+        if bounded.read_until(b'\n', &mut text).map_err(failed)? == 0 {
+            break;
+        }
+        if text.trim_ascii().is_empty() {
+            continue;
+        }
+        let no_record = |error: serde_json::Error| TrailError::NoRecord {
+            line,
+            reason: error.to_string(),
+        };
+        let typed: Typed = serde_json::from_slice(&text).map_err(no_record)?;
+        if typed.kind == "session" {
+            each(serde_json::from_slice(&text).map_err(no_record)?);
+        }
+    }
+    Ok(())
+}
