@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -16,7 +16,8 @@ use crate::cgroup::TestCgroup;
 use crate::cluster::{Cluster, Tls, Version};
 use crate::dialer::Dialer;
 use crate::kernel;
-use crate::pgusher::{Pgusher, trail};
+use crate::pgusher::{Pgusher, binary, trail};
+use crate::process::{Finished, run};
 
 /// What a test wants on its stage.
 #[derive(Clone, Debug)]
@@ -26,6 +27,7 @@ pub struct Setup {
     more_ports: Vec<u16>,
     arguments: Vec<String>,
     file: Option<String>,
+    policy: Option<(&'static str, String)>,
 }
 
 impl Setup {
@@ -38,7 +40,15 @@ impl Setup {
             more_ports: Vec::new(),
             arguments: Vec::new(),
             file: None,
+            policy: None,
         }
+    }
+
+    /// Gives pgusher a policy in a mode, `observe` or `enforce`; `{server}` in it stands for the server's address.
+    #[must_use]
+    pub fn policy(mut self, mode: &'static str, text: impl Into<String>) -> Self {
+        self.policy = Some((mode, text.into()));
+        self
     }
 
     /// Gives pgusher a settings file with this text.
@@ -80,6 +90,14 @@ impl Setup {
     }
 }
 
+/// The policy's file in the test's directory.
+const POLICY: &str = "policy.cedar";
+
+/// A policy's text about this server.
+fn located(text: &str, cluster: &Cluster) -> String {
+    text.replace("{server}", &format!("127.0.0.1:{}", cluster.port))
+}
+
 /// A set stage.
 #[derive(Debug)]
 pub struct Stage {
@@ -107,6 +125,12 @@ impl Stage {
             fs::write(&path, text)?;
             arguments.push(format!("--config={}", path.display()));
         }
+        if let Some((mode, text)) = &setup.policy {
+            let path = directory.path().join(POLICY);
+            fs::write(&path, located(text, cluster))?;
+            arguments.push(format!("--policy={}", path.display()));
+            arguments.push(format!("--policy-mode={mode}"));
+        }
         let pgusher = Pgusher::start(&cgroup, &ports, directory.path(), &arguments)?;
         Ok(Self {
             dialer: OnceLock::new(),
@@ -121,6 +145,31 @@ impl Stage {
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The policy's file.
+    #[must_use]
+    pub fn policy_path(&self) -> PathBuf {
+        self.directory.path().join(POLICY)
+    }
+
+    /// Writes another policy, which pgusher does not know of yet; `{server}` in it stands for the server's address.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_policy(&self, text: &str) -> Result<()> {
+        Ok(fs::write(self.policy_path(), located(text, self.cluster))?)
+    }
+
+    /// Writes another policy and runs `pgusher policy reload`.
+    ///
+    /// # Errors
+    /// When the command cannot be run; a policy that is refused is a failing exit status.
+    pub fn reload_policy(&self, text: &str) -> Result<Finished> {
+        self.write_policy(text)?;
+        run(Command::new(binary()?)
+            .args(["policy", "reload", "--json", "--admin-socket"])
+            .arg(self.pgusher.admin_socket()))
     }
 
     /// One of the server version's client programs, intercepted.

@@ -97,7 +97,7 @@ impl Passage<'_> {
         let decided = self
             .who
             .decide(self.stages, (packet, buffer), facts, self.guard);
-        self.permit = Some(decided?.in_passing()?);
+        self.permit = Some(in_passing(decided?, self.guard)?);
         Ok(())
     }
 
@@ -140,7 +140,7 @@ impl Passage<'_> {
         let (guard, permit) = (&mut *self.guard, &mut self.permit);
         let mut may_hide = |encryption| {
             let decided = who.decide_hidden(stages, facts(encryption), guard);
-            *permit = Some(decided?.in_passing()?);
+            *permit = Some(in_passing(decided?, guard)?);
             Ok(())
         };
         let outcome = startup::negotiate(client, upstream, deadline, so_far, &mut may_hide).await;
@@ -164,6 +164,13 @@ impl Passage<'_> {
             }
         }
     }
+}
+
+/// The permit, unless it wants TLS to end here.
+fn in_passing(permit: Permit, guard: &mut SessionGuard) -> Result<Permit, Denial> {
+    permit
+        .in_passing()
+        .inspect_err(|denial| guard.ruled(denial.ruling()))
 }
 
 fn facts(encryption: Encryption) -> TlsFacts {
