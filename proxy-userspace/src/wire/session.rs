@@ -13,18 +13,21 @@
 mod answer;
 mod client;
 pub mod event;
+mod fields;
 mod held;
 mod machine;
 mod queue;
 mod request;
 mod server;
 mod statements;
+mod tags;
 mod values;
 
 pub use event::{
-    Copied, CopyDirection, Event, Finished, Outcome, Parameters, Prepared, ServerError, Subject,
-    Target, Text, TransactionStatus, Value, Verdict, Violation,
+    Copied, CopyDirection, Event, Finished, Outcome, Parameters, Prepared, ServerError, Setting,
+    Subject, Target, Text, TransactionStatus, Value, Verdict, Violation,
 };
+pub use tags::{Tag, Tags};
 
 pub(super) use server::error_sqlstate;
 
@@ -125,16 +128,26 @@ impl Session {
                     take_reply(login, &mut self.machine, &reply, now, events)
                 }
             };
-            let taken = taken.and_then(|()| match self.broken_login.take() {
-                Some(sent) if self.login.is_done() => self.machine.sent(sent, now, events),
-                still => {
-                    self.broken_login = still;
-                    Ok(())
-                }
+            let taken = taken.and_then(|()| match self.broken_login {
+                Some(_) if self.login.is_done() => self.break_behind_login(now, events),
+                _ => Ok(()),
             });
             if let Err(violation) = taken {
                 self.stop(violation, now, events);
             }
+        }
+    }
+
+    /// The login has been answered: what the client broke behind it has its turn.
+    #[cold]
+    fn break_behind_login(
+        &mut self,
+        now: Instant,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<(), Violation> {
+        match self.broken_login.take() {
+            Some(sent) => self.machine.sent(sent, now, events),
+            None => Ok(()),
         }
     }
 
@@ -155,15 +168,16 @@ impl Session {
         if !self.login.is_done() {
             return Ok(());
         }
-        let rows = self.server.run(b'D', bytes);
-        if rows.messages > 0 {
-            self.machine.rows(rows.messages)?;
+        let kind = bytes.first().copied().unwrap_or(0);
+        if !matches!(kind, b'D' | b'd') {
+            return Ok(());
         }
-        let data = self.server.run(b'd', bytes);
-        if data.messages > 0 {
-            self.machine.server_data(data.body_bytes)?;
+        let run = self.server.run(kind, bytes);
+        match kind {
+            _ if run.messages == 0 => Ok(()),
+            b'D' => self.machine.rows(run.messages),
+            _ => self.machine.server_data(run.body_bytes),
         }
-        Ok(())
     }
 
     fn stop(&mut self, violation: Violation, now: Instant, events: &mut dyn FnMut(Event)) {
@@ -183,8 +197,8 @@ fn take_reply(
     events: &mut dyn FnMut(Event),
 ) -> Result<(), Violation> {
     if reply.kind == b'S' {
-        let (name, value) = server::setting(reply.body);
-        machine.tell(Event::Setting { name, value }, events);
+        let setting = Box::new(server::setting(reply.body));
+        machine.tell(Event::Setting(setting), events);
         return Ok(());
     }
     if !login.is_done() {

@@ -13,7 +13,7 @@ use crate::audit::record::statement::{Author, Statement};
 use crate::audit::redaction::Scanning;
 use crate::audit::tally::{Coverage, Tally};
 use crate::config::Redaction;
-use crate::wire::session::{Finished, Outcome, Subject, Text, Verdict};
+use crate::wire::session::{Finished, Outcome, Subject, Tags, Text, Verdict};
 
 struct Bench {
     outbox: Outbox,
@@ -58,7 +58,7 @@ impl Bench {
             malformed: false,
             outcome: Outcome {
                 verdict: Verdict::Completed,
-                tags: Vec::new(),
+                tags: Tags::default(),
                 more_tags: 0,
                 rows: 0,
                 copies: Vec::new(),

@@ -19,7 +19,7 @@ use crate::audit::tally;
 use crate::config::Redaction;
 use crate::identify::Identity;
 use crate::wire::session::{
-    CopyDirection, Finished, Parameters, Prepared, Subject, TransactionStatus, Verdict,
+    CopyDirection, Finished, Parameters, Prepared, Subject, Tag, Tags, TransactionStatus, Verdict,
 };
 use crate::wire::text::printable;
 use asked::Asked;
@@ -119,7 +119,7 @@ impl Statement {
             Subject::Describe(_) | Subject::Close(_) | Subject::Sync => 0,
         };
         let outcome = &self.finished.outcome;
-        let tags: usize = outcome.tags.iter().map(|tag| tag.len() + 32).sum();
+        let tags = size_of::<Tag>() * outcome.tags.len();
         let error = outcome.error.as_ref();
         let error = error.map_or(0, |error| error.message.len() + error.severity.len());
         BASE_WEIGHT + subject + tags + error + 32 * outcome.copies.len()
@@ -271,7 +271,7 @@ fn shown_tag(tag: &[u8], is_full: bool) -> String {
 }
 
 /// The sum of the counts at the end of command tags: `INSERT 0 5`, `UPDATE 3`, `COPY 7`. None where no tag has one.
-fn affected_rows(tags: &[Bytes]) -> Option<u64> {
+fn affected_rows(tags: &Tags) -> Option<u64> {
     let counts = tags.iter().filter_map(|tag| {
         let tag = std::str::from_utf8(tag).ok()?;
         tag.rsplit_once(' ')?.1.parse().ok()

@@ -9,10 +9,8 @@ mod resolve;
 
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::answer::Answer;
-use super::event::{CopyDirection, Event, TransactionStatus, Verdict, Violation};
+use super::event::{CopyDirection, Event, Finished, TransactionStatus, Verdict, Violation};
 use super::held::{Held, Out};
 use super::queue::{FULL_PENDING, MAX_PENDING, Queue};
 use super::request::Sent;
@@ -34,8 +32,6 @@ pub(super) struct Machine {
     /// FATAL: no answers come any more.
     ended: bool,
     names: Names,
-    /// The last command tag: it is often the same again.
-    last_tag: Bytes,
     held: Held,
 }
 
@@ -96,7 +92,9 @@ impl Machine {
                 // Of a Query that has tags, more statements may have been to come.
                 _ => Verdict::Unanswered,
             };
-            self.conclude(sent, verdict, now, out);
+            if let Some(finished) = self.conclude(sent, verdict, now) {
+                self.held.finished(finished, out);
+            }
         }
         self.held.flush(out);
         None
@@ -154,10 +152,17 @@ impl Machine {
 
     /// The front is finished.
     fn finish(&mut self, verdict: Verdict, now: Instant, out: Out<'_>) {
-        if let Some(sent) = self.pending.pop_front() {
-            self.conclude(sent, verdict, now, out);
+        if let Some(finished) = self.front_is_finished(verdict, now) {
+            self.held.finished(finished, out);
         }
+    }
+
+    /// The same, without telling of it.
+    fn front_is_finished(&mut self, verdict: Verdict, now: Instant) -> Option<Box<Finished>> {
+        let sent = self.pending.pop_front()?;
+        let finished = self.conclude(sent, verdict, now);
         self.drop_left_overs();
+        finished
     }
 
     /// COPY data that no COPY takes is ignored by the server.
@@ -194,25 +199,32 @@ impl Machine {
         }
     }
 
-    /// ReadyForQuery: whatever was held up by the batch is told.
-    fn ready(&mut self, status: Option<TransactionStatus>, now: Instant, out: Out<'_>) {
+    /// ReadyForQuery: whatever was held up by the batch is told, and `last` behind it.
+    fn ready(
+        &mut self,
+        last: Option<Box<Finished>>,
+        status: Option<TransactionStatus>,
+        now: Instant,
+        out: Out<'_>,
+    ) {
         self.failed = false;
         self.names.batch_is_over();
         if status == Some(TransactionStatus::Idle) {
             self.names.transaction_is_over();
         }
-        self.held.ready(now, status, out);
+        self.held.ready(last, now, status, out);
     }
 
     /// Completes a message's event.
-    fn conclude(&mut self, sent: Sent, verdict: Verdict, now: Instant, out: Out<'_>) {
+    fn conclude(&mut self, sent: Sent, verdict: Verdict, now: Instant) -> Option<Box<Finished>> {
         let completed = self.answer.finish();
-        if let Sent::Message(mut finished) = sent {
-            finished.outcome.verdict = verdict;
-            finished.completed = completed.unwrap_or(now);
-            self.names.resolve(&mut finished);
-            self.held.finished(finished, out);
-        }
+        let Sent::Message(mut finished) = sent else {
+            return None;
+        };
+        finished.outcome.verdict = verdict;
+        finished.completed = completed.unwrap_or(now);
+        self.names.resolve(&mut finished);
+        Some(finished)
     }
 
     /// Whatever was sent before a violation of the client's has been answered: now it is the violation's turn.

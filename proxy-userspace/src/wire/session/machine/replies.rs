@@ -2,10 +2,7 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::Machine;
-use crate::wire::session::answer::MAX_TAG_BYTES;
 use crate::wire::session::event::{
     CopyDirection, Event, ServerError, Subject, Target, TransactionStatus, Verdict, Violation,
 };
@@ -96,13 +93,13 @@ impl Machine {
             (b'T', Some(Subject::Query { .. })) => {}
             (b'C', Some(Subject::Query { .. })) => {
                 let tag = self.tag(body, now);
-                self.names.completed(&tag);
+                self.names.completed(tag);
             }
             (b'I', Some(Subject::Query { .. })) => self.answer.empty_query(now),
             (b'C', Some(Subject::Execute { .. })) => {
                 let tag = self.tag(body, now);
                 self.finish(Verdict::Completed, now, out);
-                self.names.completed(&tag);
+                self.names.completed(tag);
             }
             (b't', Some(Subject::Describe(Target::Statement(_)))) => {}
             (b'V', Some(Subject::FunctionCall { .. })) => self.answer.result(now),
@@ -118,18 +115,15 @@ impl Machine {
         true
     }
 
-    /// Adds a command tag, without its terminator.
-    fn tag(&mut self, body: &[u8], now: Instant) -> Bytes {
+    /// Adds a command tag, and gives it back without its terminator.
+    fn tag<'a>(&mut self, body: &'a [u8], now: Instant) -> &'a [u8] {
         self.answer.tag(now);
         let end = memchr::memchr(0, body).unwrap_or(body.len());
-        let tag = body.get(..end.min(MAX_TAG_BYTES)).unwrap_or(body);
-        if self.last_tag != tag {
-            self.last_tag = Bytes::copy_from_slice(tag);
-        }
+        let tag = body.get(..end).unwrap_or(body);
         if let Some(outcome) = self.pending.outcome() {
-            outcome.add_tag(self.last_tag.clone());
+            outcome.add_tag(tag);
         }
-        self.last_tag.clone()
+        tag
     }
 
     fn copy(&mut self, kind: u8) -> bool {
@@ -164,7 +158,7 @@ impl Machine {
             None => {
                 // The server may say that it is ready again, or may not.
                 self.spare_ready = self.spare_ready.saturating_add(1);
-                self.tell(Event::Unsolicited(error), out);
+                self.tell(Event::Unsolicited(Box::new(error)), out);
             }
             Some(front) if front.is_extended() => {
                 self.fail(error, now);
@@ -184,8 +178,10 @@ impl Machine {
     fn fatal(&mut self, error: ServerError, now: Instant, out: Out<'_>) {
         self.ended = true;
         match self.pending.front() {
-            None | Some(Sent::Broken(_)) => self.tell(Event::Unsolicited(error), out),
-            Some(Sent::Sync(_)) if self.failed => self.tell(Event::Unsolicited(error), out),
+            None | Some(Sent::Broken(_)) => self.tell(Event::Unsolicited(Box::new(error)), out),
+            Some(Sent::Sync(_)) if self.failed => {
+                self.tell(Event::Unsolicited(Box::new(error)), out)
+            }
             Some(_) => {
                 self.fail(error, now);
                 self.finish(Verdict::Failed, now, out);
@@ -240,14 +236,18 @@ impl Machine {
             _ => None,
         };
         match verdict {
-            Some(verdict) => self.finish(verdict, now, out),
+            Some(verdict) => {
+                let finished = self.front_is_finished(verdict, now);
+                self.ready(finished, status, now, out);
+                return true;
+            }
             None if self.spare_ready > 0 => {
                 self.spare_ready -= 1;
                 self.skipping = false;
             }
             None => return false,
         }
-        self.ready(status, now, out);
+        self.ready(None, status, now, out);
         true
     }
 }
