@@ -6,7 +6,8 @@
 //! of a gigabyte passes in constant memory. Nothing is assumed of either peer: what breaks the protocol is an
 //! [`Event::Violation`], after which the machine stops looking. docs/protocol.md has the rules and the limits.
 //!
-//! The client's bytes are read by [`client`], the server's by [`server`]; [`machine`] pairs them.
+//! The client's bytes are read by [`client`], the server's by [`server`]; [`machine`] pairs them, and [`pairing`] follows
+//! two ways to do so while nobody can tell which is right.
 //!
 //! Rules: protocol documentation, "Message Flow"; src/backend/tcop/postgres.c (PostgresMain, SocketBackend).
 
@@ -16,6 +17,7 @@ pub mod event;
 mod fields;
 mod held;
 mod machine;
+mod pairing;
 mod queue;
 mod request;
 mod server;
@@ -35,7 +37,7 @@ use std::time::Instant;
 
 use crate::wire::login::{LoginOutcome, LoginWatch};
 use client::ClientReader;
-use machine::Machine;
+use pairing::Pairing;
 use request::Sent;
 use server::{Reply, ServerReader};
 
@@ -54,7 +56,7 @@ pub struct Session {
     login: LoginWatch,
     client: ClientReader,
     server: ServerReader,
-    machine: Machine,
+    machine: Pairing,
     /// The client broke the protocol: what it sends is not looked at any more, what it sent before is still answered.
     client_is_over: bool,
     /// How it did so, if that was during the login: the server's answer to the login comes first.
@@ -70,7 +72,7 @@ impl Session {
             login: LoginWatch::new(),
             client: ClientReader::new(capture),
             server: ServerReader::default(),
-            machine: Machine::default(),
+            machine: Pairing::default(),
             client_is_over: false,
             broken_login: None,
             is_over: false,
@@ -96,7 +98,7 @@ impl Session {
             let run = self.client.copy_data(&mut bytes);
             let copied = match run.messages {
                 0 => Ok(()),
-                _ => self.machine.copy_data(run.body_bytes),
+                _ => self.machine.copy_data(run.body_bytes, events),
             };
             if let Err(violation) = copied {
                 return self.stop(violation, now, events);
@@ -117,7 +119,7 @@ impl Session {
     /// Takes the next bytes the server sent, cut anywhere.
     pub fn server_sent(&mut self, mut bytes: &[u8], now: Instant, events: &mut dyn FnMut(Event)) {
         while !self.is_over {
-            if let Err(violation) = self.take_runs(&mut bytes) {
+            if let Err(violation) = self.take_runs(&mut bytes, events) {
                 return self.stop(violation, now, events);
             }
             let taken = match self.server.next(&mut bytes) {
@@ -164,7 +166,11 @@ impl Session {
     }
 
     /// What most of a session's bytes are, as fast as they can be skipped.
-    fn take_runs(&mut self, bytes: &mut &[u8]) -> Result<(), Violation> {
+    fn take_runs(
+        &mut self,
+        bytes: &mut &[u8],
+        events: &mut dyn FnMut(Event),
+    ) -> Result<(), Violation> {
         if !self.login.is_done() {
             return Ok(());
         }
@@ -175,8 +181,8 @@ impl Session {
         let run = self.server.run(kind, bytes);
         match kind {
             _ if run.messages == 0 => Ok(()),
-            b'D' => self.machine.rows(run.messages),
-            _ => self.machine.server_data(run.body_bytes),
+            b'D' => self.machine.rows(run.messages, events),
+            _ => self.machine.server_data(run.body_bytes, events),
         }
     }
 
@@ -191,7 +197,7 @@ impl Session {
 /// Takes a message of the server's: the login's until that is decided, then an answer.
 fn take_reply(
     login: &mut LoginWatch,
-    machine: &mut Machine,
+    machine: &mut Pairing,
     reply: &Reply<'_>,
     now: Instant,
     events: &mut dyn FnMut(Event),

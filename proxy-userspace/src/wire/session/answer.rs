@@ -9,7 +9,7 @@ use super::tags::Tags;
 pub(in crate::wire) const MAX_COPIES: usize = 64;
 
 /// What is known of the answer beside the outcome that the message itself has.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Answer {
     is_empty_query: bool,
     /// FunctionCallResponse
@@ -20,7 +20,7 @@ pub(super) struct Answer {
 }
 
 /// A COPY under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Copy {
     direction: CopyDirection,
     client_open: bool,

@@ -14,7 +14,7 @@ pub(in crate::wire) const MAX_HELD_BYTES: usize = 256 * 1024;
 pub(super) type Out<'a> = &'a mut dyn FnMut(Event);
 
 /// The events that wait, in the order things happened.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Held {
     events: VecDeque<Event>,
     kept_bytes: usize,

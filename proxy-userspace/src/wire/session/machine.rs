@@ -12,12 +12,13 @@ use std::time::Instant;
 use super::answer::Answer;
 use super::event::{CopyDirection, Event, Finished, TransactionStatus, Verdict, Violation};
 use super::held::{Held, Out};
+use super::pairing::Reading;
 use super::queue::{FULL_PENDING, MAX_PENDING, Queue};
 use super::request::Sent;
 use resolve::Names;
 
 /// The session's machine behind its login.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Machine {
     pending: Queue,
     /// What has come for the queue's front.
@@ -33,6 +34,8 @@ pub(super) struct Machine {
     ended: bool,
     names: Names,
     held: Held,
+    /// How else the last ReadyForQuery can be understood.
+    other: Option<Box<Reading>>,
 }
 
 impl Machine {
@@ -44,6 +47,16 @@ impl Machine {
     /// Whether so much is without an answer that the client should not be read on.
     pub(super) fn is_full(&self) -> bool {
         self.pending.len() >= FULL_PENDING
+    }
+
+    /// How many messages are without an answer.
+    pub(super) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// What else may have happened, if the last answer can mean two things.
+    pub(super) fn other_reading(&mut self) -> Option<Box<Reading>> {
+        self.other.take()
     }
 
     /// Takes a message of the client's.
@@ -213,6 +226,19 @@ impl Machine {
             self.names.transaction_is_over();
         }
         self.held.ready(last, now, status, out);
+    }
+
+    /// ReadyForQuery answered the first Sync in the queue: all before it was skipped.
+    fn skipped_to_sync(&mut self, status: Option<TransactionStatus>, now: Instant, out: Out<'_>) {
+        self.spare_ready = 0;
+        while let Some(front) = self.pending.pop_front() {
+            if matches!(front, Sent::Sync(_)) {
+                break;
+            }
+            self.skip(front, now, out);
+        }
+        self.drop_left_overs();
+        self.ready(None, status, now, out);
     }
 
     /// Completes a message's event.

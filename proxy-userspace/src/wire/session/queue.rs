@@ -15,7 +15,7 @@ pub(in crate::wire) const MAX_PENDING_BYTES: usize = 1024 * 1024;
 const STANDING_PLACES: usize = 64;
 
 /// The queue. Its front is what the server is working on.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Queue {
     sent: VecDeque<Sent>,
     kept_bytes: usize,
@@ -68,6 +68,11 @@ impl Queue {
     /// What comes behind the front.
     pub(super) fn second(&self) -> Option<&Sent> {
         self.sent.get(1)
+    }
+
+    /// Whether a Sync is in it.
+    pub(super) fn has_sync(&self) -> bool {
+        self.sent.iter().any(|sent| matches!(sent, Sent::Sync(_)))
     }
 
     pub(super) fn pop_front(&mut self) -> Option<Sent> {

@@ -29,7 +29,7 @@ pub(super) struct Known {
     pub(super) forgotten: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Named {
     prepared: Arc<Prepared>,
     /// SQL's DEALLOCATE may have dropped it: the command tag does not say which.
@@ -37,7 +37,7 @@ struct Named {
 }
 
 /// The server's prepared statements.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Statements {
     unnamed: Option<Arc<Prepared>>,
     named: HashMap<Bytes, Named>,

@@ -6,7 +6,8 @@ use super::Machine;
 use crate::wire::session::event::{
     CopyDirection, Event, ServerError, Subject, Target, TransactionStatus, Verdict, Violation,
 };
-use crate::wire::session::held::Out;
+use crate::wire::session::held::{Held, Out};
+use crate::wire::session::pairing::Reading;
 use crate::wire::session::request::Sent;
 use crate::wire::session::server::Reply;
 
@@ -239,16 +240,32 @@ impl Machine {
             Some(verdict) => {
                 let finished = self.front_is_finished(verdict, now);
                 self.ready(finished, status, now, out);
-                return true;
+                true
             }
             None if self.spare_ready > 0 => {
-                self.spare_ready -= 1;
-                self.skipping = false;
+                self.spare_ready(status, now, out);
+                true
             }
-            None => return false,
+            None => false,
         }
+    }
+
+    /// Takes ReadyForQuery for a Sync that a COPY may have swallowed; but if there is a Sync behind what waits, it may
+    /// be that one's.
+    #[cold]
+    fn spare_ready(&mut self, status: Option<TransactionStatus>, now: Instant, out: Out<'_>) {
+        let may_skip = self.failed && self.pending.has_sync();
+        let before = may_skip.then(|| self.clone());
+        self.spare_ready -= 1;
+        self.skipping = false;
         self.ready(None, status, now, out);
-        true
+        self.other = before.map(|mut machine| {
+            // That has just been told.
+            machine.held = Held::default();
+            Box::new(Reading::begin(machine, |machine, out| {
+                machine.skipped_to_sync(status, now, out);
+            }))
+        });
     }
 }
 

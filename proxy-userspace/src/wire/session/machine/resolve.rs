@@ -12,7 +12,7 @@ use crate::wire::session::statements::{Known, Portal, Portals, Statements};
 const MAX_SKIPPED: usize = 256;
 
 /// The server's names, and those a failed batch would have made.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     statements: Statements,
     portals: Portals,

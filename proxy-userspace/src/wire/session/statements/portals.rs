@@ -21,7 +21,7 @@ pub(in crate::wire::session) struct Portal {
     pub(in crate::wire::session) parameters: Parameters,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Named {
     portal: Portal,
     /// Its transaction may have ended, or SQL's CLOSE have closed it.
@@ -29,7 +29,7 @@ struct Named {
 }
 
 /// The server's portals.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::wire::session) struct Portals {
     unnamed: Option<Portal>,
     named: HashMap<Bytes, Named>,
