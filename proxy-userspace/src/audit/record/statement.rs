@@ -42,6 +42,29 @@ pub(in crate::audit) struct Author {
     pub(in crate::audit) counts: Arc<tally::Counts>,
 }
 
+impl Author {
+    /// What a record begins with that is the session's `seq`-th.
+    pub(super) fn signature(&self, seq: u64) -> Signature<'_> {
+        Signature {
+            session: self.session,
+            seq,
+            process: &self.process,
+            user: &self.user,
+            database: &self.database,
+        }
+    }
+}
+
+/// Whose record it is, and which of theirs, as it is written.
+#[derive(Serialize)]
+pub(super) struct Signature<'a> {
+    session: Uuid,
+    seq: u64,
+    process: &'a Option<Process>,
+    user: &'a Option<String>,
+    database: &'a Option<String>,
+}
+
 /// Enough of a process to know it by; the session's first record says how far to trust it.
 #[derive(Debug, Serialize)]
 pub(in crate::audit) struct Process {
@@ -143,11 +166,8 @@ impl Serialize for Statement {
 /// A statement as it is written. What does not belong to its kind is left out.
 #[derive(Serialize)]
 struct Rendered<'a> {
-    session: Uuid,
-    seq: u64,
-    process: &'a Option<Process>,
-    user: &'a Option<String>,
-    database: &'a Option<String>,
+    #[serde(flatten)]
+    signature: Signature<'a>,
     #[serde(flatten)]
     asked: Asked<'a>,
     started: Timestamp,
@@ -193,11 +213,7 @@ impl<'a> From<&'a Statement> for Rendered<'a> {
         };
         let was_answered = !matches!(outcome.verdict, Verdict::NotRun | Verdict::Unanswered);
         Self {
-            session: author.session,
-            seq: statement.seq,
-            process: &author.process,
-            user: &author.user,
-            database: &author.database,
+            signature: author.signature(statement.seq),
             asked: Asked::by(statement),
             started: statement.started,
             duration_us: was_answered.then(|| since_start(finished.completed)),

@@ -93,6 +93,29 @@ fn without_time(mut record: Json) -> Json {
 }
 
 #[test]
+fn a_record_begins_with_whose_it_is() {
+    let author = author(Redaction::Full);
+    let begins = format!(
+        r#"{{"session":"{}","seq":1,"process":null,"user":"app","database":"db","#,
+        Uuid::nil()
+    );
+    let finished = finished(Subject::Sync, outcome(Verdict::Failed));
+    let statement = Statement::new(&author, Box::new(finished), None, Scanning::Certain);
+    let statement = serde_json::to_string(&statement).unwrap();
+    assert!(
+        statement.starts_with(&format!(r#"{begins}"kind":"sync""#)),
+        "{statement}"
+    );
+    let begins = begins.replace("\"seq\":1", "\"seq\":2");
+    let violation = Disruption::new(&author, Violation::TooManyPending);
+    let violation = serde_json::to_string(&violation).unwrap();
+    assert!(
+        violation.starts_with(&format!(r#"{begins}"side":"client""#)),
+        "{violation}"
+    );
+}
+
+#[test]
 fn a_query_is_written_with_its_text_tags_and_times() {
     let mut outcome = outcome(Verdict::Completed);
     outcome.tags = ["BEGIN", "INSERT 0 5", "SELECT 3", "COMMIT"]
