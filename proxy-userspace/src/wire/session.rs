@@ -17,11 +17,11 @@ pub mod event;
 mod fields;
 mod held;
 mod machine;
+mod named;
 mod pairing;
 mod queue;
 mod request;
 mod server;
-mod statements;
 mod tags;
 mod values;
 
@@ -130,26 +130,22 @@ impl Session {
                     take_reply(login, &mut self.machine, &reply, now, events)
                 }
             };
-            let taken = taken.and_then(|()| match self.broken_login {
-                Some(_) if self.login.is_done() => self.break_behind_login(now, events),
-                _ => Ok(()),
-            });
             if let Err(violation) = taken {
                 self.stop(violation, now, events);
+            } else if self.broken_login.is_some() {
+                self.break_behind_login(now, events);
             }
         }
     }
 
-    /// The login has been answered: what the client broke behind it has its turn.
+    /// Once the login has been answered, what the client broke behind it has its turn.
     #[cold]
-    fn break_behind_login(
-        &mut self,
-        now: Instant,
-        events: &mut dyn FnMut(Event),
-    ) -> Result<(), Violation> {
-        match self.broken_login.take() {
-            Some(sent) => self.machine.sent(sent, now, events),
-            None => Ok(()),
+    fn break_behind_login(&mut self, now: Instant, events: &mut dyn FnMut(Event)) {
+        if self.login.is_done()
+            && let Some(sent) = self.broken_login.take()
+            && let Err(violation) = self.machine.sent(sent, now, events)
+        {
+            self.stop(violation, now, events);
         }
     }
 

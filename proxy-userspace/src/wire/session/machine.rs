@@ -255,10 +255,7 @@ impl Machine {
 
     /// Whatever was sent before a violation of the client's has been answered: now it is the violation's turn.
     fn stop_at_violation(&self) -> Result<(), Violation> {
-        match self.pending.front() {
-            Some(Sent::Broken(violation)) => Err(*violation),
-            _ => Ok(()),
-        }
+        self.pending.violation().map_or(Ok(()), Err)
     }
 
     /// Passes something on that belongs to no message.

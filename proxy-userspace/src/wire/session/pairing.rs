@@ -21,6 +21,9 @@ const MAX_TOLD: usize = 128;
 /// Bytes of texts and values in them at most. Readings share those of the same message.
 const MAX_TOLD_BYTES: usize = 1024 * 1024;
 
+/// What every reading takes.
+type Take<'a> = &'a mut dyn FnMut(&mut Machine, Out<'_>) -> Result<(), Violation>;
+
 /// The machine, or one for each reading.
 #[derive(Debug, Default)]
 pub(super) struct Pairing {
@@ -116,7 +119,9 @@ impl Pairing {
         if self.readings.is_empty() {
             return self.certain.sent(sent, now, out);
         }
-        self.each(out, |machine, out| machine.sent(sent.clone(), now, out))
+        self.each(out, &mut |machine, out| {
+            machine.sent(sent.clone(), now, out)
+        })
     }
 
     /// As [`Machine::copy_data`].
@@ -124,7 +129,7 @@ impl Pairing {
         if self.readings.is_empty() {
             return self.certain.copy_data(bytes);
         }
-        self.each(out, |machine, _| machine.copy_data(bytes))
+        self.each(out, &mut |machine, _| machine.copy_data(bytes))
     }
 
     /// As [`Machine::replied`].
@@ -136,7 +141,7 @@ impl Pairing {
         out: Out<'_>,
     ) -> Result<(), Violation> {
         if !self.readings.is_empty() {
-            return self.each(out, |machine, out| machine.replied(reply, now, out));
+            return self.each(out, &mut |machine, out| machine.replied(reply, now, out));
         }
         self.certain.replied(reply, now, out)?;
         if let Some(other) = self.certain.other_reading() {
@@ -156,7 +161,9 @@ impl Pairing {
         if self.readings.is_empty() {
             return self.certain.error(error, now, out);
         }
-        self.each(out, |machine, out| machine.error(error.clone(), now, out))
+        self.each(out, &mut |machine, out| {
+            machine.error(error.clone(), now, out)
+        })
     }
 
     /// As [`Machine::rows`].
@@ -164,7 +171,7 @@ impl Pairing {
         if self.readings.is_empty() {
             return self.certain.rows(rows);
         }
-        self.each(out, |machine, _| machine.rows(rows))
+        self.each(out, &mut |machine, _| machine.rows(rows))
     }
 
     /// As [`Machine::server_data`].
@@ -172,7 +179,7 @@ impl Pairing {
         if self.readings.is_empty() {
             return self.certain.server_data(bytes);
         }
-        self.each(out, |machine, _| machine.server_data(bytes))
+        self.each(out, &mut |machine, _| machine.server_data(bytes))
     }
 
     /// As [`Machine::tell`].
@@ -196,11 +203,7 @@ impl Pairing {
 
     /// Lets every reading take something, and drops those that it refutes.
     #[cold]
-    fn each(
-        &mut self,
-        out: Out<'_>,
-        mut take: impl FnMut(&mut Machine, Out<'_>) -> Result<(), Violation>,
-    ) -> Result<(), Violation> {
+    fn each(&mut self, out: Out<'_>, take: Take<'_>) -> Result<(), Violation> {
         let mut refuted = Vec::new();
         let mut begun = Vec::new();
         for mut reading in std::mem::take(&mut self.readings) {

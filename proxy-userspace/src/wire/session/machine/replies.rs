@@ -40,11 +40,12 @@ impl Machine {
             b'Z' => self.ready_for_query(body, now, out),
             b'D' => return self.rows(1),
             b'd' => return self.server_data(length),
-            _ if self.front_has_failed() => false,
             _ => {
                 let is_taken = self.answer_front(kind, body, now, out);
-                // Whoever answers what comes next has answered every Sync before it.
-                self.spare_ready = if is_taken { 0 } else { self.spare_ready };
+                if is_taken {
+                    // Whoever answers what comes next has answered every Sync before it.
+                    self.spare_ready = 0;
+                }
                 is_taken
             }
         };
@@ -87,10 +88,11 @@ impl Machine {
     }
 
     fn answer_front(&mut self, kind: u8, body: &[u8], now: Instant, out: Out<'_>) -> bool {
-        let Some(front) = self.pending.front() else {
-            return false;
+        let subject = match self.pending.front() {
+            Some(Sent::Message(front)) if front.outcome.error.is_none() => Some(&front.subject),
+            _ => None,
         };
-        match (kind, front.subject()) {
+        match (kind, subject) {
             (b'T', Some(Subject::Query { .. })) => {}
             (b'C', Some(Subject::Query { .. })) => {
                 let tag = self.tag(body, now);
@@ -199,13 +201,6 @@ impl Machine {
             .is_some_and(|outcome| outcome.add_error(error))
         {
             self.answer.error(now);
-        }
-    }
-
-    fn front_has_failed(&self) -> bool {
-        match self.pending.front() {
-            Some(Sent::Message(front)) => front.outcome.error.is_some(),
-            _ => false,
         }
     }
 
