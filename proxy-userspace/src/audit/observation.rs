@@ -15,7 +15,7 @@ use super::redaction::{ScanSettings, Scanning};
 use crate::config::{AuditConfig, AuditScope, Redaction};
 use crate::relay::{Observer, Side};
 use crate::wire::login::LoginWatch;
-use crate::wire::session::{Capture, Event, Session};
+use crate::wire::session::{Capture, Event, Session, Setting};
 
 /// Room for events that an idle session keeps.
 const STANDING_EVENTS: usize = 16;
@@ -175,7 +175,7 @@ impl Recorder {
     fn take(&mut self, events: &mut Vec<Event>) {
         // A setting is reported behind the statements of its batch, some of which it may have been in force for.
         let doubt = events.iter().find_map(|event| match event {
-            Event::Setting { name, value } => ScanSettings::doubt(name, value),
+            Event::Setting(setting) => ScanSettings::doubt(&setting.name, &setting.value),
             _ => None,
         });
         for event in events.drain(..) {
@@ -187,7 +187,8 @@ impl Recorder {
 
     fn body(&mut self, event: Event, doubt: Option<Scanning>) -> Option<Body> {
         Some(match event {
-            Event::Setting { name, value } => {
+            Event::Setting(setting) => {
+                let Setting { name, value } = *setting;
                 self.settings.report(&name, value, Instant::now());
                 return None;
             }
@@ -199,7 +200,7 @@ impl Recorder {
                 Body::Statement(Box::new(statement))
             }
             Event::Unsolicited(error) => {
-                Body::ServerError(Box::new(Disruption::new(&self.author, error)))
+                Body::ServerError(Box::new(Disruption::new(&self.author, *error)))
             }
             Event::Violation(violation) => {
                 self.author.counts.violate();

@@ -85,7 +85,7 @@ impl Name {
 }
 
 /// Splits at the first NUL and sets `found`, or gives everything and no rest.
-fn until_nul<'a>(bytes: &'a [u8], found: &mut bool) -> (&'a [u8], &'a [u8]) {
+pub(super) fn until_nul<'a>(bytes: &'a [u8], found: &mut bool) -> (&'a [u8], &'a [u8]) {
     let Some(end) = memchr::memchr(0, bytes) else {
         return (bytes, &[]);
     };
@@ -149,18 +149,28 @@ impl TextCollector {
         Text {
             kept: std::mem::take(&mut self.kept).into(),
             length: self.length,
-            sha256: hash.map(|hash| hash.finalize().into()),
+            sha256: hash.map(|hash| Box::new(hash.finalize().into())),
         }
+    }
+}
+
+/// A text that came in one piece, of which `keep` bytes are kept.
+pub(super) fn keep_text(text: &[u8], keep: usize) -> Text {
+    let cut = text.get(..keep);
+    Text {
+        kept: Bytes::copy_from_slice(cut.unwrap_or(text)),
+        length: text.len() as u64,
+        sha256: (keep < text.len()).then(|| Box::new(Sha256::digest(text).into())),
     }
 }
 
 /// Forgets a text and leaves its length and hash.
 pub(super) fn forget(text: &Text) -> Text {
-    let hash = || Sha256::digest(&text.kept).into();
+    let hash = || Box::new(Sha256::digest(&text.kept).into());
     Text {
         kept: Bytes::new(),
         length: text.length,
-        sha256: Some(text.sha256.unwrap_or_else(hash)),
+        sha256: Some(text.sha256.clone().unwrap_or_else(hash)),
     }
 }
 
@@ -236,7 +246,7 @@ mod tests {
                 (text.kept.as_ref(), text.length),
                 (b"select ".as_slice(), 8)
             );
-            assert_eq!(text.sha256, Some(Sha256::digest(b"select 1").into()));
+            assert_eq!(*text.sha256.unwrap(), *Sha256::digest(b"select 1"));
         }
     }
 

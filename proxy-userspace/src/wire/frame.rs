@@ -20,7 +20,7 @@ pub const FRONTEND_AUTHENTICATION: u32 = 65_535;
 pub const BACKEND_LARGEST: u32 = 0x3fff_ffff;
 
 /// A message's header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// The type byte.
     pub kind: u8,
@@ -145,6 +145,7 @@ impl Framer {
     pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {
         match self.body {
             Some(remaining) => self.next_body(remaining, bytes),
+            None if bytes.is_empty() => None,
             None if self.filled == 0 => match bytes.split_first_chunk::<HEADER_BYTES>() {
                 Some((header, rest)) => {
                     *bytes = rest;
@@ -154,6 +155,20 @@ impl Framer {
             },
             None => self.collect_header(bytes),
         }
+    }
+
+    /// Takes a message off `bytes` if all of it lies there; its length has not been checked against any limit. What is
+    /// cut is left for [`Framer::next`].
+    #[inline]
+    pub fn whole<'a>(&self, bytes: &mut &'a [u8]) -> Option<(Header, &'a [u8])> {
+        if !self.is_between_messages() {
+            return None;
+        }
+        let (raw, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
+        let header = Header::read(*raw);
+        let (body, rest) = rest.split_at_checked(header.body_bytes() as usize)?;
+        *bytes = rest;
+        Some((header, body))
     }
 
     /// Takes whole messages of one type off `bytes`, as far as they follow each other from here and lie wholly within
@@ -287,6 +302,24 @@ mod tests {
         let mut cut = &stream[..whole - 1];
         assert_eq!(framer.run(b'D', &mut cut).messages, 1);
         assert_eq!(cut.len(), 4);
+    }
+
+    #[test]
+    fn a_message_is_taken_whole_only_where_all_of_it_is_there() {
+        let stream = [message(b'Q', b"select"), message(b'S', b"")].concat();
+        let framer = Framer::new();
+        let mut bytes = stream.as_slice();
+        let (header, body) = framer.whole(&mut bytes).unwrap();
+        assert_eq!((header.kind, body), (b'Q', b"select".as_slice()));
+        let mut cut = &bytes[..4];
+        assert_eq!((framer.whole(&mut cut), cut.len()), (None, 4));
+        assert_eq!(framer.whole(&mut bytes).unwrap().1, b"");
+        let mut framer = Framer::new();
+        let mut bytes = &stream[..HEADER_BYTES];
+        assert!(framer.whole(&mut bytes).is_none());
+        assert!(framer.next(&mut bytes).is_some());
+        let mut rest = &stream[HEADER_BYTES..];
+        assert!(framer.whole(&mut rest).is_none());
     }
 
     #[test]

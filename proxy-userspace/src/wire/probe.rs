@@ -111,8 +111,9 @@ pub fn backend(data: &[u8]) {
     });
 }
 
-/// What a client may have sent before the server's bytes: a Query; a batch; a COPY by either protocol; much at once.
-const REQUESTS: [&[u8]; 6] = [
+/// What a client may have sent before the server's bytes: a Query; a batch; a COPY by either protocol; much at once; a
+/// COPY with batches behind it.
+const REQUESTS: [&[u8]; 7] = [
     b"",
     b"Q\0\0\0\x0dselect 1\0",
     b"P\0\0\0\x0cs\0sql\0\0\0B\0\0\0\x0ep\0s\0\0\0\0\0\0\0D\0\0\0\x07Ss\0E\0\0\0\x0ap\0\0\0\0\0S\0\0\0\x04",
@@ -120,6 +121,8 @@ const REQUESTS: [&[u8]; 6] = [
     b"P\0\0\0\x0b\0sql\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04d\0\0\0\x06xx\
       c\0\0\0\x04S\0\0\0\x04",
     b"F\0\0\0\x0e\0\0\0\x01\0\0\0\0\0\0C\0\0\0\x06S\0H\0\0\0\x04S\0\0\0\x04S\0\0\0\x04!",
+    b"P\0\0\0\x0b\0sql\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04\
+      P\0\0\0\x0b\0sql\0\0\0S\0\0\0\x04P\0\0\0\x0b\0sql\0\0\0S\0\0\0\x04Q\0\0\0\x06a\0",
 ];
 
 /// Answers to a short batch, which what the client sent may or may not have been.

@@ -6,25 +6,30 @@
 //! of a gigabyte passes in constant memory. Nothing is assumed of either peer: what breaks the protocol is an
 //! [`Event::Violation`], after which the machine stops looking. docs/protocol.md has the rules and the limits.
 //!
-//! The client's bytes are read by [`client`], the server's by [`server`]; [`machine`] pairs them.
+//! The client's bytes are read by [`client`], the server's by [`server`]; [`machine`] pairs them, and [`pairing`] follows
+//! two ways to do so while nobody can tell which is right.
 //!
 //! Rules: protocol documentation, "Message Flow"; src/backend/tcop/postgres.c (PostgresMain, SocketBackend).
 
 mod answer;
 mod client;
 pub mod event;
+mod fields;
 mod held;
 mod machine;
+mod named;
+mod pairing;
 mod queue;
 mod request;
 mod server;
-mod statements;
+mod tags;
 mod values;
 
 pub use event::{
-    Copied, CopyDirection, Event, Finished, Outcome, Parameters, Prepared, ServerError, Subject,
-    Target, Text, TransactionStatus, Value, Verdict, Violation,
+    Copied, CopyDirection, Event, Finished, Outcome, Parameters, Prepared, ServerError, Setting,
+    Subject, Target, Text, TransactionStatus, Value, Verdict, Violation,
 };
+pub use tags::{Tag, Tags};
 
 pub(super) use server::error_sqlstate;
 
@@ -32,7 +37,7 @@ use std::time::Instant;
 
 use crate::wire::login::{LoginOutcome, LoginWatch};
 use client::ClientReader;
-use machine::Machine;
+use pairing::Pairing;
 use request::Sent;
 use server::{Reply, ServerReader};
 
@@ -51,7 +56,7 @@ pub struct Session {
     login: LoginWatch,
     client: ClientReader,
     server: ServerReader,
-    machine: Machine,
+    machine: Pairing,
     /// The client broke the protocol: what it sends is not looked at any more, what it sent before is still answered.
     client_is_over: bool,
     /// How it did so, if that was during the login: the server's answer to the login comes first.
@@ -67,7 +72,7 @@ impl Session {
             login: LoginWatch::new(),
             client: ClientReader::new(capture),
             server: ServerReader::default(),
-            machine: Machine::default(),
+            machine: Pairing::default(),
             client_is_over: false,
             broken_login: None,
             is_over: false,
@@ -93,7 +98,7 @@ impl Session {
             let run = self.client.copy_data(&mut bytes);
             let copied = match run.messages {
                 0 => Ok(()),
-                _ => self.machine.copy_data(run.body_bytes),
+                _ => self.machine.copy_data(run.body_bytes, events),
             };
             if let Err(violation) = copied {
                 return self.stop(violation, now, events);
@@ -114,7 +119,7 @@ impl Session {
     /// Takes the next bytes the server sent, cut anywhere.
     pub fn server_sent(&mut self, mut bytes: &[u8], now: Instant, events: &mut dyn FnMut(Event)) {
         while !self.is_over {
-            if let Err(violation) = self.take_runs(&mut bytes) {
+            if let Err(violation) = self.take_runs(&mut bytes, events) {
                 return self.stop(violation, now, events);
             }
             let taken = match self.server.next(&mut bytes) {
@@ -125,16 +130,22 @@ impl Session {
                     take_reply(login, &mut self.machine, &reply, now, events)
                 }
             };
-            let taken = taken.and_then(|()| match self.broken_login.take() {
-                Some(sent) if self.login.is_done() => self.machine.sent(sent, now, events),
-                still => {
-                    self.broken_login = still;
-                    Ok(())
-                }
-            });
             if let Err(violation) = taken {
                 self.stop(violation, now, events);
+            } else if self.broken_login.is_some() {
+                self.break_behind_login(now, events);
             }
+        }
+    }
+
+    /// Once the login has been answered, what the client broke behind it has its turn.
+    #[cold]
+    fn break_behind_login(&mut self, now: Instant, events: &mut dyn FnMut(Event)) {
+        if self.login.is_done()
+            && let Some(sent) = self.broken_login.take()
+            && let Err(violation) = self.machine.sent(sent, now, events)
+        {
+            self.stop(violation, now, events);
         }
     }
 
@@ -151,19 +162,24 @@ impl Session {
     }
 
     /// What most of a session's bytes are, as fast as they can be skipped.
-    fn take_runs(&mut self, bytes: &mut &[u8]) -> Result<(), Violation> {
+    fn take_runs(
+        &mut self,
+        bytes: &mut &[u8],
+        events: &mut dyn FnMut(Event),
+    ) -> Result<(), Violation> {
         if !self.login.is_done() {
             return Ok(());
         }
-        let rows = self.server.run(b'D', bytes);
-        if rows.messages > 0 {
-            self.machine.rows(rows.messages)?;
+        let kind = bytes.first().copied().unwrap_or(0);
+        if !matches!(kind, b'D' | b'd') {
+            return Ok(());
         }
-        let data = self.server.run(b'd', bytes);
-        if data.messages > 0 {
-            self.machine.server_data(data.body_bytes)?;
+        let run = self.server.run(kind, bytes);
+        match kind {
+            _ if run.messages == 0 => Ok(()),
+            b'D' => self.machine.rows(run.messages, events),
+            _ => self.machine.server_data(run.body_bytes, events),
         }
-        Ok(())
     }
 
     fn stop(&mut self, violation: Violation, now: Instant, events: &mut dyn FnMut(Event)) {
@@ -177,14 +193,14 @@ impl Session {
 /// Takes a message of the server's: the login's until that is decided, then an answer.
 fn take_reply(
     login: &mut LoginWatch,
-    machine: &mut Machine,
+    machine: &mut Pairing,
     reply: &Reply<'_>,
     now: Instant,
     events: &mut dyn FnMut(Event),
 ) -> Result<(), Violation> {
     if reply.kind == b'S' {
-        let (name, value) = server::setting(reply.body);
-        machine.tell(Event::Setting { name, value }, events);
+        let setting = Box::new(server::setting(reply.body));
+        machine.tell(Event::Setting(setting), events);
         return Ok(());
     }
     if !login.is_done() {

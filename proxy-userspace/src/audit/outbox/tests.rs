@@ -13,7 +13,7 @@ use crate::audit::record::statement::{Author, Statement};
 use crate::audit::redaction::Scanning;
 use crate::audit::tally::{Coverage, Tally};
 use crate::config::Redaction;
-use crate::wire::session::{Finished, Outcome, Subject, Text, Verdict};
+use crate::wire::session::{Finished, Outcome, Subject, Tags, Text, Verdict};
 
 struct Bench {
     outbox: Outbox,
@@ -46,6 +46,11 @@ fn bench(places: usize, policy: OverflowPolicy) -> Bench {
 
 impl Bench {
     fn put(&mut self, bytes: usize) {
+        let record = self.record(bytes);
+        self.outbox.put(record);
+    }
+
+    fn record(&self, bytes: usize) -> Record {
         let now = Instant::now();
         let finished = Finished {
             subject: Subject::Query {
@@ -58,7 +63,7 @@ impl Bench {
             malformed: false,
             outcome: Outcome {
                 verdict: Verdict::Completed,
-                tags: Vec::new(),
+                tags: Tags::default(),
                 more_tags: 0,
                 rows: 0,
                 copies: Vec::new(),
@@ -70,8 +75,7 @@ impl Bench {
             transaction: None,
         };
         let statement = Statement::new(&self.author, Box::new(finished), None, Scanning::Certain);
-        self.outbox
-            .put(Record::now(Body::Statement(Box::new(statement))));
+        Record::now(Body::Statement(Box::new(statement)))
     }
 
     /// The numbers of the records in the queue.
@@ -140,6 +144,24 @@ async fn the_queue_is_bounded_in_bytes_too() {
     bench.put(big);
     assert!(!bench.is_empty());
     assert_eq!(bench.take(), [2]);
+    assert!(bench.is_empty());
+    assert_eq!(bench.take(), [3]);
+}
+
+/// A place that becomes free belongs to the session that has waited longest; another one cannot take it first, however
+/// much it records.
+#[tokio::test]
+async fn a_session_that_waits_has_its_turn_before_those_that_go_on() {
+    let mut bench = bench(1, OverflowPolicy::Block);
+    let mut busy = Outbox::new(bench.outbox.audit.clone(), OverflowPolicy::Block);
+    for _ in 0..3 {
+        bench.put(10);
+    }
+    for last in [1, 2] {
+        assert!(!bench.is_empty());
+        assert_eq!(bench.take(), [last]);
+        busy.put(bench.record(10));
+    }
     assert!(bench.is_empty());
     assert_eq!(bench.take(), [3]);
 }

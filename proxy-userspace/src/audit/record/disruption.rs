@@ -4,9 +4,8 @@
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
-use uuid::Uuid;
 
-use super::statement::{Author, Process};
+use super::statement::{Author, Signature};
 use crate::audit::redaction;
 use crate::config::Redaction;
 use crate::wire::session::{ServerError, Violation};
@@ -36,11 +35,7 @@ impl<What> Disruption<What> {
 
     fn rendered<'a, Shown>(&'a self, what: Shown) -> Rendered<'a, Shown> {
         Rendered {
-            session: self.author.session,
-            seq: self.seq,
-            process: &self.author.process,
-            user: &self.author.user,
-            database: &self.author.database,
+            signature: self.author.signature(self.seq),
             what,
         }
     }
@@ -67,11 +62,8 @@ impl Serialize for Disruption<ServerError> {
 
 #[derive(Serialize)]
 struct Rendered<'a, Shown> {
-    session: Uuid,
-    seq: u64,
-    process: &'a Option<Process>,
-    user: &'a Option<String>,
-    database: &'a Option<String>,
+    #[serde(flatten)]
+    signature: Signature<'a>,
     #[serde(flatten)]
     what: Shown,
 }

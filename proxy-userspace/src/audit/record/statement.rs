@@ -19,7 +19,7 @@ use crate::audit::tally;
 use crate::config::Redaction;
 use crate::identify::Identity;
 use crate::wire::session::{
-    CopyDirection, Finished, Parameters, Prepared, Subject, TransactionStatus, Verdict,
+    CopyDirection, Finished, Parameters, Prepared, Subject, Tag, Tags, TransactionStatus, Verdict,
 };
 use crate::wire::text::printable;
 use asked::Asked;
@@ -40,6 +40,29 @@ pub(in crate::audit) struct Author {
     pub(in crate::audit) database: Option<String>,
     pub(in crate::audit) redaction: Redaction,
     pub(in crate::audit) counts: Arc<tally::Counts>,
+}
+
+impl Author {
+    /// What a record begins with that is the session's `seq`-th.
+    pub(super) fn signature(&self, seq: u64) -> Signature<'_> {
+        Signature {
+            session: self.session,
+            seq,
+            process: &self.process,
+            user: &self.user,
+            database: &self.database,
+        }
+    }
+}
+
+/// Whose record it is, and which of theirs, as it is written.
+#[derive(Serialize)]
+pub(super) struct Signature<'a> {
+    session: Uuid,
+    seq: u64,
+    process: &'a Option<Process>,
+    user: &'a Option<String>,
+    database: &'a Option<String>,
 }
 
 /// Enough of a process to know it by; the session's first record says how far to trust it.
@@ -119,7 +142,7 @@ impl Statement {
             Subject::Describe(_) | Subject::Close(_) | Subject::Sync => 0,
         };
         let outcome = &self.finished.outcome;
-        let tags: usize = outcome.tags.iter().map(|tag| tag.len() + 32).sum();
+        let tags = size_of::<Tag>() * outcome.tags.len();
         let error = outcome.error.as_ref();
         let error = error.map_or(0, |error| error.message.len() + error.severity.len());
         BASE_WEIGHT + subject + tags + error + 32 * outcome.copies.len()
@@ -143,11 +166,8 @@ impl Serialize for Statement {
 /// A statement as it is written. What does not belong to its kind is left out.
 #[derive(Serialize)]
 struct Rendered<'a> {
-    session: Uuid,
-    seq: u64,
-    process: &'a Option<Process>,
-    user: &'a Option<String>,
-    database: &'a Option<String>,
+    #[serde(flatten)]
+    signature: Signature<'a>,
     #[serde(flatten)]
     asked: Asked<'a>,
     started: Timestamp,
@@ -193,11 +213,7 @@ impl<'a> From<&'a Statement> for Rendered<'a> {
         };
         let was_answered = !matches!(outcome.verdict, Verdict::NotRun | Verdict::Unanswered);
         Self {
-            session: author.session,
-            seq: statement.seq,
-            process: &author.process,
-            user: &author.user,
-            database: &author.database,
+            signature: author.signature(statement.seq),
             asked: Asked::by(statement),
             started: statement.started,
             duration_us: was_answered.then(|| since_start(finished.completed)),
@@ -271,7 +287,7 @@ fn shown_tag(tag: &[u8], is_full: bool) -> String {
 }
 
 /// The sum of the counts at the end of command tags: `INSERT 0 5`, `UPDATE 3`, `COPY 7`. None where no tag has one.
-fn affected_rows(tags: &[Bytes]) -> Option<u64> {
+fn affected_rows(tags: &Tags) -> Option<u64> {
     let counts = tags.iter().filter_map(|tag| {
         let tag = std::str::from_utf8(tag).ok()?;
         tag.rsplit_once(' ')?.1.parse().ok()

@@ -2,19 +2,14 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::event::{Copied, CopyDirection, Outcome, ServerError, Verdict};
+use super::tags::Tags;
 
-/// Command tags kept of one Query.
-pub(in crate::wire) const MAX_TAGS: usize = 64;
 /// COPY transfers told apart in one Query.
 pub(in crate::wire) const MAX_COPIES: usize = 64;
-/// `COMPLETION_TAG_BUFSIZE` (src/include/tcop/cmdtag.h)
-pub(in crate::wire) const MAX_TAG_BYTES: usize = 64;
 
 /// What is known of the answer beside the outcome that the message itself has.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Answer {
     is_empty_query: bool,
     /// FunctionCallResponse
@@ -25,7 +20,7 @@ pub(super) struct Answer {
 }
 
 /// A COPY under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Copy {
     direction: CopyDirection,
     client_open: bool,
@@ -145,7 +140,7 @@ impl Outcome {
     pub(super) fn without_answer() -> Self {
         Self {
             verdict: Verdict::Unanswered,
-            tags: Vec::new(),
+            tags: Tags::default(),
             more_tags: 0,
             rows: 0,
             copies: Vec::new(),
@@ -153,10 +148,8 @@ impl Outcome {
         }
     }
 
-    pub(super) fn add_tag(&mut self, tag: Bytes) {
-        if self.tags.len() < MAX_TAGS {
-            self.tags.push(tag);
-        } else {
+    pub(super) fn add_tag(&mut self, tag: &[u8]) {
+        if !self.tags.push(tag) {
             self.more_tags += 1;
         }
     }
@@ -174,7 +167,9 @@ impl Outcome {
     /// The first error is the reason; what follows is trouble in handling it.
     pub(super) fn add_error(&mut self, error: ServerError) -> bool {
         let is_first = self.error.is_none();
-        self.error.get_or_insert(error);
+        if is_first {
+            self.error = Some(Box::new(error));
+        }
         is_first
     }
 }

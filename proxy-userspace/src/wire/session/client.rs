@@ -1,6 +1,6 @@
 //! Reads the client's stream: bytes in, one [`Sent`] for each message out.
 //!
-//! Owns what is kept of a message that is not complete yet. Knows nothing of what the server has answered.
+//! Owns the place in the stream. Knows nothing of what the server has answered.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,54 +9,36 @@ use bytes::Bytes;
 
 use super::Capture;
 use super::event::{Parameters, Prepared, Subject, Target, Violation};
+use super::fields::{Fields, Keep, Pieces};
 use super::request::Sent;
 use super::values::{self, ResultFormats};
-use crate::wire::collect::{MAX_NAME_BYTES, Name, Prefix, TextCollector};
+use crate::wire::collect::MAX_NAME_BYTES;
 use crate::wire::cursor::Cursor;
-use crate::wire::frame::{FRONTEND_SMALL, Framer, Header, Piece, Run, frontend_limit};
+use crate::wire::frame::{Framer, Header, Piece, Run, frontend_limit};
 use crate::wire::frontend::{Frontend, Named};
 use crate::wire::login::LoginWatch;
 
-/// What Bind and FunctionCall need before their values: two counts and 65,535 format codes.
-const MAX_FORMATS_BYTES: usize = 2 + 2 * 65_535 + 2;
-/// What Parse has behind its text at most: a count and 65,535 type OIDs.
-const MAX_TYPES_BYTES: usize = 2 + 4 * 65_535;
-
-/// The client's side of a session. The collectors stay where they are and are used again for every message.
+/// The client's side of a session.
 #[derive(Debug)]
 pub(super) struct ClientReader {
-    capture: Capture,
     framer: Framer,
     /// When the first byte of the message being read was seen.
     started: Option<Instant>,
-    /// What is being read.
-    kind: u8,
-    body_bytes: u32,
-    /// A Parse's statement, a Bind's portal, the mechanism a client chose.
-    first_name: Name,
-    /// A Bind's statement.
-    second_name: Name,
-    text: TextCollector,
-    /// What no other collector takes.
-    rest: Prefix,
-    /// Parse messages so far.
-    parses: u64,
+    /// The header of the message being read.
+    header: Header,
+    pieces: Pieces,
+    maker: Maker,
 }
 
 impl ClientReader {
     /// Starts behind the startup packet.
     pub(super) fn new(capture: Capture) -> Self {
         Self {
-            capture,
             framer: Framer::new(),
             started: None,
-            kind: 0,
-            body_bytes: 0,
-            first_name: Name::default(),
-            second_name: Name::default(),
-            text: TextCollector::default(),
-            rest: Prefix::default(),
-            parses: 0,
+            header: Header::default(),
+            pieces: Pieces::new(capture),
+            maker: Maker { capture, parses: 0 },
         }
     }
 
@@ -73,6 +55,14 @@ impl ClientReader {
         room: usize,
         login: &mut LoginWatch,
     ) -> Option<Sent> {
+        let keep = Keep::new(self.maker.capture, room, login.expects_mechanism());
+        if let Some((header, body)) = self.framer.whole(bytes) {
+            if let Err(violation) = check(header, login) {
+                return Some(Sent::Broken(violation));
+            }
+            let fields = Fields::of_body(header.kind, body, keep);
+            return Some(self.maker.sent(header, fields, now, login));
+        }
         if self.framer.is_between_messages() {
             if bytes.is_empty() {
                 return None;
@@ -83,139 +73,104 @@ impl ClientReader {
         loop {
             match self.framer.next(bytes)? {
                 Piece::Header(header) => {
-                    if let Err(violation) = self.begin(header, room, login) {
+                    if let Err(violation) = check(header, login) {
                         return Some(Sent::Broken(violation));
                     }
+                    self.header = header;
+                    self.pieces.begin(header, keep);
                 }
-                Piece::Body { bytes, last: false } => self.feed(bytes),
+                Piece::Body { bytes, last: false } => self.pieces.feed(bytes),
                 Piece::Body { bytes, last: true } => {
-                    return Some(self.complete(bytes, started, login));
+                    let fields = self.pieces.last(bytes);
+                    let sent = self.maker.sent(self.header, fields, started, login);
+                    if self.header.kind == b'p' {
+                        self.pieces.wipe();
+                    }
+                    return Some(sent);
                 }
             }
         }
     }
+}
 
-    fn begin(&mut self, header: Header, room: usize, login: &LoginWatch) -> Result<(), Violation> {
-        let Header { kind, length } = header;
-        let limit = frontend_limit(kind)
-            // Once the login is over, the server knows no password messages any more.
-            .filter(|_| kind != b'p' || !login.is_done())
-            .ok_or(Violation::FrontendType(kind))?;
-        if !header.fits(limit) {
-            return Err(Violation::FrontendLength { kind, length });
-        }
-        self.kind = kind;
-        self.body_bytes = header.body_bytes();
-        match kind {
-            b'Q' | b'P' => {
-                let keep = self.capture.text_bytes.min(room);
-                self.first_name.begin(kind == b'P');
-                self.text.begin(keep, u64::from(self.body_bytes));
-            }
-            b'B' => {
-                self.first_name.begin(true);
-                self.second_name.begin(true);
-            }
-            b'p' => self.first_name.begin(login.expects_mechanism()),
-            _ => {}
-        }
-        self.rest.clear();
+/// Checks that PostgreSQL takes such a message.
+fn check(header: Header, login: &LoginWatch) -> Result<(), Violation> {
+    let Header { kind, length } = header;
+    let limit = frontend_limit(kind)
+        // Once the login is over, the server knows no password messages any more.
+        .filter(|_| kind != b'p' || !login.is_done())
+        .ok_or(Violation::FrontendType(kind))?;
+    if header.fits(limit) {
         Ok(())
+    } else {
+        Err(Violation::FrontendLength { kind, length })
     }
+}
 
-    /// How much is kept of what no collector of its own takes.
-    fn most(&self) -> usize {
-        match self.kind {
-            b'Q' => 1,
-            b'P' => MAX_TYPES_BYTES,
-            b'F' | b'B' => {
-                let values = self.capture.parameter_bytes.unwrap_or(0);
-                MAX_FORMATS_BYTES.saturating_add(values)
-            }
-            b'D' | b'E' | b'C' => FRONTEND_SMALL as usize,
-            _ => 0,
-        }
-    }
+/// Makes of each message what the machine works with.
+#[derive(Debug)]
+struct Maker {
+    capture: Capture,
+    /// Parse messages so far.
+    parses: u64,
+}
 
-    fn feed(&mut self, bytes: &[u8]) {
-        let most = self.most();
-        let rest = self.collect(bytes);
-        self.rest.feed(rest, most);
-    }
-
-    /// Feeds the collectors in their order; gives back what is behind them.
-    fn collect<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        match self.kind {
-            b'Q' => self.text.feed(bytes),
-            b'P' => match self.first_name.feed(bytes) {
-                rest if self.first_name.is_ended() => self.text.feed(rest),
-                rest => rest,
-            },
-            b'B' => match self.first_name.feed(bytes) {
-                rest if self.first_name.is_ended() => self.second_name.feed(rest),
-                rest => rest,
-            },
-            // Secrets follow the mechanism's name: they go nowhere.
-            b'p' => {
-                self.first_name.feed(bytes);
-                &[]
-            }
-            _ => bytes,
-        }
-    }
-
-    /// Handles the last piece.
-    fn complete(&mut self, bytes: &[u8], started: Instant, login: &mut LoginWatch) -> Sent {
-        let most = self.most();
-        let rest = self.collect(bytes);
-        let (rest, length) = self.rest.last(rest, most);
+impl Maker {
+    fn sent(
+        &mut self,
+        header: Header,
+        fields: Fields<'_>,
+        started: Instant,
+        login: &mut LoginWatch,
+    ) -> Sent {
+        let (rest, length) = (fields.rest, fields.rest_bytes);
         let keep = self.capture.parameter_bytes;
-        let (subject, malformed) = match self.kind {
+        let (subject, malformed) = match header.kind {
+            b'Q' => {
+                let malformed = !fields.are_ended || length > 0;
+                let text = fields.text.keep();
+                return Sent::message(Subject::Query { text }, malformed, started);
+            }
             b'S' => return Sent::Sync(started),
-            b'd' => return Sent::CopyData(u64::from(self.body_bytes)),
+            b'd' => return Sent::CopyData(u64::from(header.body_bytes())),
             b'c' | b'f' => return Sent::CopyEnd,
             // Flush has no body (`pq_getmsgend`).
-            b'H' if self.body_bytes > 0 => return Sent::RefusedFlush,
+            b'H' if header.body_bytes() > 0 => return Sent::RefusedFlush,
             b'p' => {
-                if self.first_name.is_wanted() && self.first_name.is_ended() {
-                    login.chose(self.first_name.as_bytes());
+                if fields.are_ended {
+                    login.chose(fields.first_name);
                 }
-                self.first_name.wipe();
                 return Sent::Silent;
             }
-            b'Q' => {
-                let malformed = !self.text.is_ended() || length > 0;
-                let text = self.text.finish();
-                (Subject::Query { text }, malformed)
-            }
-            b'P' => {
-                self.parses += 1;
-                let (types, refused) = parameter_types(rest, length);
-                let malformed = !self.first_name.is_ended() || !self.text.is_ended() || refused;
-                let prepared = Arc::new(Prepared {
-                    number: self.parses,
-                    name: owned(self.first_name.as_bytes()),
-                    text: self.text.finish(),
-                    parameter_types: types,
-                });
-                (Subject::Parse { prepared }, malformed)
-            }
+            b'P' => self.parse(fields),
             b'B' => {
                 let (parameters, refused) = values::read(rest, length, keep, ResultFormats::List);
                 let subject = Subject::Bind {
-                    portal: owned(self.first_name.as_bytes()),
-                    statement: owned(self.second_name.as_bytes()),
+                    portal: owned(fields.first_name),
+                    statement: owned(fields.second_name),
                     prepared: None,
                     forgotten: false,
                     parameters,
                 };
-                (subject, refused || !self.second_name.is_ended())
+                (subject, refused || !fields.are_ended)
             }
             b'F' => function_call(rest, length, keep),
-            b'D' | b'E' | b'C' => small(self.kind, rest),
+            b'D' | b'E' | b'C' => small(header.kind, rest),
             _ => return Sent::Silent,
         };
         Sent::message(subject, malformed, started)
+    }
+
+    fn parse(&mut self, fields: Fields<'_>) -> (Subject, bool) {
+        self.parses += 1;
+        let (types, refused) = parameter_types(fields.rest, fields.rest_bytes);
+        let prepared = Arc::new(Prepared {
+            number: self.parses,
+            name: owned(fields.first_name),
+            text: fields.text.keep(),
+            parameter_types: types,
+        });
+        (Subject::Parse { prepared }, !fields.are_ended || refused)
     }
 }
 

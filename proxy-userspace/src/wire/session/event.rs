@@ -5,23 +5,29 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::tags::Tags;
+
 /// Something that happened in a session.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A message of the client's has its outcome.
     Finished(Box<Finished>),
     /// ParameterStatus: the server said what a setting is now.
-    Setting {
-        /// The setting's name.
-        name: Bytes,
-        /// Its value.
-        value: Bytes,
-    },
+    Setting(Box<Setting>),
     /// An error that answers nothing the client sent: the server ends the session (57P01, 57P05, …) or tells of
     /// something that went wrong while it was idle.
-    Unsolicited(ServerError),
+    Unsolicited(Box<ServerError>),
     /// A peer broke the protocol; nothing after it is understood, and no event follows.
     Violation(Violation),
+}
+
+/// A setting, as the server told it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name, cut where it is long.
+    pub name: Bytes,
+    /// Its value, likewise.
+    pub value: Bytes,
 }
 
 /// A message of the client's and what became of it.
@@ -126,14 +132,14 @@ pub struct Prepared {
 
 /// SQL text in the client's encoding, as much of it as was kept: none of it where there was more than could be
 /// remembered at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Text {
     /// The beginning, up to [`super::Capture::text_bytes`].
     pub kept: Bytes,
     /// The length of the whole, without its terminator.
     pub length: u64,
     /// SHA-256 of the whole, where it is longer than what was kept.
-    pub sha256: Option<[u8; 32]>,
+    pub sha256: Option<Box<[u8; 32]>>,
 }
 
 impl Text {
@@ -169,7 +175,7 @@ pub struct Outcome {
     /// How it ended.
     pub verdict: Verdict,
     /// CommandComplete tags in order; more than one for a Query of several statements.
-    pub tags: Vec<Bytes>,
+    pub tags: Tags,
     /// Tags that came beyond the number kept.
     pub more_tags: u64,
     /// Data rows sent for it.
@@ -177,7 +183,7 @@ pub struct Outcome {
     /// COPY transfers within it, in order; what comes beyond the number kept is added to the last of them.
     pub copies: Vec<Copied>,
     /// The error that ended it.
-    pub error: Option<ServerError>,
+    pub error: Option<Box<ServerError>>,
 }
 
 /// How a message ended.

@@ -14,7 +14,7 @@ pub(in crate::wire) const MAX_HELD_BYTES: usize = 256 * 1024;
 pub(super) type Out<'a> = &'a mut dyn FnMut(Event);
 
 /// The events that wait, in the order things happened.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Held {
     events: VecDeque<Event>,
     kept_bytes: usize,
@@ -38,15 +38,27 @@ impl Held {
         }
     }
 
-    /// ReadyForQuery: everything goes out and knows it.
-    pub(super) fn ready(&mut self, now: Instant, status: Option<TransactionStatus>, out: Out<'_>) {
-        self.kept_bytes = 0;
-        for mut event in self.events.drain(..) {
+    /// ReadyForQuery: everything goes out and knows it, and `last` behind it.
+    pub(super) fn ready(
+        &mut self,
+        last: Option<Box<Finished>>,
+        now: Instant,
+        status: Option<TransactionStatus>,
+        out: Out<'_>,
+    ) {
+        let mut tell = |mut event| {
             if let Event::Finished(finished) = &mut event {
                 finished.ready = Some(now);
                 finished.transaction = status;
             }
             out(event);
+        };
+        if !self.events.is_empty() {
+            self.kept_bytes = 0;
+            self.events.drain(..).for_each(&mut tell);
+        }
+        if let Some(last) = last {
+            tell(Event::Finished(last));
         }
     }
 

@@ -9,17 +9,16 @@ mod resolve;
 
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::answer::Answer;
-use super::event::{CopyDirection, Event, TransactionStatus, Verdict, Violation};
+use super::event::{CopyDirection, Event, Finished, TransactionStatus, Verdict, Violation};
 use super::held::{Held, Out};
+use super::pairing::Reading;
 use super::queue::{FULL_PENDING, MAX_PENDING, Queue};
 use super::request::Sent;
 use resolve::Names;
 
 /// The session's machine behind its login.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Machine {
     pending: Queue,
     /// What has come for the queue's front.
@@ -34,9 +33,9 @@ pub(super) struct Machine {
     /// FATAL: no answers come any more.
     ended: bool,
     names: Names,
-    /// The last command tag: it is often the same again.
-    last_tag: Bytes,
     held: Held,
+    /// How else the last ReadyForQuery can be understood.
+    other: Option<Box<Reading>>,
 }
 
 impl Machine {
@@ -48,6 +47,16 @@ impl Machine {
     /// Whether so much is without an answer that the client should not be read on.
     pub(super) fn is_full(&self) -> bool {
         self.pending.len() >= FULL_PENDING
+    }
+
+    /// How many messages are without an answer.
+    pub(super) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// What else may have happened, if the last answer can mean two things.
+    pub(super) fn other_reading(&mut self) -> Option<Box<Reading>> {
+        self.other.take()
     }
 
     /// Takes a message of the client's.
@@ -96,7 +105,9 @@ impl Machine {
                 // Of a Query that has tags, more statements may have been to come.
                 _ => Verdict::Unanswered,
             };
-            self.conclude(sent, verdict, now, out);
+            if let Some(finished) = self.conclude(sent, verdict, now) {
+                self.held.finished(finished, out);
+            }
         }
         self.held.flush(out);
         None
@@ -154,10 +165,17 @@ impl Machine {
 
     /// The front is finished.
     fn finish(&mut self, verdict: Verdict, now: Instant, out: Out<'_>) {
-        if let Some(sent) = self.pending.pop_front() {
-            self.conclude(sent, verdict, now, out);
+        if let Some(finished) = self.front_is_finished(verdict, now) {
+            self.held.finished(finished, out);
         }
+    }
+
+    /// The same, without telling of it.
+    fn front_is_finished(&mut self, verdict: Verdict, now: Instant) -> Option<Box<Finished>> {
+        let sent = self.pending.pop_front()?;
+        let finished = self.conclude(sent, verdict, now);
         self.drop_left_overs();
+        finished
     }
 
     /// COPY data that no COPY takes is ignored by the server.
@@ -194,33 +212,50 @@ impl Machine {
         }
     }
 
-    /// ReadyForQuery: whatever was held up by the batch is told.
-    fn ready(&mut self, status: Option<TransactionStatus>, now: Instant, out: Out<'_>) {
+    /// ReadyForQuery: whatever was held up by the batch is told, and `last` behind it.
+    fn ready(
+        &mut self,
+        last: Option<Box<Finished>>,
+        status: Option<TransactionStatus>,
+        now: Instant,
+        out: Out<'_>,
+    ) {
         self.failed = false;
         self.names.batch_is_over();
         if status == Some(TransactionStatus::Idle) {
             self.names.transaction_is_over();
         }
-        self.held.ready(now, status, out);
+        self.held.ready(last, now, status, out);
+    }
+
+    /// ReadyForQuery answered the first Sync in the queue: all before it was skipped.
+    fn skipped_to_sync(&mut self, status: Option<TransactionStatus>, now: Instant, out: Out<'_>) {
+        self.spare_ready = 0;
+        while let Some(front) = self.pending.pop_front() {
+            if matches!(front, Sent::Sync(_)) {
+                break;
+            }
+            self.skip(front, now, out);
+        }
+        self.drop_left_overs();
+        self.ready(None, status, now, out);
     }
 
     /// Completes a message's event.
-    fn conclude(&mut self, sent: Sent, verdict: Verdict, now: Instant, out: Out<'_>) {
+    fn conclude(&mut self, sent: Sent, verdict: Verdict, now: Instant) -> Option<Box<Finished>> {
         let completed = self.answer.finish();
-        if let Sent::Message(mut finished) = sent {
-            finished.outcome.verdict = verdict;
-            finished.completed = completed.unwrap_or(now);
-            self.names.resolve(&mut finished);
-            self.held.finished(finished, out);
-        }
+        let Sent::Message(mut finished) = sent else {
+            return None;
+        };
+        finished.outcome.verdict = verdict;
+        finished.completed = completed.unwrap_or(now);
+        self.names.resolve(&mut finished);
+        Some(finished)
     }
 
     /// Whatever was sent before a violation of the client's has been answered: now it is the violation's turn.
     fn stop_at_violation(&self) -> Result<(), Violation> {
-        match self.pending.front() {
-            Some(Sent::Broken(violation)) => Err(*violation),
-            _ => Ok(()),
-        }
+        self.pending.violation().map_or(Ok(()), Err)
     }
 
     /// Passes something on that belongs to no message.

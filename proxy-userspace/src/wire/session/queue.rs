@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::event::{Outcome, Subject};
+use super::event::{Outcome, Subject, Violation};
 use super::request::Sent;
 
 /// Messages ahead of their answers from which on no more should be read from the client.
@@ -15,10 +15,12 @@ pub(in crate::wire) const MAX_PENDING_BYTES: usize = 1024 * 1024;
 const STANDING_PLACES: usize = 64;
 
 /// The queue. Its front is what the server is working on.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Queue {
     sent: VecDeque<Sent>,
     kept_bytes: usize,
+    /// How the client broke the protocol, which is the last that it sent.
+    broken: Option<Violation>,
 }
 
 impl Queue {
@@ -37,6 +39,12 @@ impl Queue {
 
     pub(super) fn len(&self) -> usize {
         self.sent.len()
+    }
+
+    /// A violation of the client's that has its turn: whatever was sent before it has been answered.
+    #[inline]
+    pub(super) fn violation(&self) -> Option<Violation> {
+        self.broken.filter(|_| self.sent.len() == 1)
     }
 
     /// What the server is working on, or will be next.
@@ -68,6 +76,11 @@ impl Queue {
     /// What comes behind the front.
     pub(super) fn second(&self) -> Option<&Sent> {
         self.sent.get(1)
+    }
+
+    /// Whether a Sync is in it.
+    pub(super) fn has_sync(&self) -> bool {
+        self.sent.iter().any(|sent| matches!(sent, Sent::Sync(_)))
     }
 
     pub(super) fn pop_front(&mut self) -> Option<Sent> {
@@ -102,6 +115,9 @@ impl Queue {
             && parameters.kept_bytes() > self.room()
         {
             *parameters = parameters.without_values();
+        }
+        if let Sent::Broken(violation) = &sent {
+            self.broken = Some(*violation);
         }
         self.kept_bytes += sent.kept_bytes();
         self.sent.push_back(sent);

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::event::{Finished, Outcome, Prepared, Subject, Violation};
 
 /// A message of the client's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Sent {
     /// One that is told, as it will be told: its outcome is still to come. Made once, and only filled in after that.
     Message(Box<Finished>),

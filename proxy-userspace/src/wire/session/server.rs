@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::event::{ServerError, Violation};
+use super::event::{ServerError, Setting, Violation};
 use crate::wire::collect::Prefix;
 use crate::wire::frame::{BACKEND_LARGEST, Framer, Header, Piece, Run, is_backend_type};
 
@@ -45,16 +45,19 @@ impl ServerReader {
         &'s mut self,
         bytes: &mut &'a [u8],
     ) -> Option<Result<Reply<'s>, Violation>> {
+        if let Some((header, body)) = self.framer.whole(bytes) {
+            return Some(check(header).map(|()| Reply {
+                kind: header.kind,
+                body: body.get(..most(header.kind)).unwrap_or(body),
+                length: body.len() as u64,
+            }));
+        }
         loop {
             match self.framer.next(bytes)? {
-                Piece::Header(Header { kind, .. }) if !is_backend_type(kind) => {
-                    return Some(Err(Violation::BackendType(kind)));
-                }
-                Piece::Header(header) if !header.fits(BACKEND_LARGEST) => {
-                    let Header { kind, length } = header;
-                    return Some(Err(Violation::BackendLength { kind, length }));
-                }
                 Piece::Header(header) => {
+                    if let Err(violation) = check(header) {
+                        return Some(Err(violation));
+                    }
                     self.kind = header.kind;
                     self.prefix.clear();
                 }
@@ -69,6 +72,18 @@ impl ServerReader {
                 }
             }
         }
+    }
+}
+
+/// Checks that some server sends such a message.
+fn check(header: Header) -> Result<(), Violation> {
+    let Header { kind, length } = header;
+    if !is_backend_type(kind) {
+        Err(Violation::BackendType(kind))
+    } else if !header.fits(BACKEND_LARGEST) {
+        Err(Violation::BackendLength { kind, length })
+    } else {
+        Ok(())
     }
 }
 
@@ -116,11 +131,13 @@ fn sqlstate(code: &[u8]) -> Option<String> {
 }
 
 /// Name and value of a ParameterStatus.
-pub(super) fn setting(body: &[u8]) -> (Bytes, Bytes) {
+pub(super) fn setting(body: &[u8]) -> Setting {
     let mut parts = body.splitn(3, |byte| *byte == 0);
     let mut part = || cut(parts.next().unwrap_or_default(), MAX_SETTING_BYTES);
-    let name = part();
-    (name, part())
+    Setting {
+        name: part(),
+        value: part(),
+    }
 }
 
 fn cut(bytes: &[u8], most: usize) -> Bytes {

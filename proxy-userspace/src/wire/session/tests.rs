@@ -1,6 +1,7 @@
 //! Sessions as transcripts, and what the machine tells of them.
 
 mod copying;
+mod doubt;
 mod extended;
 mod hostile;
 mod limits;

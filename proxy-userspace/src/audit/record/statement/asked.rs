@@ -159,13 +159,14 @@ impl<'a> Asked<'a> {
             redaction,
         );
         // A hash of the text would let literals be guessed.
-        let sha256 = text.sha256.filter(|_| redaction == Redaction::Full);
+        let sha256 = text.sha256.as_deref();
+        let sha256 = sha256.filter(|_| redaction == Redaction::Full);
         Self {
             sql: Some(Some(Sql {
                 text: shown.text,
                 bytes: text.length,
                 truncated: is_cut,
-                sha256: sha256.map(|hash| hex(&hash)),
+                sha256: sha256.map(|hash| hex(hash)),
                 encoding: statement.encoding.as_ref().map(|name| printable(name)),
                 withheld: shown.withheld,
             })),

@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 use super::*;
 use crate::audit::record::disruption::Disruption;
 use crate::audit::tally::{Coverage, Tally};
-use crate::wire::session::{Copied, Outcome, ServerError, Target, Text, Violation};
+use crate::wire::session::{Copied, Outcome, ServerError, Tags, Target, Text, Violation};
 
 fn author(redaction: Redaction) -> Arc<Author> {
     Arc::new(Author {
@@ -21,7 +21,7 @@ fn author(redaction: Redaction) -> Arc<Author> {
 fn outcome(verdict: Verdict) -> Outcome {
     Outcome {
         verdict,
-        tags: Vec::new(),
+        tags: Tags::default(),
         more_tags: 0,
         rows: 0,
         copies: Vec::new(),
@@ -93,11 +93,35 @@ fn without_time(mut record: Json) -> Json {
 }
 
 #[test]
+fn a_record_begins_with_whose_it_is() {
+    let author = author(Redaction::Full);
+    let begins = format!(
+        r#"{{"session":"{}","seq":1,"process":null,"user":"app","database":"db","#,
+        Uuid::nil()
+    );
+    let finished = finished(Subject::Sync, outcome(Verdict::Failed));
+    let statement = Statement::new(&author, Box::new(finished), None, Scanning::Certain);
+    let statement = serde_json::to_string(&statement).unwrap();
+    assert!(
+        statement.starts_with(&format!(r#"{begins}"kind":"sync""#)),
+        "{statement}"
+    );
+    let begins = begins.replace("\"seq\":1", "\"seq\":2");
+    let violation = Disruption::new(&author, Violation::TooManyPending);
+    let violation = serde_json::to_string(&violation).unwrap();
+    assert!(
+        violation.starts_with(&format!(r#"{begins}"side":"client""#)),
+        "{violation}"
+    );
+}
+
+#[test]
 fn a_query_is_written_with_its_text_tags_and_times() {
     let mut outcome = outcome(Verdict::Completed);
     outcome.tags = ["BEGIN", "INSERT 0 5", "SELECT 3", "COMMIT"]
-        .map(Bytes::from)
-        .to_vec();
+        .map(str::as_bytes)
+        .into_iter()
+        .collect();
     outcome.rows = 3;
     outcome.copies = vec![Copied {
         direction: CopyDirection::In,
@@ -237,7 +261,7 @@ fn a_long_text_tells_its_length_and_hash_unless_literals_could_be_guessed_from_i
         text: Text {
             kept: Bytes::from_static(b"select 1, 'a"),
             length: 100_000,
-            sha256: Some([0xab; 32]),
+            sha256: Some(Box::new([0xab; 32])),
         },
     };
     let record = written(
@@ -262,15 +286,12 @@ fn a_long_text_tells_its_length_and_hash_unless_literals_could_be_guessed_from_i
 #[test]
 fn redacted_records_hold_nothing_that_quotes_a_literal() {
     let mut failed = outcome(Verdict::Failed);
-    failed.tags = vec![
-        Bytes::from_static(b"SELECT 1"),
-        Bytes::from_static(b"secret"),
-    ];
-    failed.error = Some(ServerError {
+    failed.tags = [b"SELECT 1".as_slice(), b"secret"].into_iter().collect();
+    failed.error = Some(Box::new(ServerError {
         severity: Bytes::from_static(b"ERROR"),
         sqlstate: Some("22P02".to_owned()),
         message: Bytes::from_static(b"invalid input syntax for type integer: \"secret\""),
-    });
+    }));
     let subject = || Subject::Query {
         text: text("select 'secret'::int"),
     };

@@ -2,14 +2,12 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::Machine;
-use crate::wire::session::answer::MAX_TAG_BYTES;
 use crate::wire::session::event::{
     CopyDirection, Event, ServerError, Subject, Target, TransactionStatus, Verdict, Violation,
 };
-use crate::wire::session::held::Out;
+use crate::wire::session::held::{Held, Out};
+use crate::wire::session::pairing::Reading;
 use crate::wire::session::request::Sent;
 use crate::wire::session::server::Reply;
 
@@ -42,11 +40,12 @@ impl Machine {
             b'Z' => self.ready_for_query(body, now, out),
             b'D' => return self.rows(1),
             b'd' => return self.server_data(length),
-            _ if self.front_has_failed() => false,
             _ => {
                 let is_taken = self.answer_front(kind, body, now, out);
-                // Whoever answers what comes next has answered every Sync before it.
-                self.spare_ready = if is_taken { 0 } else { self.spare_ready };
+                if is_taken {
+                    // Whoever answers what comes next has answered every Sync before it.
+                    self.spare_ready = 0;
+                }
                 is_taken
             }
         };
@@ -89,20 +88,21 @@ impl Machine {
     }
 
     fn answer_front(&mut self, kind: u8, body: &[u8], now: Instant, out: Out<'_>) -> bool {
-        let Some(front) = self.pending.front() else {
-            return false;
+        let subject = match self.pending.front() {
+            Some(Sent::Message(front)) if front.outcome.error.is_none() => Some(&front.subject),
+            _ => None,
         };
-        match (kind, front.subject()) {
+        match (kind, subject) {
             (b'T', Some(Subject::Query { .. })) => {}
             (b'C', Some(Subject::Query { .. })) => {
                 let tag = self.tag(body, now);
-                self.names.completed(&tag);
+                self.names.completed(tag);
             }
             (b'I', Some(Subject::Query { .. })) => self.answer.empty_query(now),
             (b'C', Some(Subject::Execute { .. })) => {
                 let tag = self.tag(body, now);
                 self.finish(Verdict::Completed, now, out);
-                self.names.completed(&tag);
+                self.names.completed(tag);
             }
             (b't', Some(Subject::Describe(Target::Statement(_)))) => {}
             (b'V', Some(Subject::FunctionCall { .. })) => self.answer.result(now),
@@ -118,18 +118,15 @@ impl Machine {
         true
     }
 
-    /// Adds a command tag, without its terminator.
-    fn tag(&mut self, body: &[u8], now: Instant) -> Bytes {
+    /// Adds a command tag, and gives it back without its terminator.
+    fn tag<'a>(&mut self, body: &'a [u8], now: Instant) -> &'a [u8] {
         self.answer.tag(now);
         let end = memchr::memchr(0, body).unwrap_or(body.len());
-        let tag = body.get(..end.min(MAX_TAG_BYTES)).unwrap_or(body);
-        if self.last_tag != tag {
-            self.last_tag = Bytes::copy_from_slice(tag);
-        }
+        let tag = body.get(..end).unwrap_or(body);
         if let Some(outcome) = self.pending.outcome() {
-            outcome.add_tag(self.last_tag.clone());
+            outcome.add_tag(tag);
         }
-        self.last_tag.clone()
+        tag
     }
 
     fn copy(&mut self, kind: u8) -> bool {
@@ -164,7 +161,7 @@ impl Machine {
             None => {
                 // The server may say that it is ready again, or may not.
                 self.spare_ready = self.spare_ready.saturating_add(1);
-                self.tell(Event::Unsolicited(error), out);
+                self.tell(Event::Unsolicited(Box::new(error)), out);
             }
             Some(front) if front.is_extended() => {
                 self.fail(error, now);
@@ -184,8 +181,10 @@ impl Machine {
     fn fatal(&mut self, error: ServerError, now: Instant, out: Out<'_>) {
         self.ended = true;
         match self.pending.front() {
-            None | Some(Sent::Broken(_)) => self.tell(Event::Unsolicited(error), out),
-            Some(Sent::Sync(_)) if self.failed => self.tell(Event::Unsolicited(error), out),
+            None | Some(Sent::Broken(_)) => self.tell(Event::Unsolicited(Box::new(error)), out),
+            Some(Sent::Sync(_)) if self.failed => {
+                self.tell(Event::Unsolicited(Box::new(error)), out)
+            }
             Some(_) => {
                 self.fail(error, now);
                 self.finish(Verdict::Failed, now, out);
@@ -202,13 +201,6 @@ impl Machine {
             .is_some_and(|outcome| outcome.add_error(error))
         {
             self.answer.error(now);
-        }
-    }
-
-    fn front_has_failed(&self) -> bool {
-        match self.pending.front() {
-            Some(Sent::Message(front)) => front.outcome.error.is_some(),
-            _ => false,
         }
     }
 
@@ -240,15 +232,35 @@ impl Machine {
             _ => None,
         };
         match verdict {
-            Some(verdict) => self.finish(verdict, now, out),
-            None if self.spare_ready > 0 => {
-                self.spare_ready -= 1;
-                self.skipping = false;
+            Some(verdict) => {
+                let finished = self.front_is_finished(verdict, now);
+                self.ready(finished, status, now, out);
+                true
             }
-            None => return false,
+            None if self.spare_ready > 0 => {
+                self.spare_ready(status, now, out);
+                true
+            }
+            None => false,
         }
-        self.ready(status, now, out);
-        true
+    }
+
+    /// Takes ReadyForQuery for a Sync that a COPY may have swallowed; but if there is a Sync behind what waits, it may
+    /// be that one's.
+    #[cold]
+    fn spare_ready(&mut self, status: Option<TransactionStatus>, now: Instant, out: Out<'_>) {
+        let may_skip = self.failed && self.pending.has_sync();
+        let before = may_skip.then(|| self.clone());
+        self.spare_ready -= 1;
+        self.skipping = false;
+        self.ready(None, status, now, out);
+        self.other = before.map(|mut machine| {
+            // That has just been told.
+            machine.held = Held::default();
+            Box::new(Reading::begin(machine, |machine, out| {
+                machine.skipped_to_sync(status, now, out);
+            }))
+        });
     }
 }
 

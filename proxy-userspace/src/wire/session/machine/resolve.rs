@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::wire::session::event::{Finished, Prepared, Subject, Target, Verdict};
-use crate::wire::session::statements::{Known, Portal, Portals, Statements};
+use crate::wire::session::named::{Portal, Portals, Statements};
 
 /// Names of a batch's skipped messages that are remembered, each of statements and portals.
 const MAX_SKIPPED: usize = 256;
 
 /// The server's names, and those a failed batch would have made.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     statements: Statements,
     portals: Portals,
@@ -40,14 +40,15 @@ impl Names {
     /// Applies what a command tag says of names (src/include/tcop/cmdtaglist.h).
     pub(super) fn completed(&mut self, tag: &[u8]) {
         match tag {
+            // The unnamed statement is not in the server's table and stays (DropAllPreparedStatements).
             b"DEALLOCATE ALL" => self.statements.clear_named(),
             b"DISCARD ALL" => {
                 self.statements.clear_named();
                 self.portals.clear();
             }
-            b"DEALLOCATE" => self.statements.one_was_deallocated(),
-            b"PREPARE" => self.statements.one_was_prepared_by_sql(),
-            b"DECLARE CURSOR" => self.portals.one_was_declared(),
+            b"DEALLOCATE" => self.statements.some_may_be_gone(),
+            b"PREPARE" => self.statements.one_was_made_by_sql(),
+            b"DECLARE CURSOR" => self.portals.one_was_made_by_sql(),
             // A transaction may end and another begin before ReadyForQuery tells anything; procedures do it too.
             b"COMMIT"
             | b"ROLLBACK"
@@ -88,7 +89,7 @@ impl Names {
 
     fn parsed(&mut self, prepared: &Arc<Prepared>, malformed: bool, verdict: Verdict) {
         if verdict == Verdict::Completed {
-            self.statements.insert(prepared);
+            self.statements.insert(&prepared.name, Arc::clone(prepared));
             return;
         }
         // exec_parse_message drops the unnamed statement before it looks at the text.
@@ -112,8 +113,8 @@ impl Names {
         else {
             return;
         };
-        let known = self.statement(statement, verdict);
-        (*prepared, *forgotten) = (known.prepared, known.forgotten);
+        *prepared = self.statement(statement, verdict);
+        *forgotten = prepared.is_none() && self.statements.may_have_forgotten(statement);
         let made = Portal {
             statement: statement.clone(),
             prepared: prepared.clone(),
@@ -154,17 +155,11 @@ impl Names {
         }
     }
 
-    fn statement(&self, name: &Bytes, verdict: Verdict) -> Known {
+    fn statement(&self, name: &Bytes, verdict: Verdict) -> Option<Arc<Prepared>> {
         let unmade = match verdict {
             Verdict::NotRun | Verdict::Unanswered => self.unmade_statements.get(name),
             _ => None,
         };
-        match unmade {
-            Some(prepared) => Known {
-                prepared: Some(Arc::clone(prepared)),
-                forgotten: false,
-            },
-            None => self.statements.find(name),
-        }
+        unmade.or_else(|| self.statements.find(name)).cloned()
     }
 }

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::transcript::{CAPTURE, LOGIN, describe, feed, from_client, from_server, message};
-use crate::wire::session::answer::{MAX_COPIES, MAX_TAGS};
+use crate::wire::session::answer::MAX_COPIES;
 use crate::wire::session::held::MAX_HELD;
 use crate::wire::session::queue::{FULL_PENDING, MAX_PENDING, MAX_PENDING_BYTES};
+use crate::wire::session::tags::MAX_TAGS;
 use crate::wire::session::{Capture, Event, Finished, Session, Subject, Text, Violation};
 
 fn session(capture: Capture) -> Session {

@@ -152,7 +152,7 @@ pub(super) fn from_server(text: &str) -> Vec<u8> {
 pub(super) fn describe(event: &Event) -> String {
     match event {
         Event::Finished(finished) => describe_finished(finished),
-        Event::Setting { name, value } => format!("Setting {name:?} {value:?}"),
+        Event::Setting(setting) => format!("Setting {:?} {:?}", setting.name, setting.value),
         Event::Unsolicited(error) => format!("Unsolicited {}", describe_error(error)),
         Event::Violation(violation) => format!("Violation {violation:?}"),
     }

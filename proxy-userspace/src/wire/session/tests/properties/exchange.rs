@@ -49,6 +49,7 @@ pub(super) fn exchange() -> impl Strategy<Value = Exchange> {
         2 => copy_out(),
         2 => copy_in(),
         3 => copy_in_extended(),
+        2 => copy_in_pipelined(),
         1 => fixed(),
     ]
 }
@@ -308,6 +309,48 @@ fn copy_in_extended() -> impl Strategy<Value = Exchange> {
         });
         Exchange::new(
             &[(&begin, answers[0].0), (&refs(&data), answers[1].0)],
+            told,
+        )
+    })
+}
+
+/// A COPY IN that fails, with a batch sent behind its Sync without waiting: the server has read that Sync or has not.
+/// The Query is what tells which.
+fn copy_in_pipelined() -> impl Strategy<Value = Exchange> {
+    any::<bool>().prop_map(|has_read_sync| {
+        let begin = ["P \"\" copy", "B \"\" \"\"", "E \"\"", "S"];
+        let batch = ["P \"\" insert", "B \"\" \"\"", "E \"\"", "S"];
+        let (answers, outcome, tag): (&[&str], _, _) = if has_read_sync {
+            (&["E ERROR 57014 canceled", "Z I"], "NotRun", "")
+        } else {
+            (
+                &[
+                    "E ERROR 57014 canceled",
+                    "Z I",
+                    "1",
+                    "2",
+                    "C INSERT 0 1",
+                    "Z I",
+                ],
+                "Completed",
+                " [INSERT 0 1]",
+            )
+        };
+        let told = vec![
+            "Parse =copy: Completed @Idle".to_owned(),
+            "Bind <(copy): Completed @Idle".to_owned(),
+            "Execute <(copy): Failed (ERROR 57014 canceled) @Idle".to_owned(),
+            format!("Parse =insert: {outcome} @Idle"),
+            format!("Bind <(insert): {outcome} @Idle"),
+            format!("Execute <(insert): {outcome}{tag} @Idle"),
+            "Query select 1: Completed [SELECT 1] @Idle".to_owned(),
+        ];
+        Exchange::new(
+            &[
+                (&begin, &["1", "2", "G"]),
+                (&batch, answers),
+                (&["Q select 1"], &["C SELECT 1", "Z I"]),
+            ],
             told,
         )
     })
