@@ -1,12 +1,7 @@
 //! Numbers: what pgbench reports, medians, and how far they can be trusted. Pure.
 
-/// One round's result for each way, in the workload's unit.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Round {
-    pub(super) direct: f64,
-    pub(super) proxied: f64,
-    pub(super) audited: f64,
-}
+/// One round's result for each of three ways, in the workload's unit: without pgusher, and through it in two ways.
+pub(super) type Round = [f64; 3];
 
 /// All rounds of a workload.
 #[derive(Debug, Default)]
@@ -15,8 +10,19 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// The titles of the columns that [`Comparison::row`] fills.
-    pub(super) const HEADLINE: &'static str = "workload                         direct   relay/direct             statements/direct        statements/relay";
+    /// Returns the titles of the columns that [`Comparison::row`] fills, for ways of these names.
+    pub(super) fn headline([direct, second, third]: [&str; 3]) -> String {
+        let ratios = [
+            format!("{second}/{direct}"),
+            format!("{third}/{direct}"),
+            format!("{third}/{second}"),
+        ];
+        let [first, other, cost] = ratios;
+        format!(
+            "{:<26} {direct:>9}       {first:<23}  {other:<23}  {cost}",
+            "workload"
+        )
+    }
 
     pub(super) fn add(&mut self, round: Round) {
         self.rounds.push(round);
@@ -25,11 +31,11 @@ impl Comparison {
     /// Returns one line of the table.
     pub(super) fn row(&self, name: &str, unit: &str) -> String {
         let column = |value: fn(&Round) -> f64| sorted(self.rounds.iter().map(value));
-        let direct = median(&column(|round| round.direct));
-        let relay = spread(&column(|round| round.proxied / round.direct));
-        let statements = spread(&column(|round| round.audited / round.direct));
-        let cost = spread(&column(|round| round.audited / round.proxied));
-        format!("{name:<26} {direct:>9.0} {unit:<4}  {relay:<23}  {statements:<23}  {cost}")
+        let direct = median(&column(|[direct, ..]| *direct));
+        let first = spread(&column(|[direct, second, _]| second / direct));
+        let other = spread(&column(|[direct, _, third]| third / direct));
+        let cost = spread(&column(|[_, second, third]| third / second));
+        format!("{name:<26} {direct:>9.0} {unit:<4}  {first:<23}  {other:<23}  {cost}")
     }
 }
 
@@ -95,16 +101,12 @@ mod tests {
     #[test]
     fn the_ratio_is_that_of_single_rounds() {
         let mut comparison = Comparison::default();
-        for (direct, proxied, audited) in [
-            (100.0, 50.0, 40.0),
-            (200.0, 120.0, 60.0),
-            (400.0, 280.0, 280.0),
+        for round in [
+            [100.0, 50.0, 40.0],
+            [200.0, 120.0, 60.0],
+            [400.0, 280.0, 280.0],
         ] {
-            comparison.add(Round {
-                direct,
-                proxied,
-                audited,
-            });
+            comparison.add(round);
         }
         let row = comparison.row("select", "tps");
         for part in [
