@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use self::measurement::{Comparison, Round, transactions_per_second};
+use self::measurement::{Comparison, Round, Sample, transactions_per_second};
 use crate::playground::{Playground, Way, build_then_become_root};
 use crate::{interrupt, process};
 
@@ -121,30 +121,35 @@ pub(crate) fn compare(quick: bool, binary: Option<PathBuf>) -> Result<()> {
     let megabytes = copied_megabytes(&playground)?;
 
     println!(
-        "\nMedians of {} rounds of {} s, each with the smallest and largest of any round",
+        "\nMedians of {} rounds of {} s, each with the smallest and largest of any round; pgusher's CPU for each transaction\n\
+         or MB",
         effort.rounds, effort.seconds
     );
     for table in [&PLAIN, &ENCRYPTED] {
         println!("\n{}\n{}", table.legend, Comparison::headline(table.names));
         for (name, workload) in table.workloads {
             let arguments = pgbench_arguments(workload, effort);
-            let measure = |way| pgbench(&playground, way, &arguments);
+            let measure = |way| {
+                let rate = pgbench(&playground, way, &arguments)?;
+                Ok((rate, rate * f64::from(effort.seconds)))
+            };
             let comparison = rounds(&playground, table, effort, measure)?;
             println!("{}", comparison.row(name, "tps"));
         }
-        let measure = |way| Ok(megabytes / copy_seconds(&playground, way)?);
+        let measure = |way| Ok((megabytes / copy_seconds(&playground, way)?, megabytes));
         let comparison = rounds(&playground, table, effort, measure)?;
         println!("{}", comparison.row("COPY out", "MB/s"));
     }
     Ok(())
 }
 
-/// Measures a table's ways in turn; which one goes first changes with every round.
+/// Measures a table's ways in turn; which one goes first changes with every round. What measures returns a rate and how
+/// much work was done.
 fn rounds(
     playground: &Playground,
     table: &Table,
     effort: Effort,
-    measure: impl Fn(Way) -> Result<f64>,
+    measure: impl Fn(Way) -> Result<(f64, f64)>,
 ) -> Result<Comparison> {
     let [direct, through @ ..] = table.ways;
     let redirected = || -> Result<Vec<u64>> {
@@ -155,10 +160,16 @@ fn rounds(
         playground.redirected(direct)? == 0,
         "{direct:?} is not direct"
     );
+    let sample = |way| {
+        let before = playground.cpu_seconds(way)?;
+        let (rate, work) = measure(way)?;
+        let cpu = (playground.cpu_seconds(way)? - before) * 1e6 / work;
+        Ok(Sample { rate, cpu })
+    };
     let before = redirected()?;
     let mut comparison = Comparison::default();
     for number in 0..effort.rounds {
-        comparison.add(round(number, table.ways, &measure)?);
+        comparison.add(round(number, table.ways, sample)?);
     }
     for (before, after) in before.into_iter().zip(redirected()?) {
         ensure!(
@@ -171,8 +182,12 @@ fn rounds(
     Ok(comparison)
 }
 
-fn round(number: u32, ways: [Way; 3], measure: impl Fn(Way) -> Result<f64>) -> Result<Round> {
-    let mut results = [f64::NAN; 3];
+fn round(number: u32, ways: [Way; 3], measure: impl Fn(Way) -> Result<Sample>) -> Result<Round> {
+    let nothing = Sample {
+        rate: f64::NAN,
+        cpu: f64::NAN,
+    };
+    let mut results = [nothing; 3];
     let mut turns = ways.into_iter().zip(&mut results).collect::<Vec<_>>();
     turns.rotate_left(number as usize % ways.len());
     for (way, result) in turns {

@@ -173,6 +173,16 @@ impl Playground {
             .map_or(Ok(0), |interceptor| interceptor.proxy.redirected())
     }
 
+    /// Returns the processor time that the pgusher on that way has used, in seconds; 0 on a direct one.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was started for that way, or it is gone.
+    pub(crate) fn cpu_seconds(&self, way: Way) -> Result<f64> {
+        self.interceptor(way)?
+            .map_or(Ok(0.0), |interceptor| interceptor.proxy.cpu_seconds())
+    }
+
     /// Stops the pgusher of [`Way::Proxied`] and returns its records.
     ///
     /// # Errors

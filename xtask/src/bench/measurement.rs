@@ -1,7 +1,16 @@
 //! Numbers: what pgbench reports, medians, and how far they can be trusted. Pure.
 
-/// One round's result for each of three ways, in the workload's unit: without pgusher, and through it in two ways.
-pub(super) type Round = [f64; 3];
+/// What one way did in one round.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    /// In the workload's unit
+    pub(super) rate: f64,
+    /// Processor time of pgusher, in microseconds for each unit of work
+    pub(super) cpu: f64,
+}
+
+/// One round's result for each of three ways: without pgusher, and through it in two ways.
+pub(super) type Round = [Sample; 3];
 
 /// All rounds of a workload.
 #[derive(Debug, Default)]
@@ -19,7 +28,7 @@ impl Comparison {
         ];
         let [first, other, cost] = ratios;
         format!(
-            "{:<26} {direct:>9}       {first:<23}  {other:<23}  {cost}",
+            "{:<19} {direct:>9}       {first:<20}  {other:<20}  {cost:<20}  CPU {second}, {third}",
             "workload"
         )
     }
@@ -31,11 +40,15 @@ impl Comparison {
     /// Returns one line of the table.
     pub(super) fn row(&self, name: &str, unit: &str) -> String {
         let column = |value: fn(&Round) -> f64| sorted(self.rounds.iter().map(value));
-        let direct = median(&column(|[direct, ..]| *direct));
-        let first = spread(&column(|[direct, second, _]| second / direct));
-        let other = spread(&column(|[direct, _, third]| third / direct));
-        let cost = spread(&column(|[_, second, third]| third / second));
-        format!("{name:<26} {direct:>9.0} {unit:<4}  {first:<23}  {other:<23}  {cost}")
+        let direct = median(&column(|[direct, ..]| direct.rate));
+        let first = spread(&column(|[direct, second, _]| second.rate / direct.rate));
+        let other = spread(&column(|[direct, _, third]| third.rate / direct.rate));
+        let cost = spread(&column(|[_, second, third]| third.rate / second.rate));
+        let second = median(&column(|[_, second, _]| second.cpu));
+        let third = median(&column(|[.., third]| third.cpu));
+        format!(
+            "{name:<19} {direct:>9.0} {unit:<4}  {first:<20}  {other:<20}  {cost:<20}  {second:.0}, {third:.0} µs"
+        )
     }
 }
 
@@ -106,7 +119,11 @@ mod tests {
             [200.0, 120.0, 60.0],
             [400.0, 280.0, 280.0],
         ] {
-            comparison.add(round);
+            let sample = |rate| Sample {
+                rate,
+                cpu: 5_000.0 / rate,
+            };
+            comparison.add(round.map(sample));
         }
         let row = comparison.row("select", "tps");
         for part in [
@@ -114,6 +131,7 @@ mod tests {
             "0.60  (0.50..0.70)",
             "0.40  (0.30..0.70)",
             "0.80  (0.50..1.00)",
+            "42, 83 µs",
         ] {
             assert!(row.contains(part), "{part} is not in {row}");
         }

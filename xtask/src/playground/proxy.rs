@@ -96,6 +96,15 @@ impl Proxy {
             .context("`pgusher status --json` has no /kernel/redirected")
     }
 
+    /// As [`Service::cpu_seconds`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub(super) fn cpu_seconds(&self) -> Result<f64> {
+        self.service.cpu_seconds()
+    }
+
     /// Stops pgusher, which completes its audit trail, and returns the trail's records.
     ///
     /// # Errors

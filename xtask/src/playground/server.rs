@@ -87,6 +87,8 @@ impl Server {
             .env("PGDATABASE", DATABASE)
             // A machine's own PostgreSQL settings must not decide what happens here.
             .env("PGSSLMODE", "disable")
+            // Where TLS ends at pgusher there is none, and the other ways shall not do more than that one.
+            .env("PGCHANNELBINDING", "disable")
             .env("PGAPPNAME", name)
             .env("PSQLRC", "/dev/null");
         command
