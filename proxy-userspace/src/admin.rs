@@ -5,6 +5,7 @@ mod status;
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use nix::sys::stat::{Mode, umask};
+use rustix::fs::Mode;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 use tracing::error;
 
@@ -27,6 +29,8 @@ pub use status::{Fixed, Observed, Status};
 const STATUS_PATH: &str = "/v1/status";
 /// Where a POST reads the policies again.
 const RELOAD_PATH: &str = "/v1/policy/reload";
+/// Questions that may wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// Why there is no admin socket.
 #[derive(Debug, thiserror::Error)]
@@ -78,12 +82,8 @@ impl AdminSocket {
             }
             Err(_) => {}
         }
-        // The mode must be right from the moment the name exists.
-        let before = umask(Mode::from_bits_truncate(0o177));
-        let bound = UnixListener::bind(path);
-        umask(before);
         Ok(Self {
-            listener: bound.map_err(failed)?,
+            listener: bind_privately(path).map_err(failed)?,
             file: SocketFile(path.to_path_buf()),
         })
     }
@@ -113,6 +113,17 @@ impl Drop for SocketFile {
             error!(%error, path = %self.0.display(), "cannot remove the admin socket");
         }
     }
+}
+
+/// Binds so that the mode is right from the moment the name exists: on Linux the file gets the mode of the socket, less
+/// the umask (`unix_bind_bsd` in net/unix/af_unix.c). The umask itself is the whole process's.
+fn bind_privately(path: &Path) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    UnixListener::from_std(OwnedFd::from(socket).into())
 }
 
 async fn answer_status(
@@ -145,6 +156,32 @@ async fn reload_policy(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn sockets_made_at_the_same_time_are_all_private_and_leave_the_process_as_it_was() {
+        let umask = || {
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find(|line| line.starts_with("Umask:"));
+            line.unwrap().to_owned()
+        };
+        let before = umask();
+        let dir = tempfile::tempdir().unwrap();
+        let tasks = (0..8).map(|number| {
+            let path = dir.path().join(format!("{number}.sock"));
+            tokio::spawn(async move {
+                for _ in 0..500 {
+                    let socket = AdminSocket::bind(&path).unwrap();
+                    let mode = fs::metadata(&path).unwrap().permissions().mode();
+                    assert_eq!(mode & 0o777, 0o600);
+                    drop(socket);
+                }
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            task.await.unwrap();
+        }
+        assert_eq!(umask(), before);
+    }
 
     #[tokio::test]
     async fn the_socket_is_private_while_it_exists_and_goes_with_its_owner() {

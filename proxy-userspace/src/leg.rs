@@ -1,15 +1,16 @@
 //! One side of a session: its socket, and the TLS on it where TLS ends at pgusher. Reading and writing mean plaintext
 //! either way.
 //!
-//! rustls is driven here and not through an adapter, because the relay has to tell apart what adapters join: bytes TLS
-//! has accepted from bytes the socket has taken, and a peer that said goodbye (close_notify) from one whose connection
-//! merely ended, which is a failure and never an orderly end.
+//! Handshakes are tokio-rustls's. An established connection is driven here, because the relay has to tell apart what
+//! `AsyncRead` and `AsyncWrite` join: bytes TLS has accepted from bytes the socket has taken, and a peer that said
+//! goodbye (close_notify) from one whose connection merely ended, which is a failure and never an orderly end.
 //!
 //! **Invariant:** nothing is accepted for a TLS peer while ciphertext from before waits for its socket, so at most
 //! [`TLS_BUFFER_BYTES`] wait.
 
 mod handshake;
 mod port;
+mod rewound;
 
 use std::io;
 use std::time::Duration;
@@ -40,7 +41,7 @@ impl From<TcpStream> for Leg {
 }
 
 impl Leg {
-    /// Puts an established or beginning TLS connection on a socket.
+    /// Puts an established TLS connection on its socket; what it has decrypted already is read first.
     fn with_tls(stream: TcpStream, mut tls: Connection) -> Self {
         tls.set_buffer_limit(Some(TLS_BUFFER_BYTES));
         Self {

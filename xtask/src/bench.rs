@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: what pgusher costs, beside what it is compared with, on this machine, now: following messages
-//! beside a memcpy ([`scan`]), then pgbench through pgusher beside pgbench without it.
+//! beside a memcpy ([`scan`]), then pgbench through pgusher beside pgbench without it, first without TLS and then with.
 //!
 //! Owns the workloads and their order. All ways take turns within every round, so that what the machine does meanwhile
 //! hits all; the ratio is taken within a round and only then summed up. Numbers of two runs are not comparable.
@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use self::measurement::{Comparison, Round, transactions_per_second};
+use self::measurement::{Comparison, Round, Sample, transactions_per_second};
 use crate::playground::{Playground, Way, build_then_become_root};
 use crate::{interrupt, process};
 
@@ -38,6 +38,66 @@ const QUICK: Effort = Effort {
     seconds: 1,
 };
 
+/// What pgbench does, besides selecting single rows.
+struct Workload {
+    /// `simple`, `extended` or `prepared`
+    mode: &'static str,
+    clients: u32,
+    /// A connection for each query
+    connects_each_time: bool,
+}
+
+impl Workload {
+    const fn of(mode: &'static str, clients: u32) -> Self {
+        Self {
+            mode,
+            clients,
+            connects_each_time: false,
+        }
+    }
+}
+
+/// Three ways, and what is sent along all of them; a COPY out comes last.
+struct Table {
+    legend: &'static str,
+    /// The direct one first.
+    ways: [Way; 3],
+    names: [&'static str; 3],
+    workloads: &'static [(&'static str, Workload)],
+}
+
+const PLAIN: Table = Table {
+    legend: "Without TLS. relay: through pgusher; statements: through pgusher with every statement on record",
+    ways: [Way::Direct, Way::Proxied, Way::Audited],
+    names: ["direct", "relay", "statements"],
+    workloads: &[
+        ("select simple x1", Workload::of("simple", 1)),
+        ("select simple x8", Workload::of("simple", 8)),
+        ("select extended x1", Workload::of("extended", 1)),
+        ("select extended x8", Workload::of("extended", 8)),
+        ("select prepared x1", Workload::of("prepared", 1)),
+        ("select prepared x8", Workload::of("prepared", 8)),
+    ],
+};
+
+const ENCRYPTED: Table = Table {
+    legend: "With TLS. passed: through pgusher to the server; ended: at pgusher, which speaks TLS with the server",
+    ways: [Way::DirectTls, Way::PassedThrough, Way::Terminated],
+    names: ["direct", "passed", "ended"],
+    workloads: &[
+        ("select prepared x1", Workload::of("prepared", 1)),
+        ("select prepared x8", Workload::of("prepared", 8)),
+        (
+            "connect, select x1",
+            Workload {
+                mode: "simple",
+                clients: 1,
+                connects_each_time: true,
+            },
+        ),
+    ],
+};
+
 /// Runs all workloads and prints what came out; `binary` is set when this is the half that is root.
 ///
 /// # Errors
@@ -56,49 +116,60 @@ pub(crate) fn compare(quick: bool, binary: Option<PathBuf>) -> Result<()> {
     let effort = if quick { QUICK } else { THOROUGH };
     let mut playground = Playground::open(&binary)?;
     playground.audit_statements(&binary)?;
+    playground.terminate_tls(&binary)?;
     fill_tables(&playground)?;
+    let megabytes = copied_megabytes(&playground)?;
 
     println!(
-        "\nMedians of {} rounds of {} s, each with the smallest and largest of any round. relay: through pgusher; statements: \n\
-         through pgusher with every statement on record",
+        "\nMedians of {} rounds of {} s, each with the smallest and largest of any round; pgusher's CPU for each transaction\n\
+         or MB",
         effort.rounds, effort.seconds
     );
-    println!("{}", Comparison::HEADLINE);
-    for mode in ["simple", "extended", "prepared"] {
-        for clients in [1, 8] {
-            let name = format!("select {mode} x{clients}");
-            let measure = |way| pgbench(&playground, way, &workload(mode, clients, effort));
-            println!(
-                "{}",
-                rounds(&playground, effort, measure)?.row(&name, "tps")
-            );
+    for table in [&PLAIN, &ENCRYPTED] {
+        println!("\n{}\n{}", table.legend, Comparison::headline(table.names));
+        for (name, workload) in table.workloads {
+            let arguments = pgbench_arguments(workload, effort);
+            let measure = |way| {
+                let rate = pgbench(&playground, way, &arguments)?;
+                Ok((rate, rate * f64::from(effort.seconds)))
+            };
+            let comparison = rounds(&playground, table, effort, measure)?;
+            println!("{}", comparison.row(name, "tps"));
         }
+        let measure = |way| Ok((megabytes / copy_seconds(&playground, way)?, megabytes));
+        let comparison = rounds(&playground, table, effort, measure)?;
+        println!("{}", comparison.row("COPY out", "MB/s"));
     }
-    let megabytes = copied_megabytes(&playground)?;
-    let measure = |way| Ok(megabytes / copy_seconds(&playground, way)?);
-    println!(
-        "{}",
-        rounds(&playground, effort, measure)?.row("COPY out", "MB/s")
-    );
     Ok(())
 }
 
-/// Measures all ways in turn; which one goes first changes with every round.
+/// Measures a table's ways in turn; which one goes first changes with every round. What measures returns a rate and how
+/// much work was done.
 fn rounds(
     playground: &Playground,
+    table: &Table,
     effort: Effort,
-    measure: impl Fn(Way) -> Result<f64>,
+    measure: impl Fn(Way) -> Result<(f64, f64)>,
 ) -> Result<Comparison> {
-    let redirected = || -> Result<[u64; 2]> {
-        Ok([
-            playground.redirected(Way::Proxied)?,
-            playground.redirected(Way::Audited)?,
-        ])
+    let [direct, through @ ..] = table.ways;
+    let redirected = || -> Result<Vec<u64>> {
+        let counted = through.iter().map(|way| playground.redirected(*way));
+        counted.collect()
+    };
+    ensure!(
+        playground.redirected(direct)? == 0,
+        "{direct:?} is not direct"
+    );
+    let sample = |way| {
+        let before = playground.cpu_seconds(way)?;
+        let (rate, work) = measure(way)?;
+        let cpu = (playground.cpu_seconds(way)? - before) * 1e6 / work;
+        Ok(Sample { rate, cpu })
     };
     let before = redirected()?;
     let mut comparison = Comparison::default();
     for number in 0..effort.rounds {
-        comparison.add(round(number, &measure)?);
+        comparison.add(round(number, table.ways, sample)?);
     }
     for (before, after) in before.into_iter().zip(redirected()?) {
         ensure!(
@@ -111,23 +182,18 @@ fn rounds(
     Ok(comparison)
 }
 
-fn round(number: u32, measure: impl Fn(Way) -> Result<f64>) -> Result<Round> {
-    let mut round = Round {
-        direct: f64::NAN,
-        proxied: f64::NAN,
-        audited: f64::NAN,
+fn round(number: u32, ways: [Way; 3], measure: impl Fn(Way) -> Result<Sample>) -> Result<Round> {
+    let nothing = Sample {
+        rate: f64::NAN,
+        cpu: f64::NAN,
     };
-    let ways = [Way::Direct, Way::Proxied, Way::Audited];
-    let turns = ways.iter().cycle().skip(number as usize % ways.len());
-    for way in turns.take(ways.len()).copied() {
-        let result = match way {
-            Way::Direct => &mut round.direct,
-            Way::Proxied => &mut round.proxied,
-            Way::Audited => &mut round.audited,
-        };
+    let mut results = [nothing; 3];
+    let mut turns = ways.into_iter().zip(&mut results).collect::<Vec<_>>();
+    turns.rotate_left(number as usize % ways.len());
+    for (way, result) in turns {
         *result = measure(way)?;
     }
-    Ok(round)
+    Ok(results)
 }
 
 fn fill_tables(playground: &Playground) -> Result<()> {
@@ -137,15 +203,19 @@ fn fill_tables(playground: &Playground) -> Result<()> {
     process::capture(&mut playground.send(Way::Direct, &client)?).map(drop)
 }
 
-fn workload(mode: &str, clients: u32, effort: Effort) -> Vec<String> {
-    vec![
+fn pgbench_arguments(workload: &Workload, effort: Effort) -> Vec<String> {
+    let mut arguments = vec![
         "--select-only".to_owned(),
         "--no-vacuum".to_owned(),
-        format!("--protocol={mode}"),
-        format!("--client={clients}"),
-        format!("--jobs={}", clients.min(2)),
+        format!("--protocol={}", workload.mode),
+        format!("--client={}", workload.clients),
+        format!("--jobs={}", workload.clients.min(2)),
         format!("--time={}", effort.seconds),
-    ]
+    ];
+    if workload.connects_each_time {
+        arguments.push("--connect".to_owned());
+    }
+    arguments
 }
 
 fn pgbench(playground: &Playground, way: Way, workload: &[String]) -> Result<f64> {

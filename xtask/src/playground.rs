@@ -34,6 +34,22 @@ pub(crate) enum Way {
     Proxied,
     /// The same with every statement on record
     Audited,
+    /// As if pgusher did not exist, with TLS
+    DirectTls,
+    /// Intercepted and relayed, TLS between client and server
+    PassedThrough,
+    /// Intercepted and relayed, TLS between client and pgusher and between pgusher and server
+    Terminated,
+}
+
+impl Way {
+    /// What the client is told to want.
+    fn sslmode(self) -> &'static str {
+        match self {
+            Self::Direct | Self::Proxied | Self::Audited => "disable",
+            Self::DirectTls | Self::PassedThrough | Self::Terminated => "require",
+        }
+    }
 }
 
 /// A cgroup, and the pgusher that intercepts it.
@@ -65,6 +81,8 @@ pub(crate) struct Playground {
     proxied: Interceptor,
     /// Only where it was asked for ([`Playground::audit_statements`]).
     audited: Option<Interceptor>,
+    /// Only where it was asked for ([`Playground::terminate_tls`]).
+    terminated: Option<Interceptor>,
     /// Clients that go directly live in a cgroup too, so that both ways differ in nothing else.
     left_alone: Cgroup,
     pub(crate) server: Server,
@@ -90,6 +108,7 @@ impl Playground {
         Ok(Self {
             proxied,
             audited: None,
+            terminated: None,
             left_alone,
             server,
             folder,
@@ -112,6 +131,23 @@ impl Playground {
         Ok(())
     }
 
+    /// Starts another pgusher, at which the TLS of the clients that go [`Way::Terminated`] ends.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub(crate) fn terminate_tls(&mut self, pgusher: &Path) -> Result<()> {
+        let settings = proxy::termination(pgusher, self.folder.path())?;
+        self.terminated = Some(Interceptor::start(
+            pgusher,
+            "terminated",
+            &self.server,
+            self.folder.path(),
+            &["--config", &settings.to_string_lossy()],
+        )?);
+        Ok(())
+    }
+
     /// Returns the command as it has to be started so that it goes that way.
     ///
     /// # Errors
@@ -122,7 +158,9 @@ impl Playground {
             Some(interceptor) => &interceptor.cgroup,
             None => &self.left_alone,
         };
-        Ok(cgroup.wrap(client))
+        let mut command = cgroup.wrap(client);
+        command.env("PGSSLMODE", way.sslmode());
+        Ok(command)
     }
 
     /// Returns how many connects were redirected on that way; none are on the direct one.
@@ -135,6 +173,16 @@ impl Playground {
             .map_or(Ok(0), |interceptor| interceptor.proxy.redirected())
     }
 
+    /// Returns the processor time that the pgusher on that way has used, in seconds; 0 on a direct one.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was started for that way, or it is gone.
+    pub(crate) fn cpu_seconds(&self, way: Way) -> Result<f64> {
+        self.interceptor(way)?
+            .map_or(Ok(0.0), |interceptor| interceptor.proxy.cpu_seconds())
+    }
+
     /// Stops the pgusher of [`Way::Proxied`] and returns its records.
     ///
     /// # Errors
@@ -145,15 +193,15 @@ impl Playground {
     }
 
     fn interceptor(&self, way: Way) -> Result<Option<&Interceptor>> {
-        match way {
-            Way::Direct => Ok(None),
-            Way::Proxied => Ok(Some(&self.proxied)),
-            Way::Audited => self
-                .audited
-                .as_ref()
-                .map(Some)
-                .context("no pgusher was started that records statements"),
-        }
+        let started = match way {
+            Way::Direct | Way::DirectTls => return Ok(None),
+            Way::Proxied | Way::PassedThrough => Some(&self.proxied),
+            Way::Audited => self.audited.as_ref(),
+            Way::Terminated => self.terminated.as_ref(),
+        };
+        started
+            .map(Some)
+            .with_context(|| format!("no pgusher was started for {way:?}"))
     }
 
     /// Returns the folder of the clients' cgroup.

@@ -86,6 +86,11 @@ impl SessionGuard {
         self.session.policy = Some(Box::new(ruling.clone()));
     }
 
+    /// Adds how the client's leg is encrypted, or was to be where there is nothing else to tell.
+    pub fn encrypted(&mut self, encryption: Encryption) {
+        self.session.encryption = encryption;
+    }
+
     /// Adds that TLS ends here, and what it is with the client.
     pub fn terminated(&mut self, client: Option<ClientLeg>) {
         self.session.tls.get_or_insert_default().client = client;

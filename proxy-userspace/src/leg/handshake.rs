@@ -1,16 +1,18 @@
-//! Beginning TLS on a leg, as server towards clients and as client towards servers.
+//! Beginning TLS on a leg, as server towards clients and as client towards servers. tokio-rustls shakes hands; what has
+//! come of it is a socket and a TLS connection, which the leg then drives itself.
 
 use std::io;
 use std::sync::Arc;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use rustls::pki_types::ServerName;
-use rustls::server::{Accepted, AcceptedAlert, Acceptor};
-use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig};
+use rustls::server::Acceptor;
+use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector};
 
 use super::Leg;
-use super::port::Socket;
+use super::rewound::Rewound;
 
 /// How much a client may still send whose handshake has failed.
 const MAX_IGNORED_BYTES: usize = 64 * 1024;
@@ -37,60 +39,33 @@ impl From<io::Error> for HandshakeError {
 }
 
 /// A client that has said hello and waits to be answered.
-pub struct Greeting {
-    stream: TcpStream,
-    accepted: Accepted,
-    /// What came behind the hello.
-    rest: BytesMut,
-}
+pub struct Greeting(StartHandshake<Rewound>);
 
 impl Greeting {
     /// Reads the hello; `first` is what of it was read from the socket already.
     ///
     /// # Errors
-    /// [`HandshakeError`]; the client has been told by an alert.
+    /// [`HandshakeError`]; the client has been told by an alert, where there is one for the failure.
     ///
     /// # Cancel safety
     /// Not cancel safe; the connection is of no further use.
     pub async fn read(stream: TcpStream, first: BytesMut) -> Result<Self, HandshakeError> {
-        let mut acceptor = Acceptor::default();
-        let mut rest = first;
-        loop {
-            let read = if rest.is_empty() {
-                stream.readable().await?;
-                match acceptor.read_tls(&mut Socket(&stream)) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                    read => read?,
+        let socket = Rewound::new(first, stream);
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
+        match (&mut acceptor).await {
+            Ok(start) => Ok(Self(start)),
+            Err(error) => {
+                if let Some(socket) = acceptor.take_io() {
+                    finish(socket).await;
                 }
-            } else {
-                let mut unread = &rest[..];
-                let read = acceptor.read_tls(&mut unread)?;
-                rest.advance(read);
-                read
-            };
-            if read == 0 {
-                return Err(HandshakeError::Io(io::ErrorKind::UnexpectedEof.into()));
-            }
-            match acceptor.accept() {
-                Ok(None) => {}
-                Ok(Some(accepted)) => {
-                    return Ok(Self {
-                        stream,
-                        accepted,
-                        rest,
-                    });
-                }
-                Err((error, alert)) => return Err(fail(stream, error, alert).await),
+                Err(error.into())
             }
         }
     }
 
     /// The name of the server the client says it wants (SNI).
     pub fn server_name(&self) -> Option<String> {
-        self.accepted
-            .client_hello()
-            .server_name()
-            .map(str::to_owned)
+        self.0.client_hello().server_name().map(str::to_owned)
     }
 
     /// Completes the handshake.
@@ -101,22 +76,19 @@ impl Greeting {
     /// # Cancel safety
     /// Not cancel safe; the connection is of no further use.
     pub async fn answer(self, config: Arc<ServerConfig>) -> Result<Leg, HandshakeError> {
-        let mut tls = match self.accepted.into_connection(config) {
-            Ok(tls) => Connection::Server(tls),
-            Err((error, alert)) => return Err(fail(self.stream, error, alert).await),
-        };
-        let mut rest = &self.rest[..];
-        while !rest.is_empty() {
-            tls.read_tls(&mut rest)?;
-            // A failure is told again below, where the alert about it is sent.
+        let handshake = self.0.into_stream_with(config, |tls| {
+            // What came right behind the hello waits in TLS, and would wait until more comes. Its failure is told
+            // again when that is read; the alert leaves with our answer.
             let _ = tls.process_new_packets();
-        }
-        let mut leg = Leg::with_tls(self.stream, tls);
-        match shake_hands(&mut leg).await {
-            Ok(()) => Ok(leg),
-            Err(error) => {
-                Leg::from(leg.into_stream()).finish(MAX_IGNORED_BYTES).await;
-                Err(error)
+        });
+        match handshake.into_fallible().await {
+            Ok(established) => {
+                let (socket, tls) = established.into_inner();
+                Ok(Leg::with_tls(socket.into_stream()?, tls.into()))
+            }
+            Err((error, socket)) => {
+                finish(socket).await;
+                Err(error.into())
             }
         }
     }
@@ -135,22 +107,16 @@ impl Leg {
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<Self, HandshakeError> {
-        let tls = ClientConnection::new(config, name)?;
-        let mut leg = Self::with_tls(stream, Connection::Client(tls));
-        shake_hands(&mut leg).await?;
-        Ok(leg)
+        let handshake = TlsConnector::from(config).connect(name, stream);
+        let (stream, tls) = handshake.await?.into_inner();
+        Ok(Self::with_tls(stream, tls.into()))
     }
 }
 
-async fn shake_hands(leg: &mut Leg) -> Result<(), HandshakeError> {
-    let mut port = leg.port();
-    std::future::poll_fn(|context| port.poll_handshake(context)).await?;
-    Ok(())
+/// Closes so that the alert that says why arrives.
+async fn finish(socket: Rewound) {
+    Leg::from(socket.abandon()).finish(MAX_IGNORED_BYTES).await;
 }
 
-/// Sends the alert that says why, if the socket takes it, and closes so that it arrives.
-async fn fail(stream: TcpStream, error: rustls::Error, mut alert: AcceptedAlert) -> HandshakeError {
-    let _ = alert.write_all(&mut Socket(&stream));
-    Leg::from(stream).finish(MAX_IGNORED_BYTES).await;
-    HandshakeError::Tls(error)
-}
+#[cfg(test)]
+mod tests;

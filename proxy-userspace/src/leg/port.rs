@@ -146,30 +146,6 @@ impl<'a> Port<'a> {
         // A failure will be met by whoever writes next; an alert may have been the last word.
         let _ = self.poll_flush(context);
     }
-
-    pub(super) fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.poll_flush(context))?;
-            let Some(tls) = self.tls.as_mut().filter(|tls| tls.is_handshaking()) else {
-                return Poll::Ready(Ok(()));
-            };
-            if let Err(error) = tls.process_new_packets() {
-                // The alert that says why.
-                self.flush_answers(context);
-                return Poll::Ready(Err(invalid(error)));
-            }
-            if tls.wants_write() || !tls.is_handshaking() {
-                continue;
-            }
-            ready!(self.stream.poll_read_ready(context))?;
-            match tls.read_tls(&mut Socket(self.stream)) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
 }
 
 /// Reads ciphertext once. Returns the plaintext bytes now in `buffer`; 0 when there are none yet, or the end is near.
@@ -214,7 +190,7 @@ fn invalid(error: rustls::Error) -> io::Error {
 }
 
 /// A non-blocking socket for TLS to read from and write to.
-pub(super) struct Socket<'a>(pub(super) &'a TcpStream);
+struct Socket<'a>(&'a TcpStream);
 
 impl io::Read for Socket<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -62,30 +62,31 @@ pub(super) async fn turn_away(
     let answering = async {
         match refusal {
             Refusal::Answered { client, error, .. } => {
-                startup::refuse(client, &error, deadline).await
+                return Some(startup::refuse(client, &error, deadline).await);
             }
             Refusal::Malformed { client, error } => {
                 startup::refuse_malformed(client, error, deadline).await;
-                None
             }
             Refusal::Violation { client, violation } => {
                 startup::tell(client.leg, &violation.error(), deadline).await;
-                None
             }
             Refusal::Told { leg, error, .. } => {
                 startup::tell(leg, &error, deadline).await;
-                None
             }
-            Refusal::Closed(_) => None,
+            Refusal::Closed(_) => {}
         }
+        None
     };
-    let last_opening = tokio::select! {
+    let answered = tokio::select! {
         biased;
         () = stages.force.cancelled() => None,
-        opening = answering => opening,
+        answered = answering => answered,
     };
-    if let Some((opening, encryption)) = last_opening {
-        record_opening(&mut guard, &opening, encryption);
+    if let Some((opening, encryption)) = answered {
+        guard.encrypted(encryption);
+        if let Some(opening) = opening {
+            record_opening(&mut guard, &opening, encryption);
+        }
     }
     guard.close(reason);
 }
@@ -149,11 +150,11 @@ impl Refusal {
         match turned {
             Turned::Startup(client, error) => Self::startup(client, error),
             Turned::Violation(client, violation) => Self::Violation { client, violation },
-            Turned::Handshake(error) => {
+            Turned::Handshake(error, _) => {
                 debug!(%error, "TLS with the client failed");
                 Self::Closed(CloseReason::TlsHandshakeFailed)
             }
-            Turned::HandshakeTimedOut => Self::Closed(CloseReason::StartupTimeout),
+            Turned::HandshakeTimedOut(_) => Self::Closed(CloseReason::StartupTimeout),
             Turned::NoProtocol => Self::Closed(CloseReason::MalformedStartup),
         }
     }

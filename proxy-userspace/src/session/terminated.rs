@@ -37,10 +37,11 @@ pub(super) async fn establish(
     let material = termination.material();
     client.certificates = Arc::clone(&material.certificates);
     guard.terminated(None);
-    let opened = startup::open(client, deadline)
-        .await
-        .map_err(Refusal::turned)?;
-    let Opened { client, packet } = opened;
+    let opened = startup::open(client, deadline).await;
+    let Opened { client, packet } = opened.map_err(|turned| {
+        guard.encrypted(turned.encryption());
+        Refusal::turned(turned)
+    })?;
     record_opening(guard, &packet.opening, client.encryption());
     guard.terminated(client.tls.as_ref().map(|tls| tls.facts.clone()));
 

@@ -4,11 +4,11 @@
 use bytes::Buf as _;
 use tokio::time::Instant;
 
-use super::{ClientLeg, ClientTlsState, StartupError, within};
+use super::{ClientLeg, ClientTlsState, Encryption, StartupError, within};
 use crate::audit::record::tls;
 use crate::leg::{HandshakeError, Leg};
 use crate::tls::{Admitted, admit};
-use crate::wire::negotiation::{Encryption, Step, TLS_ACCEPTED, Violation};
+use crate::wire::negotiation::{Step, TLS_ACCEPTED, Violation};
 use crate::wire::opening::{MAX_PACKET_BYTES, Packet};
 
 /// A client that has said what it wants.
@@ -25,13 +25,24 @@ pub enum Turned {
     Startup(ClientLeg, StartupError),
     /// It broke the rules, and has not been told.
     Violation(ClientLeg, Violation),
-    /// TLS with it failed; an alert has told it.
-    Handshake(HandshakeError),
-    /// TLS with it took too long.
-    HandshakeTimedOut,
+    /// TLS with it, begun in this way, failed; an alert has told it.
+    Handshake(HandshakeError, Encryption),
+    /// TLS with it, begun in this way, took too long.
+    HandshakeTimedOut(Encryption),
     /// It began with TLS and did not say that PostgreSQL is spoken inside, as PostgreSQL demands of it
     /// (`ProcessSSLStartup` in src/backend/tcop/backend_startup.c). It has been closed.
     NoProtocol,
+}
+
+impl Turned {
+    /// How the client is encrypted with us, or was about to be.
+    pub fn encryption(&self) -> Encryption {
+        match self {
+            Self::Startup(client, _) | Self::Violation(client, _) => client.encryption(),
+            Self::Handshake(_, encryption) | Self::HandshakeTimedOut(encryption) => *encryption,
+            Self::NoProtocol => Encryption::DirectTlsTerminated,
+        }
+    }
 }
 
 /// Answers a client until it has said what it wants.
@@ -96,8 +107,8 @@ async fn begin_tls(client: ClientLeg, deadline: Instant) -> Result<ClientLeg, Tu
     let handshake = admit(leg.into_stream(), buffer.split(), &certificates, address);
     let admitted = match within(deadline, handshake).await {
         Ok(Ok(admitted)) => admitted,
-        Ok(Err(error)) => return Err(Turned::Handshake(error)),
-        Err(_) => return Err(Turned::HandshakeTimedOut),
+        Ok(Err(error)) => return Err(Turned::Handshake(error, negotiation.encryption())),
+        Err(_) => return Err(Turned::HandshakeTimedOut(negotiation.encryption())),
     };
     let Admitted {
         leg,

@@ -12,8 +12,8 @@ use crate::wire::opening::{MAX_PACKET_BYTES, Opening, OpeningError};
 /// The reason is the answer to its startup packet, inside TLS if it asked for TLS: an error in place of the answer to
 /// its request would hide the reason, and a no would end the matter for a client that insists.
 ///
-/// A client that does not take the answer is closed all the same. Returns the packet that named what it wanted, for
-/// the record.
+/// A client that does not take the answer is closed all the same. Returns the packet that named what it wanted, if one
+/// came, and how the client was or was to be encrypted, for the record.
 ///
 /// # Cancel safety
 /// Not cancel safe; the connection is of no further use anyway.
@@ -21,8 +21,8 @@ pub async fn refuse(
     client: ClientLeg,
     error: &FatalError,
     deadline: Instant,
-) -> Option<(Opening, Encryption)> {
-    match open(client, deadline).await {
+) -> (Option<Opening>, Encryption) {
+    let turned = match open(client, deadline).await {
         Ok(Opened { client, packet }) => {
             let encryption = client.encryption();
             match packet.opening {
@@ -30,18 +30,21 @@ pub async fn refuse(
                 Opening::Cancel { .. } => client.leg.finish(MAX_PACKET_BYTES).await,
                 _ => tell(client.leg, error, deadline).await,
             }
-            Some((packet.opening, encryption))
+            return (Some(packet.opening), encryption);
         }
-        Err(Turned::Violation(client, violation)) => {
+        Err(turned) => turned,
+    };
+    let encryption = turned.encryption();
+    match turned {
+        Turned::Violation(client, violation) => {
             tell(client.leg, &violation.error(), deadline).await;
-            None
         }
-        Err(Turned::Startup(client, StartupError::Malformed(error))) => {
+        Turned::Startup(client, StartupError::Malformed(error)) => {
             refuse_malformed(client, error, deadline).await;
-            None
         }
-        Err(_) => None,
+        _ => {}
     }
+    (None, encryption)
 }
 
 /// Tells a client that sent something else than an opening packet; as PostgreSQL, only where it can read it.

@@ -186,8 +186,8 @@ async fn a_refused_client_reads_the_reason_inside_the_tls_it_asked_for() {
             read_inside(client).await
         };
         let (answer, last) = tokio::join!(script, refuse(client_leg(leg), &error, deadline()));
-        let (opening, encryption) = last.unwrap();
-        assert!(matches!(opening, Opening::Startup(_)), "{opening:?}");
+        let (opening, encryption) = last;
+        assert!(matches!(opening, Some(Opening::Startup(_))), "{opening:?}");
         let expected = if is_direct {
             Encryption::DirectTlsTerminated
         } else {
@@ -212,7 +212,7 @@ async fn a_refused_client_that_goes_on_without_gss_reads_the_reason_in_plain_tex
         answer
     };
     let (answer, last) = tokio::join!(script, refuse(client_leg(leg), &error, deadline()));
-    assert_eq!(last.unwrap().1, Encryption::Refused);
+    assert_eq!(last.1, Encryption::Refused);
     assert_eq!(answer, error.encode());
 }
 
@@ -221,7 +221,8 @@ async fn what_comes_along_with_a_request_ends_the_opening_with_postgresqls_words
     let (mut client, leg) = socket_pair().await;
     let error = FatalError::new(SqlState::CannotConnectNow, "no server".to_owned());
     client.write_all(&SSL_REQUEST.repeat(100)).await.unwrap();
-    assert!(refuse(client_leg(leg), &error, deadline()).await.is_none());
+    let last = refuse(client_leg(leg), &error, deadline()).await;
+    assert_eq!(last, (None, Encryption::None));
     let mut answer = Vec::new();
     client.read_to_end(&mut answer).await.unwrap();
     assert!(
@@ -236,7 +237,10 @@ async fn a_client_that_never_finishes_its_handshake_is_given_up_at_the_deadline(
     client.write_all(&[0x16, 3, 1]).await.unwrap();
     let soon = Instant::now() + std::time::Duration::from_millis(50);
     let turned = super::open(client_leg(leg), soon).await.err().unwrap();
-    assert!(matches!(turned, Turned::HandshakeTimedOut));
+    assert!(matches!(
+        turned,
+        Turned::HandshakeTimedOut(Encryption::DirectTlsTerminated)
+    ));
 }
 
 #[tokio::test]
@@ -264,5 +268,24 @@ async fn bytes_that_are_no_packet_are_answered_as_the_server_would() {
             is_answered,
             "{answer:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_fails_is_remembered_as_the_encryption_that_was_attempted() {
+    let error = FatalError::new(SqlState::CannotConnectNow, "no server".to_owned());
+    for (request, expected) in [
+        (&SSL_REQUEST[..], Encryption::TlsTerminated),
+        // The first byte of a hello, and nothing of a hello behind it.
+        (
+            &b"\x16\x03\x03\x00\x01\xff"[..],
+            Encryption::DirectTlsTerminated,
+        ),
+    ] {
+        let (mut client, leg) = socket_pair().await;
+        client.write_all(request).await.unwrap();
+        client.shutdown().await.unwrap();
+        let last = refuse(client_leg(leg), &error, deadline()).await;
+        assert_eq!(last, (None, expected));
     }
 }

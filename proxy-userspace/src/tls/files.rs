@@ -12,8 +12,11 @@ use zeroize::Zeroizing;
 
 /// Far above any bundle of certificates; what is longer is something else.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
-/// Permissions nobody but a key's owner may have (`check_ssl_key_file_permissions` in be-secure-common.c).
+/// Permissions nobody but a key's owner may have.
 const GROUP_AND_OTHERS: u32 = 0o077;
+/// The same where root is the owner: a group may read it, as Debian's `ssl-cert` does.
+const GROUP_WRITE_AND_OTHERS: u32 = 0o037;
+const ROOT: u32 = 0;
 
 /// A private key, wiped when dropped.
 pub(super) type Key = Zeroizing<PrivateKeyDer<'static>>;
@@ -26,7 +29,7 @@ pub(super) enum FileError {
     #[error("{path} is not a file, or longer than {MAX_FILE_BYTES} bytes", path = .0.display())]
     NoFile(PathBuf),
     #[error(
-        "{path} has mode {mode:04o}: group or others have access to the private key; make it 0600",
+        "{path} has mode {mode:04o}: group or others have access to the private key; make it 0600, or 0640 if it is root's",
         path = path.display()
     )]
     Exposed { path: PathBuf, mode: u32 },
@@ -71,7 +74,7 @@ pub(super) fn roots(
     Ok((store, list))
 }
 
-/// Reads a private key that nobody else can read.
+/// Reads a private key that nobody else can read but whom root lets.
 pub(super) fn private_key(path: &Path) -> Result<Key, FileError> {
     let text = private_text(path)?;
     PrivateKeyDer::from_pem_slice(text.as_bytes())
@@ -79,7 +82,7 @@ pub(super) fn private_key(path: &Path) -> Result<Key, FileError> {
         .map_err(|_| FileError::NoKey(path.to_path_buf()))
 }
 
-/// Reads a file that nobody else can read.
+/// The same for any text.
 pub(super) fn private_text(path: &Path) -> Result<Zeroizing<String>, FileError> {
     read(path, true)
 }
@@ -100,7 +103,7 @@ fn read(path: &Path, is_private: bool) -> Result<Zeroizing<String>, FileError> {
         return Err(FileError::NoFile(path.to_path_buf()));
     }
     let mode = metadata.mode() & 0o7777;
-    if is_private && mode & GROUP_AND_OTHERS != 0 {
+    if is_private && is_exposed(mode, metadata.uid()) {
         return Err(FileError::Exposed {
             path: path.to_path_buf(),
             mode,
@@ -115,4 +118,36 @@ fn read(path: &Path, is_private: bool) -> Result<Zeroizing<String>, FileError> {
         .read_to_string(&mut text)
         .map_err(failed)?;
     Ok(text)
+}
+
+/// Whether a key's permissions are too wide, as libpq sees it (`initialize_SSL` in fe-secure-openssl.c); the server does
+/// too (`check_ssl_key_file_permissions` in be-secure-common.c), but never runs as root.
+fn is_exposed(mode: u32, owner: u32) -> bool {
+    let forbidden = match owner {
+        ROOT => GROUP_WRITE_AND_OTHERS,
+        _ => GROUP_AND_OTHERS,
+    };
+    mode & forbidden != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_may_let_a_group_read_a_key() {
+        let postgres = 101;
+        for mode in [0o400, 0o600, 0o700] {
+            assert!(!is_exposed(mode, ROOT) && !is_exposed(mode, postgres));
+        }
+        for mode in [0o440, 0o640] {
+            assert!(!is_exposed(mode, ROOT) && is_exposed(mode, postgres));
+        }
+        for mode in [0o604, 0o610, 0o620, 0o644, 0o660, 0o601] {
+            assert!(
+                is_exposed(mode, ROOT) && is_exposed(mode, postgres),
+                "{mode:o}"
+            );
+        }
+    }
 }

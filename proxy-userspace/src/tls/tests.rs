@@ -214,7 +214,7 @@ fn files_that_do_not_fit_are_refused_with_the_reason() {
     let files = Files::new();
     let (own, key) = files.self_signed("own");
     let (other, _) = files.self_signed("other");
-    let exposed = files.write("exposed.key", &fs::read_to_string(&key).unwrap(), 0o640);
+    let exposed = files.write("exposed.key", &fs::read_to_string(&key).unwrap(), 0o660);
     let empty = files.write("empty", "", 0o600);
     let missing = files.directory.path().join("missing");
     let cases = [

@@ -1,5 +1,6 @@
 //! From the first hook to the last: what pgusher finds at start, and what happens to sessions when it ends.
 
+use std::io::ErrorKind::{Interrupted, WouldBlock};
 use std::io::Write;
 use std::net::TcpStream;
 
@@ -178,7 +179,7 @@ fn readiness_is_told_to_the_service_manager() -> Result<()> {
     let cgroup = TestCgroup::create()?;
     let notified = directory.path().join("notify.sock");
     let manager = std::os::unix::net::UnixDatagram::bind(&notified)?;
-    manager.set_read_timeout(Some(pgusher_tests::condition::DEADLINE))?;
+    manager.set_nonblocking(true)?;
     let mut command = cgroup.command(pgusher_tests::pgusher::binary()?)?;
     command.args(pgusher_tests::pgusher::arguments(
         &cgroup,
@@ -187,9 +188,21 @@ fn readiness_is_told_to_the_service_manager() -> Result<()> {
     ));
     let mut pgusher =
         Pgusher::start_command(command.env("NOTIFY_SOCKET", &notified), directory.path())?;
-    let mut message = [0_u8; 256];
-    let length = manager.recv(&mut message)?;
-    let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default()).into_owned();
+    let text = wait_until("pgusher tells that it is ready", || {
+        let running = pgusher.is_running()?;
+        ensure!(running, "pgusher ended: {}", pgusher.log()?);
+        let mut message = [0_u8; 256];
+        match manager.recv(&mut message) {
+            Ok(length) => Ok(Seen::Holds(
+                String::from_utf8_lossy(message.get(..length).unwrap_or_default()).into_owned(),
+            )),
+            // A receive that is interrupted, as a frozen process's is, says as little as one that finds nothing.
+            Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => Ok(Seen::NotYet(
+                format!("{error}; its log: {}", pgusher.log()?),
+            )),
+            Err(error) => Err(error.into()),
+        }
+    })?;
     ensure!(text.lines().any(|line| line == "READY=1"), "{text}");
     pgusher.signal(Signal::SIGTERM)?;
     let finished = pgusher.wait_for_end()?;

@@ -1,12 +1,16 @@
 //! Numbers: what pgbench reports, medians, and how far they can be trusted. Pure.
 
-/// One round's result for each way, in the workload's unit.
+/// What one way did in one round.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Round {
-    pub(super) direct: f64,
-    pub(super) proxied: f64,
-    pub(super) audited: f64,
+pub(super) struct Sample {
+    /// In the workload's unit
+    pub(super) rate: f64,
+    /// Processor time of pgusher, in microseconds for each unit of work
+    pub(super) cpu: f64,
 }
+
+/// One round's result for each of three ways: without pgusher, and through it in two ways.
+pub(super) type Round = [Sample; 3];
 
 /// All rounds of a workload.
 #[derive(Debug, Default)]
@@ -15,8 +19,19 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// The titles of the columns that [`Comparison::row`] fills.
-    pub(super) const HEADLINE: &'static str = "workload                         direct   relay/direct             statements/direct        statements/relay";
+    /// Returns the titles of the columns that [`Comparison::row`] fills, for ways of these names.
+    pub(super) fn headline([direct, second, third]: [&str; 3]) -> String {
+        let ratios = [
+            format!("{second}/{direct}"),
+            format!("{third}/{direct}"),
+            format!("{third}/{second}"),
+        ];
+        let [first, other, cost] = ratios;
+        format!(
+            "{:<19} {direct:>9}       {first:<20}  {other:<20}  {cost:<20}  CPU {second}, {third}",
+            "workload"
+        )
+    }
 
     pub(super) fn add(&mut self, round: Round) {
         self.rounds.push(round);
@@ -25,11 +40,15 @@ impl Comparison {
     /// Returns one line of the table.
     pub(super) fn row(&self, name: &str, unit: &str) -> String {
         let column = |value: fn(&Round) -> f64| sorted(self.rounds.iter().map(value));
-        let direct = median(&column(|round| round.direct));
-        let relay = spread(&column(|round| round.proxied / round.direct));
-        let statements = spread(&column(|round| round.audited / round.direct));
-        let cost = spread(&column(|round| round.audited / round.proxied));
-        format!("{name:<26} {direct:>9.0} {unit:<4}  {relay:<23}  {statements:<23}  {cost}")
+        let direct = median(&column(|[direct, ..]| direct.rate));
+        let first = spread(&column(|[direct, second, _]| second.rate / direct.rate));
+        let other = spread(&column(|[direct, _, third]| third.rate / direct.rate));
+        let cost = spread(&column(|[_, second, third]| third.rate / second.rate));
+        let second = median(&column(|[_, second, _]| second.cpu));
+        let third = median(&column(|[.., third]| third.cpu));
+        format!(
+            "{name:<19} {direct:>9.0} {unit:<4}  {first:<20}  {other:<20}  {cost:<20}  {second:.0}, {third:.0} µs"
+        )
     }
 }
 
@@ -95,16 +114,16 @@ mod tests {
     #[test]
     fn the_ratio_is_that_of_single_rounds() {
         let mut comparison = Comparison::default();
-        for (direct, proxied, audited) in [
-            (100.0, 50.0, 40.0),
-            (200.0, 120.0, 60.0),
-            (400.0, 280.0, 280.0),
+        for round in [
+            [100.0, 50.0, 40.0],
+            [200.0, 120.0, 60.0],
+            [400.0, 280.0, 280.0],
         ] {
-            comparison.add(Round {
-                direct,
-                proxied,
-                audited,
-            });
+            let sample = |rate| Sample {
+                rate,
+                cpu: 5_000.0 / rate,
+            };
+            comparison.add(round.map(sample));
         }
         let row = comparison.row("select", "tps");
         for part in [
@@ -112,6 +131,7 @@ mod tests {
             "0.60  (0.50..0.70)",
             "0.40  (0.30..0.70)",
             "0.80  (0.50..1.00)",
+            "42, 83 µs",
         ] {
             assert!(row.contains(part), "{part} is not in {row}");
         }

@@ -11,6 +11,29 @@ use serde_json::Value;
 use super::service::{Service, die_with_parent};
 use crate::process;
 
+/// A route on which TLS ends on both sides; trust is none of a measurement's business.
+const TERMINATION: &str = r#"[[route]]
+name = "terminated"
+tls = "terminate"
+server_sslmode = "require"
+ca = "#;
+
+/// Makes a local CA and a settings file with a route that ends TLS with it in `folder`; returns the file.
+///
+/// # Errors
+///
+/// When pgusher makes no CA, or the file cannot be written.
+pub(super) fn termination(binary: &Path, folder: &Path) -> Result<PathBuf> {
+    let authority = folder.join("ca");
+    let mut init = Command::new(binary);
+    init.args(["ca", "init", "--directory"]).arg(&authority);
+    process::capture(&mut init)?;
+    let settings = folder.join("terminate.toml");
+    fs::write(&settings, format!("{TERMINATION}{authority:?}\n"))
+        .with_context(|| format!("cannot write {}", settings.display()))?;
+    Ok(settings)
+}
+
 /// A running pgusher; dropping it detaches and stops it.
 pub(super) struct Proxy {
     service: Service,
@@ -71,6 +94,15 @@ impl Proxy {
             .pointer("/kernel/redirected")
             .and_then(Value::as_u64)
             .context("`pgusher status --json` has no /kernel/redirected")
+    }
+
+    /// As [`Service::cpu_seconds`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub(super) fn cpu_seconds(&self) -> Result<f64> {
+        self.service.cpu_seconds()
     }
 
     /// Stops pgusher, which completes its audit trail, and returns the trail's records.

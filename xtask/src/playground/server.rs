@@ -20,6 +20,20 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const ROLE: &str = "demo";
 const DATABASE: &str = "postgres";
 const PASSWORD: &str = "not-a-secret";
+/// A key like those of most servers, and a certificate that vouches for itself.
+const NEW_CERTIFICATE: [&str; 11] = [
+    "req",
+    "-x509",
+    "-nodes",
+    "-newkey",
+    "ec",
+    "-pkeyopt",
+    "ec_paramgen_curve:prime256v1",
+    "-subj",
+    "/CN=localhost",
+    "-days",
+    "2",
+];
 
 /// A running server; dropping it stops it.
 pub(crate) struct Server {
@@ -35,6 +49,7 @@ impl Server {
     /// When PostgreSQL 15 is not installed or does not start.
     pub(super) fn start(folder: &Path) -> Result<Self> {
         let data = make_cluster(folder)?;
+        make_certificate(&data)?;
         let port = free_port()?;
         let mut command = as_system_user(die_with_parent("INT"));
         command
@@ -71,7 +86,9 @@ impl Server {
             .env("PGPASSWORD", PASSWORD)
             .env("PGDATABASE", DATABASE)
             // A machine's own PostgreSQL settings must not decide what happens here.
-            .env("PGSSLMODE", "prefer")
+            .env("PGSSLMODE", "disable")
+            // Where TLS ends at pgusher there is none, and the other ways shall not do more than that one.
+            .env("PGCHANNELBINDING", "disable")
             .env("PGAPPNAME", name)
             .env("PSQLRC", "/dev/null");
         command
@@ -102,6 +119,20 @@ fn make_cluster(folder: &Path) -> Result<PathBuf> {
     Ok(data)
 }
 
+/// Puts `server.key` and `server.crt` where PostgreSQL looks for them.
+fn make_certificate(data: &Path) -> Result<()> {
+    let mut openssl = as_system_user(Command::new("setpriv"));
+    openssl
+        .arg("openssl")
+        .args(NEW_CERTIFICATE)
+        .arg("-keyout")
+        .arg(data.join("server.key"))
+        .arg("-out")
+        .arg(data.join("server.crt"))
+        .current_dir("/");
+    process::capture(&mut openssl).map(drop)
+}
+
 /// Settings of a server whose data nobody will miss.
 fn settings(port: u16, data: &Path) -> Vec<String> {
     let socket_folder = format!("unix_socket_directories={}", data.display());
@@ -109,6 +140,7 @@ fn settings(port: u16, data: &Path) -> Vec<String> {
         format!("listen_addresses={ADDRESS}"),
         format!("port={port}"),
         socket_folder,
+        "ssl=on".to_owned(),
         "fsync=off".to_owned(),
         "max_connections=50".to_owned(),
         "shared_buffers=256MB".to_owned(),

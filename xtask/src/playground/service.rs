@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use crate::interrupt;
 
@@ -90,6 +90,19 @@ impl Service {
         Ok(())
     }
 
+    /// Returns the processor time that its threads have used, in seconds.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone, or the kernel does not tell.
+    pub(super) fn cpu_seconds(&self) -> Result<f64> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let ticks = cpu_ticks(&text).with_context(|| format!("{path} holds no times: {text}"))?;
+        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no length of a tick")?;
+        Ok(f64::from(ticks) / f64::from(u32::try_from(per_second)?))
+    }
+
     /// Asks the server to stop, and waits; kills it if it takes too long.
     ///
     /// # Errors
@@ -160,6 +173,14 @@ pub(super) fn die_with_parent(signal: &str) -> Command {
     command
 }
 
+/// Reads `utime` and `stime` (proc_pid_stat(5)), the twelfth and thirteenth field behind the name.
+fn cpu_ticks(stat: &str) -> Option<u32> {
+    let (_, behind_name) = stat.rsplit_once(')')?;
+    let mut times = behind_name.split_whitespace().skip(11);
+    let mut next = || times.next()?.parse::<u32>().ok();
+    next()?.checked_add(next()?)
+}
+
 fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let first = lines.len().saturating_sub(count);
@@ -197,6 +218,13 @@ mod tests {
         service.wait_until(|| started.exists()).unwrap();
         drop(service);
         assert!(!started.exists());
+    }
+
+    #[test]
+    fn the_processor_time_is_found_whatever_a_program_is_called() {
+        let stat = "7 (a) (b c) S 1 7 7 0 -1 4194560 10 20 30 40 250 50 1 2 20 0 5 0";
+        assert_eq!(cpu_ticks(stat), Some(300));
+        assert_eq!(cpu_ticks("7 (a) S 1"), None);
     }
 
     #[test]

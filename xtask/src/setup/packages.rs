@@ -23,13 +23,14 @@ pub(super) const COMPILER: [Package; 2] = [
     ),
 ];
 
-const DEMO: [Package; 3] = [
+const DEMO: [Package; 4] = [
+    ("openssl", "makes the certificates of throwaway servers"),
     ("postgresql-15", "the throwaway server, and pgbench"),
     ("postgresql-client-15", "psql"),
     ("util-linux", "setpriv: the server must not run as root"),
 ];
 
-const TEST: [Package; 21] = [
+const TEST: [Package; 20] = [
     ("bpftool", "shows that nothing stays attached"),
     (
         "debootstrap",
@@ -53,7 +54,6 @@ const TEST: [Package; 21] = [
         "openjdk-17-jdk-headless",
         "runs the pgjdbc client from its source",
     ),
-    ("openssl", "makes the certificates of the test servers"),
     ("pkg-config", "finds libssl-dev"),
     ("python3", "runs the psycopg clients"),
     ("python3-asyncpg", "asyncpg"),

@@ -73,6 +73,7 @@ fn a_certificate_from_files_is_verified_and_a_wrong_authority_is_noticed() -> Re
         let text = "certificate verify failed";
         let record = failed(stage, Version::V18, &parameters(wrong), text)?;
         field_is(&record, "/close", "tls_handshake_failed")?;
+        field_is(&record, "/encryption", "tls_terminated")?;
         field_is(&record, "/kind", "none")
     })
 }

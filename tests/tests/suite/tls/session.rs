@@ -1,5 +1,9 @@
 //! What goes through once both legs stand: bulk, cancel requests, statements.
 
+use std::net::Shutdown;
+
+use openssl::ssl::{ShutdownResult, ShutdownState, SslConnector, SslMethod, SslVerifyMode};
+
 use super::*;
 
 /// Runs a shell line with psql as `$0` and the connection as `$1`, intercepted.
@@ -38,6 +42,44 @@ fn a_hundred_megabytes_pass_either_way_and_not_a_byte_is_lost() -> Result<()> {
             ensure!(arrived == expected, "{arrived} is not {expected}");
             Ok(())
         })?;
+    }
+    Ok(())
+}
+
+/// OpenSSL goes on reading behind its own close_notify; no driver does, so the client is a bare connection.
+#[test]
+fn a_client_that_half_closes_inside_tls_reads_the_rest_of_its_answer_and_a_goodbye() -> Result<()> {
+    let authority = LocalAuthority::init()?;
+    let mut connector = SslConnector::builder(SslMethod::tls_client())?;
+    connector.set_verify(SslVerifyMode::NONE);
+    let connector = connector.build();
+    for mode in ["disable", "require"] {
+        let settings = format!("{}server_sslmode = \"{mode}\"", minted(&authority));
+        Setup::with(Version::V15)
+            .file(terminate(&settings))
+            .play(|stage| {
+                let mut stream = stage.dial()?;
+                stream.write_all(&wire::packet(wire::SSL_REQUEST, &[])?)?;
+                let mut answer = [0];
+                stream.read_exact(&mut answer)?;
+                let mut client = connector.connect("localhost", stream)?;
+                client.write_all(&wire::startup("app_trust")?)?;
+                wire::read_through(&mut client, b'Z')?;
+                client.write_all(&wire::query("select 'finished' from pg_sleep(0.5)")?)?;
+                ensure!(client.shutdown()? == ShutdownResult::Sent);
+                client.get_ref().shutdown(Shutdown::Write)?;
+                let messages = wire::read_through(&mut client, b'Z')?;
+                ensure!(
+                    messages
+                        .iter()
+                        .any(|message| message.body.ends_with(b"finished")),
+                    "{messages:?}"
+                );
+                ensure!(client.read(&mut [0])? == 0);
+                ensure!(client.get_shutdown().contains(ShutdownState::RECEIVED));
+                let record = stage.pgusher.trail.only_session()?;
+                field_is(&record, "/close", "client_closed")
+            })?;
     }
     Ok(())
 }
