@@ -56,8 +56,8 @@ use digest::Digests;
 use names::{NAMES_LIMIT, Names};
 use process::{Enrichment, Reader, RunningFile};
 
-/// How long reading /proc may take: reading another process's command line can block for as long as that process
-/// likes (its memory may be backed by a file system it serves itself).
+/// How long reading /proc may take: asking for a process's executable can block for as long as that process likes (it
+/// may lie on a file system it serves itself).
 const ENRICH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many such reads may hang at once before further ones are given up at the start.
 const MAX_CONCURRENT_READS: usize = 64;

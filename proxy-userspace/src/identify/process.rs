@@ -4,9 +4,9 @@
 //! process graded `verified`, and the executable only if it is the captured file: exec after connect() must not lend
 //! the connection somebody else's name.
 //!
-//! Reading goes from what the kernel answers by itself to what the process can hold up: a file system it serves,
-//! memory it does not page in. Whatever has been read by the time limit counts, so that a process cannot hide the
-//! former by holding up the latter.
+//! Reading goes from what the kernel answers by itself to what the process can hold up: a file system it serves, its
+//! own memory. Whatever has been read by the time limit counts, so that a process cannot hide the former by holding up
+//! the latter.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -105,7 +105,7 @@ impl Reader<'_> {
             let file = self.running_file(pid, grade);
             publish(&process, found, |found| found.file = file);
         }
-        // The memory behind the command line is the process's own: this may take as long as it likes.
+        // Last, because they are worth least: its own words, in memory that only it can unlock.
         let arguments = command_line(pid);
         let script = exe.zip(arguments.as_deref()).and_then(|(exe, arguments)| {
             let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok();
