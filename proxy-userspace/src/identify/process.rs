@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use proxy_ebpf::origin::Origin;
 
 use super::ancestry::{self, Ancestor};
+use super::container::Placement;
 use super::digest::Hashable;
 use super::executable::{self, Executable};
 use super::fact::{Fact, Grade};
@@ -45,6 +46,7 @@ pub(super) struct Enrichment {
 pub(super) struct Surroundings {
     pub(super) ancestors: Vec<Fact<Ancestor>>,
     pub(super) cgroup: Option<Fact<String>>,
+    pub(super) placement: Placement,
     pub(super) groups: Option<Fact<Vec<u32>>>,
     pub(super) namespaces: Option<Fact<Namespaces>>,
     pub(super) tracer_pid: Option<Fact<u32>>,
@@ -70,6 +72,8 @@ pub(super) struct RunningFile {
 pub(super) struct Reader<'a> {
     pub(super) origin: &'a Origin,
     pub(super) cgroup_root: &'a Path,
+    /// Where the kubelet keeps the logs of pods.
+    pub(super) pod_logs: &'a Path,
     /// Whether the executable's file is wanted too.
     pub(super) wants_file: bool,
 }
@@ -138,9 +142,14 @@ impl Reader<'_> {
         } else {
             Grade::Late
         };
+        let cgroup = cgroup::path(pid, self.origin, grade, self.cgroup_root);
+        let placement = cgroup
+            .as_ref()
+            .map(|path| Placement::of(path, self.pod_logs));
         Surroundings {
             ancestors: ancestry::ancestors(process, self.origin),
-            cgroup: cgroup::path(pid, self.origin, grade, self.cgroup_root),
+            cgroup,
+            placement: placement.unwrap_or_default(),
             groups: status
                 .groups
                 .clone()
@@ -232,6 +241,7 @@ mod tests {
         let reader = Reader {
             origin,
             cgroup_root: Path::new("/nonexistent"),
+            pod_logs: Path::new("/nonexistent"),
             wants_file: true,
         };
         reader.read(&found);
