@@ -18,7 +18,7 @@ mod table;
 pub use enforcer::{Enforcer, PolicyStatus, Reloaded};
 pub use obligations::Obligations;
 pub use permit::{Clearance, Decision, Denial, Permit, PolicyMode, Ruling};
-pub use policies::{Policies, Prospect, SCHEMA, Verdict};
+pub use policies::{OWN_CANCEL, Policies, Prospect, SCHEMA, Verdict};
 pub use question::{Action, CancelFacts, Question, StartupFacts, TlsFacts};
 pub use source::{Mistake, PolicyError, Source};
 pub use subject::{Description, Membership, Subject};

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::document::{Document, Facts};
 use super::obligations::{Annotations, Obligations};
 use super::permit::{PolicyMode, Ruling};
-use super::question::Question;
+use super::question::{Action, Question};
 use super::source::{Mistake, PolicyError, Source};
 use crate::config::{ServerGroups, TlsMode};
 use crate::wire::text::hex;
@@ -25,6 +25,8 @@ pub const SCHEMA: &str = include_str!("pgusher.cedarschema");
 /// What holds beside the operator's own policies.
 const BUILT_IN: &str = include_str!("builtin.cedar");
 const BUILT_IN_NAME: &str = "(built in)";
+/// The policy that lets a workload cancel its own sessions' queries.
+pub const OWN_CANCEL: &str = "pgusher.own-cancel";
 /// How its ids begin; no other policy's may.
 const BUILT_IN_PREFIX: &str = "pgusher.";
 /// How many characters of the digest name a revision.
@@ -140,7 +142,7 @@ impl Policies {
     pub fn evaluate(&self, question: &Question, now: &jiff::Zoned) -> Verdict {
         let facts = Facts::of(question, &self.groups, now);
         match self.request(&facts) {
-            Ok((request, entities)) => self.verdict(&request, &entities),
+            Ok((request, entities)) => self.verdict(&request, &entities, question.action),
             Err(error) => Verdict {
                 permits: false,
                 policies: Vec::new(),
@@ -167,7 +169,7 @@ impl Policies {
         Ok((request, entities))
     }
 
-    fn verdict(&self, request: &Request, entities: &Entities) -> Verdict {
+    fn verdict(&self, request: &Request, entities: &Entities, action: Action) -> Verdict {
         let response = Authorizer::new().is_authorized(request, &self.set, entities);
         let diagnostics = response.diagnostics();
         let errors: Vec<_> = diagnostics.errors().map(ToString::to_string).collect();
@@ -184,6 +186,10 @@ impl Policies {
                 obligations.add(id, annotations);
             }
             message = message.or_else(|| annotations.deny_message.clone());
+        }
+        if action == Action::Cancel {
+            // It must work when every session's place is taken.
+            obligations.max_sessions.clear();
         }
         Verdict {
             permits,

@@ -471,6 +471,12 @@ fn a_policys_limit_on_sessions_holds_on_both_sides_and_is_given_back() {
         matches!(&denial, Denial::Full { policy, most: 2, .. } if policy == "few"),
         "{denial:?}"
     );
+    let cancel = CancelFacts {
+        same_workload: true,
+        ..CancelFacts::default()
+    };
+    let cancelling = question(&[]).cancelling(None, cancel);
+    assert!(enforced.enforcer.decide(cancelling).is_ok());
     drop(first);
     let third = decide().unwrap();
     assert!(decide().is_err());
