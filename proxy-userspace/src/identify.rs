@@ -225,3 +225,43 @@ impl Identifier {
         permit
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identifier(exe_sha256: bool) -> Identifier {
+        let config = IdentityConfig {
+            exe_sha256,
+            ..IdentityConfig::default()
+        };
+        Identifier::new(&crate::intercept::cgroup_root().unwrap(), &config)
+    }
+
+    #[tokio::test]
+    async fn a_running_process_has_the_identity_it_would_connect_with() {
+        let found = identifier(true).identify_running(std::process::id()).await;
+        let identity = found.unwrap();
+        let path = std::env::current_exe().unwrap().display().to_string();
+        assert_eq!(identity.exe(), Some(&Fact::new(path, Grade::Verified)));
+        assert_eq!(identity.cgroup().unwrap().grade(), Grade::Verified);
+        assert_eq!(identity.exe_sha256().unwrap().grade(), Grade::Verified);
+        assert_eq!(identity.uid().unwrap().grade(), Grade::Kernel);
+        let own = nix::unistd::getuid().as_raw();
+        assert_eq!(identity.uid().unwrap().value(), &own);
+        assert!(identity.other_namespaces().unwrap().value().is_empty());
+    }
+
+    #[tokio::test]
+    async fn where_too_many_reads_hang_the_capture_is_all_there_is() {
+        let identifier = identifier(true);
+        let all = u32::try_from(MAX_CONCURRENT_READS).unwrap();
+        let hanging = Arc::clone(&identifier.readers).acquire_many_owned(all);
+        let hanging = hanging.await.unwrap();
+        let origin = Origin::new(std::process::id(), 0, 0, 0, 0);
+        let identity = identifier.identify(&origin).await;
+        assert_eq!(identity, Identity::captured(&origin));
+        drop(hanging);
+        assert!(identifier.identify(&origin).await.exe().is_some());
+    }
+}
