@@ -53,12 +53,33 @@ impl TestCgroup {
     /// # Errors
     /// When the cgroup cannot be opened.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
-        let procs = OpenOptions::new()
-            .write(true)
-            .open(self.path.join("cgroup.procs"))?;
+        self.command_below("", program)
+    }
+
+    /// [`TestCgroup::command`] in a cgroup somewhere below, which is made if it is not there.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be made or opened.
+    pub fn command_below(&self, below: &str, program: impl AsRef<OsStr>) -> Result<Command> {
+        let procs = self.procs(below)?;
         let mut command = Command::new(program);
         enter_before_exec(&mut command, procs);
         Ok(command)
+    }
+
+    /// Moves a process into a cgroup somewhere below, which is made if it is not there.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be made or the process cannot be moved.
+    pub fn take_in(&self, below: &str, pid: u32) -> Result<()> {
+        Ok(self.procs(below)?.write_all(pid.to_string().as_bytes())?)
+    }
+
+    fn procs(&self, below: &str) -> Result<File> {
+        let directory = self.path.join(below);
+        fs::create_dir_all(&directory)?;
+        let procs = directory.join("cgroup.procs");
+        Ok(OpenOptions::new().write(true).open(procs)?)
     }
 }
 
@@ -67,10 +88,21 @@ impl Drop for TestCgroup {
         // Failing here leaves an empty directory; the test's own verdict matters more.
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
         let _ = wait_until("the test's cgroup can be removed", || {
-            let removed = fs::remove_dir(&self.path);
+            let removed = remove(&self.path);
             Ok(Seen::when(removed.is_ok(), || format!("{removed:?}")))
         });
     }
+}
+
+/// Removes a cgroup and those below it; their files go with them.
+fn remove(cgroup: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(cgroup)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove(&entry.path())?;
+        }
+    }
+    fs::remove_dir(cgroup)
 }
 
 /// The mount point of the cgroup-v2 hierarchy: not `/sys/fs/cgroup` on a hybrid machine.

@@ -71,6 +71,20 @@ pub fn compiled(name: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Compiles `clients/<name>.c` as a library to be preloaded.
+///
+/// # Errors
+/// As [`compiled`].
+pub fn compile_library(name: &str, library: &Path) -> Result<()> {
+    let finished = run(Command::new("gcc")
+        .args(["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o"])
+        .arg(library)
+        .arg(sources().join(format!("{name}.c"))))
+    .context("install gcc")?;
+    finished.success().context("install libc6-dev")?;
+    Ok(())
+}
+
 /// Compiles `clients/<name>.c` against the libpq of `cluster`'s version, into a directory its programs can see, and
 /// returns the path they see it at.
 ///
