@@ -5,6 +5,7 @@
 
 use crate::endpoint::Endpoint;
 use crate::handover::ListenerPorts;
+use crate::refusals::Refusals;
 use crate::verdict::Verdict;
 
 /// `IPPROTO_TCP`
@@ -35,6 +36,8 @@ pub trait InterceptionState {
     fn is_own_process(&self, tgid: u32) -> bool;
     /// The listener ports of a network namespace, if it has any.
     fn listener_ports(&self, netns_cookie: u64) -> Option<ListenerPorts>;
+    /// What is refused rather than let go direct.
+    fn refusals(&self) -> Refusals;
 }
 
 /// What becomes of a connect.
@@ -44,6 +47,8 @@ pub enum Decision {
     Ignore,
     /// Ours by port, but it goes direct; counted under the verdict.
     Pass(Verdict),
+    /// connect() fails with EPERM; counted under the verdict.
+    Refuse(Verdict),
     /// It goes to this listener; `destination` is what connect() would have reached, with `0.0.0.0` and `::`
     /// resolved to loopback as the kernel does.
     Redirect {
@@ -60,30 +65,59 @@ pub fn should_intercept(attempt: &Attempt, state: &impl InterceptionState) -> De
     if attempt.protocol != PROTOCOL_TCP || attempt.socket_type != TYPE_STREAM {
         return Decision::Ignore;
     }
-    if !state.intercepts_port(attempt.destination.port()) {
+    let destination = if attempt.destination.is_unspecified() {
+        attempt.destination.with_loopback_ip()
+    } else {
+        attempt.destination
+    };
+    if is_own_listener(attempt, &destination, state) {
+        return not_redirected(Verdict::OwnListener, state);
+    }
+    if !state.intercepts_port(destination.port()) {
         return Decision::Ignore;
     }
     if state.is_own_process(attempt.tgid) {
         return Decision::Pass(Verdict::OwnProcess);
     }
-    if attempt.destination.is_link_local_v6() {
-        return Decision::Pass(Verdict::LinkLocal);
+    if destination.is_link_local_v6() {
+        return not_redirected(Verdict::LinkLocal, state);
     }
     let Some(ports) = state.listener_ports(attempt.netns_cookie) else {
-        return Decision::Pass(Verdict::OtherNetns);
-    };
-    let destination = if attempt.destination.is_unspecified() {
-        attempt.destination.with_loopback_ip()
-    } else {
-        attempt.destination
+        return not_redirected(Verdict::OtherNetns, state);
     };
     match ports.for_destination(&destination) {
         Some(listener) => Decision::Redirect {
             destination,
             listener,
         },
-        None => Decision::Pass(Verdict::NoListener),
+        None => not_redirected(Verdict::NoListener, state),
     }
+}
+
+/// What becomes of a connect that cannot be redirected, for the reason that the verdict gives.
+#[inline(always)]
+pub fn not_redirected(verdict: Verdict, state: &impl InterceptionState) -> Decision {
+    if state.refusals().contains(verdict) {
+        Decision::Refuse(verdict)
+    } else {
+        Decision::Pass(verdict)
+    }
+}
+
+/// Whether somebody else dials our listener, which is for redirected connects alone. Connects to other addresses than
+/// loopback pay nothing for the question.
+#[inline(always)]
+fn is_own_listener(
+    attempt: &Attempt,
+    destination: &Endpoint,
+    state: &impl InterceptionState,
+) -> bool {
+    *destination == destination.with_loopback_ip()
+        && state
+            .listener_ports(attempt.netns_cookie)
+            .and_then(|ports| ports.for_destination(destination))
+            .is_some_and(|listener| listener == *destination)
+        && !state.is_own_process(attempt.tgid)
 }
 
 #[cfg(test)]
@@ -91,7 +125,11 @@ mod tests {
     use super::*;
     use core::net::SocketAddr;
 
-    struct State;
+    /// Listeners in two namespaces, and what is refused.
+    struct State(Refusals);
+
+    /// Where nothing is enforced.
+    const OBSERVING: State = State(Refusals::ALWAYS);
 
     impl InterceptionState for State {
         fn intercepts_port(&self, port: u16) -> bool {
@@ -106,6 +144,9 @@ mod tests {
                 2 => Some(ListenerPorts::new(Some(15432), None)),
                 _ => None,
             }
+        }
+        fn refusals(&self) -> Refusals {
+            self.0
         }
     }
 
@@ -159,7 +200,7 @@ mod tests {
         ];
         for (destination, expected) in cases {
             assert_eq!(
-                should_intercept(&attempt(destination), &State),
+                should_intercept(&attempt(destination), &OBSERVING),
                 expected,
                 "{destination}"
             );
@@ -174,7 +215,7 @@ mod tests {
                 socket_type,
                 ..attempt("192.0.2.1:5432")
             };
-            assert_eq!(should_intercept(&attempt, &State), Decision::Ignore);
+            assert_eq!(should_intercept(&attempt, &OBSERVING), Decision::Ignore);
         }
     }
 
@@ -185,7 +226,7 @@ mod tests {
             ..attempt("192.0.2.1:5432")
         };
         assert_eq!(
-            should_intercept(&attempt, &State),
+            should_intercept(&attempt, &OBSERVING),
             Decision::Pass(Verdict::OwnProcess)
         );
     }
@@ -197,7 +238,7 @@ mod tests {
             ..attempt("192.0.2.1:5432")
         };
         assert_eq!(
-            should_intercept(&other, &State),
+            should_intercept(&other, &OBSERVING),
             Decision::Pass(Verdict::OtherNetns)
         );
         let no_v6 = Attempt {
@@ -205,8 +246,89 @@ mod tests {
             ..attempt("[2001:db8::1]:5432")
         };
         assert_eq!(
-            should_intercept(&no_v6, &State),
+            should_intercept(&no_v6, &OBSERVING),
             Decision::Pass(Verdict::NoListener)
         );
+    }
+
+    #[test]
+    fn what_would_go_around_the_policies_is_refused_where_they_are_enforced() {
+        let no_v6 = Attempt {
+            netns_cookie: 2,
+            ..attempt("[2001:db8::1]:5432")
+        };
+        let other_netns = Attempt {
+            netns_cookie: 9,
+            ..attempt("192.0.2.1:5432")
+        };
+        let own = Attempt {
+            tgid: 100,
+            ..other_netns
+        };
+        let cases = [
+            (attempt("[fe80::1]:5432"), Verdict::LinkLocal, true, true),
+            (no_v6, Verdict::NoListener, true, true),
+            (other_netns, Verdict::OtherNetns, false, true),
+            (own, Verdict::OwnProcess, false, false),
+        ];
+        let outcome = |verdict, is_refused| {
+            if is_refused {
+                Decision::Refuse(verdict)
+            } else {
+                Decision::Pass(verdict)
+            }
+        };
+        let enforcing = State(Refusals::ENFORCING);
+        let everywhere = State(Refusals::ENFORCING.and(Verdict::OtherNetns));
+        for (attempt, verdict, here, there) in cases {
+            assert_eq!(
+                should_intercept(&attempt, &OBSERVING),
+                Decision::Pass(verdict)
+            );
+            assert_eq!(
+                should_intercept(&attempt, &enforcing),
+                outcome(verdict, here)
+            );
+            assert_eq!(
+                should_intercept(&attempt, &everywhere),
+                outcome(verdict, there)
+            );
+        }
+    }
+
+    #[test]
+    fn nobody_but_us_dials_our_listeners() {
+        let refused = Decision::Refuse(Verdict::OwnListener);
+        let cases = [
+            ("127.0.0.1:15432", refused),
+            ("0.0.0.0:15432", refused),
+            ("[::ffff:127.0.0.1]:15432", refused),
+            ("[::1]:15433", refused),
+            ("[::]:15433", refused),
+            // The other family's listener, or nobody's.
+            ("127.0.0.1:15433", Decision::Ignore),
+            ("[::1]:15432", Decision::Ignore),
+            ("127.0.0.2:15432", Decision::Ignore),
+            ("192.0.2.1:15432", Decision::Ignore),
+        ];
+        for (destination, expected) in cases {
+            let attempt = attempt(destination);
+            assert_eq!(
+                should_intercept(&attempt, &OBSERVING),
+                expected,
+                "{destination}"
+            );
+            let ours = Attempt {
+                tgid: 100,
+                ..attempt
+            };
+            assert_eq!(should_intercept(&ours, &OBSERVING), Decision::Ignore);
+            // Listeners are those of the socket's own namespace.
+            let elsewhere = Attempt {
+                netns_cookie: 9,
+                ..attempt
+            };
+            assert_eq!(should_intercept(&elsewhere, &OBSERVING), Decision::Ignore);
+        }
     }
 }

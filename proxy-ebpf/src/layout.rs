@@ -5,6 +5,7 @@ use crate::handover::{HandoverKey, ListenerPorts};
 use crate::interception::{Interception, Route};
 use crate::offsets::KernelOffsets;
 use crate::origin::Origin;
+use crate::refusals::Refusals;
 
 const _: () = {
     assert!(size_of::<Endpoint>() == 18 && align_of::<Endpoint>() == 1);
@@ -14,4 +15,5 @@ const _: () = {
     assert!(size_of::<HandoverKey>() == 48 && align_of::<HandoverKey>() == 8);
     assert!(size_of::<ListenerPorts>() == 4 && align_of::<ListenerPorts>() == 1);
     assert!(size_of::<KernelOffsets>() == 56 && align_of::<KernelOffsets>() == 4);
+    assert!(size_of::<Refusals>() == 4 && align_of::<Refusals>() == 4);
 };

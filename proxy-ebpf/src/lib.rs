@@ -19,4 +19,5 @@ pub mod offsets;
 pub mod origin;
 #[cfg(feature = "user")]
 mod pod;
+pub mod refusals;
 pub mod verdict;

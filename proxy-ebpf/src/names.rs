@@ -13,6 +13,8 @@ pub const MAP_COUNTERS: &str = "COUNTERS";
 
 /// The global that holds [`crate::offsets::KernelOffsets`].
 pub const GLOBAL_OFFSETS: &str = "OFFSETS";
+/// The global that holds [`crate::refusals::Refusals`].
+pub const GLOBAL_REFUSALS: &str = "REFUSALS";
 
 /// Program on `cgroup/connect4`.
 pub const PROGRAM_CONNECT4: &str = "pgusher_connect4";

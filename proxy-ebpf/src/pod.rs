@@ -7,6 +7,7 @@
 use crate::handover::{HandoverKey, ListenerPorts};
 use crate::interception::Interception;
 use crate::offsets::KernelOffsets;
+use crate::refusals::Refusals;
 
 // SAFETY: `repr(C)`, no padding (asserted in `layout` by size), every bit pattern is valid.
 unsafe impl aya::Pod for HandoverKey {}
@@ -16,3 +17,5 @@ unsafe impl aya::Pod for ListenerPorts {}
 unsafe impl aya::Pod for Interception {}
 // SAFETY: as above.
 unsafe impl aya::Pod for KernelOffsets {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Refusals {}

@@ -8,25 +8,27 @@ pub enum Verdict {
     Redirected = 0,
     /// A connect of pgusher itself went its own way.
     OwnProcess = 1,
-    /// A connect from a network namespace without a listener went direct.
+    /// A connect from a network namespace without a listener could not be redirected.
     OtherNetns = 2,
-    /// A connect to an IPv6 link-local address went direct: the hook cannot see its scope.
+    /// A connect to an IPv6 link-local address could not be redirected: the hook cannot see its scope.
     LinkLocal = 3,
-    /// A connect of a family this namespace has no listener for went direct.
+    /// A connect of a family this namespace has no listener for could not be redirected.
     NoListener = 4,
-    /// Socket storage could not be had; the connect went direct.
+    /// Socket storage could not be had, and the connect not be redirected.
     StorageFailed = 5,
     /// A redirected connect was handed over as its SYN left.
     Published = 6,
     /// A hand-over entry could not be stored; the accepting side refuses that connection.
     PublishFailed = 7,
-    /// The socket is bound to an interface and its owner may not bind it to another; the connect went direct.
+    /// The socket is bound to an interface and its owner may not bind it to another: it could not be redirected.
     BoundToDevice = 8,
+    /// A connect of somebody else's straight to our listener was refused.
+    OwnListener = 9,
 }
 
 impl Verdict {
     /// Every outcome, in the order of the counter array.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Redirected,
         Self::OwnProcess,
         Self::OtherNetns,
@@ -36,12 +38,29 @@ impl Verdict {
         Self::Published,
         Self::PublishFailed,
         Self::BoundToDevice,
+        Self::OwnListener,
     ];
 
     /// The index in the counter array.
     #[inline(always)]
     pub const fn index(self) -> u32 {
         self as u32
+    }
+
+    /// The name in the status document.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Redirected => "redirected",
+            Self::OwnProcess => "own_process",
+            Self::OtherNetns => "other_netns",
+            Self::LinkLocal => "link_local",
+            Self::NoListener => "no_listener",
+            Self::StorageFailed => "storage_failed",
+            Self::Published => "published",
+            Self::PublishFailed => "publish_failed",
+            Self::BoundToDevice => "bound_to_device",
+            Self::OwnListener => "own_listener",
+        }
     }
 }
 

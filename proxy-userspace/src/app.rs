@@ -99,7 +99,8 @@ async fn start(config: &Config) -> Result<Running> {
     let listeners = Listeners::bind(config.listen_port)?;
     // Said before it is done: loading can block for long while the kernel is stuck elsewhere.
     info!("loading the BPF programs");
-    let mut hooks = Loaded::load(&host::kernel_offsets()).context("cannot start interception")?;
+    let mut hooks = Loaded::load(&host::kernel_offsets(), &config.refusals)
+        .context("cannot start interception")?;
     hooks.configure(&Targets {
         ports: config.ports.clone(),
         own_tgid: std::process::id(),
@@ -120,6 +121,7 @@ async fn start(config: &Config) -> Result<Running> {
         ports: config.ports.clone(),
         cgroup: cgroup.path().to_path_buf(),
         listen: listeners.addresses()?,
+        refusals: config.refusals,
         coverage,
     };
     companions.start(admin.serve(Observed::new(fixed, counters, Arc::clone(&stages))));

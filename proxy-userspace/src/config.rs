@@ -18,11 +18,14 @@ use std::time::Duration;
 pub use groups::ServerGroups;
 pub use identity::{IdentityConfig, IdentitySettings};
 pub use routes::{AuditScope, RouteRule, Routes};
-pub use settings::{AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind};
+pub use settings::{AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind, UnknownNetns};
 pub use tls::{
     CertificateSource, ClientCertificates, ClientTls, ServerAuthority, ServerSslMode,
     ServerTlsSettings, TerminationSettings, TlsMode, TlsSetting,
 };
+
+use proxy_ebpf::refusals::Refusals;
+use proxy_ebpf::verdict::Verdict;
 
 use crate::policy::PolicyMode;
 
@@ -70,6 +73,8 @@ pub struct Config {
     pub routes: Routes,
     /// Who may connect to what.
     pub policy: PolicyConfig,
+    /// Which connects fail because they cannot be redirected; the others go direct.
+    pub refusals: Refusals,
     /// Timeouts and limits of a session.
     pub limits: SessionLimits,
     /// How long sessions may go on after SIGTERM.
@@ -185,6 +190,10 @@ impl Config {
             identity: IdentityConfig::check(settings.identity)?,
             routes: Routes::check(settings.route, &audit)?,
             audit,
+            refusals: refusals(
+                settings.policy_mode.unwrap_or_default(),
+                settings.unknown_netns,
+            ),
             policy: checked_policy(settings.policy_mode, settings.policy, settings.server_group)?,
             limits: SessionLimits {
                 startup_timeout: timeout(
@@ -213,6 +222,18 @@ impl Config {
                 .unwrap_or_else(|| PathBuf::from(DEFAULT_ADMIN_SOCKET)),
             log: settings.log.unwrap_or_else(|| "info".to_owned()),
         })
+    }
+}
+
+/// Where policies are enforced nothing goes around them; where they are not, nothing fails unless it was asked for.
+fn refusals(mode: PolicyMode, unknown_netns: Option<UnknownNetns>) -> Refusals {
+    let (refusals, unknown_by_default) = match mode {
+        PolicyMode::Observe => (Refusals::ALWAYS, UnknownNetns::Pass),
+        PolicyMode::Enforce => (Refusals::ENFORCING, UnknownNetns::Refuse),
+    };
+    match unknown_netns.unwrap_or(unknown_by_default) {
+        UnknownNetns::Pass => refusals,
+        UnknownNetns::Refuse => refusals.and(Verdict::OtherNetns),
     }
 }
 

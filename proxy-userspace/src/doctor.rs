@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use procfs::process::Process;
 use proxy_ebpf::offsets::{FieldOffset, KernelOffsets};
+use proxy_ebpf::refusals::Refusals;
 use serde::Serialize;
 
 use crate::app;
@@ -219,7 +220,8 @@ fn listeners() -> Check {
 
 /// The verifier's word on every program; nothing is attached.
 fn programs() -> Check {
-    let loaded = Loaded::load(&intercept::kernel_offsets().unwrap_or(KernelOffsets::ABSENT));
+    let offsets = intercept::kernel_offsets().unwrap_or(KernelOffsets::ABSENT);
+    let loaded = Loaded::load(&offsets, &Refusals::ALWAYS);
     Check::from_result("BPF programs", loaded, |_| {
         "connect4/6, getpeername4/6 and sock_ops load".to_owned()
     })

@@ -1,5 +1,5 @@
 /* Ways to connect: connect MODE ADDRESS PORT [MORE]; then one query in the plain protocol. Facts are lines key=value.
- * "connect --go-on" is what mode exec becomes: it speaks on the socket that was connected before. */
+ * "connect --go-on" is what the exec modes become: it speaks on the socket that was connected before. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +28,8 @@ static union {
     struct sockaddr_in6 six;
 } target;
 static socklen_t target_length;
+/* What bound-device binds to. */
+static const char *device = "lo";
 
 static void die(const char *where)
 {
@@ -97,6 +99,16 @@ static void read_exactly(int fd, char *bytes, size_t wanted)
     }
 }
 
+/* Prints the SQLSTATE of an ErrorResponse and ends. */
+static void end_refused(const char *fields)
+{
+    for (const char *field = fields; *field; field += strlen(field) + 1)
+        if (*field == 'C')
+            printf("refused=%s\n", field + 1);
+    fflush(stdout);
+    exit(1);
+}
+
 /* Reads through ReadyForQuery; prints the value of a row. */
 static void read_answer(int fd)
 {
@@ -109,8 +121,8 @@ static void read_answer(int fd)
         if (head[0] == 'D')
             printf("answer=%.*s\n", (int)length - 6, body + 6);
         if (head[0] == 'E')
-            printf("refused=%s\n", body);
-        if (head[0] == 'Z' || head[0] == 'E')
+            end_refused(body);
+        if (head[0] == 'Z')
             return;
     }
 }
@@ -171,7 +183,7 @@ static int fast_open_connect(void)
 
 static int bound_to_device(void)
 {
-    return with_option(SOL_SOCKET, SO_BINDTODEVICE, "lo", 3);
+    return with_option(SOL_SOCKET, SO_BINDTODEVICE, device, strlen(device) + 1);
 }
 
 static int bound_source(void)
@@ -191,15 +203,17 @@ static int multipath(void)
     return fd;
 }
 
-static int ring(void)
+static int ring_with(unsigned ring_flags, unsigned request_flags)
 {
     struct io_uring uring;
     struct io_uring_cqe *done;
     int fd = stream_socket(0, 0);
-    errno = -io_uring_queue_init(4, &uring, 0);
+    errno = -io_uring_queue_init(4, &uring, ring_flags);
     if (errno != 0)
         die("io_uring");
-    io_uring_prep_connect(io_uring_get_sqe(&uring), fd, &target.any, target_length);
+    struct io_uring_sqe *request = io_uring_get_sqe(&uring);
+    io_uring_prep_connect(request, fd, &target.any, target_length);
+    io_uring_sqe_set_flags(request, request_flags);
     io_uring_submit_and_wait(&uring, 1);
     io_uring_wait_cqe(&uring, &done);
     errno = -done->res;
@@ -207,6 +221,23 @@ static int ring(void)
         die("io_uring connect");
     io_uring_queue_exit(&uring);
     return fd;
+}
+
+static int ring(void)
+{
+    return ring_with(0, 0);
+}
+
+/* One of the kernel's worker threads connects. */
+static int ring_worker(void)
+{
+    return ring_with(0, IOSQE_ASYNC);
+}
+
+/* The kernel's polling thread connects. */
+static int ring_poller(void)
+{
+    return ring_with(IORING_SETUP_SQPOLL, 0);
 }
 
 static void *connect_in_thread(void *fd)
@@ -250,19 +281,33 @@ static int orphaned(void)
     return fd;
 }
 
-/* Connects and becomes another program before the first byte travels. */
-static void replaced(char *program)
+static void wait_for_word(const char *state)
+{
+    printf("%s=yes\n", state);
+    fflush(stdout);
+    getchar();
+}
+
+/* Connects when it is told to. */
+static int patient(void)
+{
+    wait_for_word("ready");
+    return blocking();
+}
+
+/* Connects and becomes another program before the first byte travels, at once or when it is told to. */
+static void replaced(char *program, int is_patient)
 {
     check(dup2(blocking(), KEPT), "dup2");
+    if (is_patient)
+        wait_for_word("connected");
     execl(program, program, "--go-on", NULL);
     die("exec");
 }
 
 static void go_on(void)
 {
-    printf("replaced=yes\n");
-    fflush(stdout);
-    getchar();
+    wait_for_word("replaced");
     converse(KEPT, 1);
 }
 
@@ -274,6 +319,7 @@ static int open_by(const char *mode)
     } ways[] = {
         {"blocking", blocking}, {"non-blocking", non_blocking}, {"fast-open-send", fast_open_send},
         {"fast-open-connect", fast_open_connect}, {"thread", threaded}, {"orphaned", orphaned}, {"io-uring", ring},
+        {"io-uring-worker", ring_worker}, {"io-uring-poller", ring_poller}, {"patient", patient},
         {"mptcp", multipath}, {"bound-source", bound_source}, {"bound-device", bound_to_device},
     };
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
@@ -305,8 +351,10 @@ int main(int argc, char **argv)
         again(atoi(argv[4]));
         return 0;
     }
-    if (!strcmp(argv[1], "exec"))
-        replaced(argv[4]);
+    if (!strcmp(argv[1], "exec") || !strcmp(argv[1], "exec-when-told"))
+        replaced(argv[4], strcmp(argv[1], "exec") != 0);
+    if (argc > 4)
+        device = argv[4];
     printf("pid_own=%d\n", getpid());
     converse(open_by(argv[1]), strcmp(argv[1], "fast-open-send") != 0);
     return 0;

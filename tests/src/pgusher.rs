@@ -45,6 +45,33 @@ impl Pgusher {
         Self::start_command(&mut command, directory)
     }
 
+    /// Starts pgusher as a host would whose whole hierarchy of cgroups is `cgroup`: for it, what lies directly below is
+    /// at the root.
+    ///
+    /// # Errors
+    /// As [`Pgusher::start`].
+    pub fn start_at_root(
+        cgroup: &TestCgroup,
+        ports: &[u16],
+        directory: &Path,
+        more: &[String],
+    ) -> Result<Self> {
+        let root = directory.join("cgroup");
+        fs::create_dir(&root)?;
+        let script = r#"mount -t cgroup2 none "$0" && exec "$@" "--cgroup=$0""#;
+        let mut command = cgroup.command("unshare")?;
+        command.args(["--cgroup", "--mount", "sh", "-c", script]);
+        command.arg(&root).arg(binary()?);
+        let given = arguments(cgroup, ports, directory);
+        command.args(
+            given
+                .iter()
+                .filter(|argument| !argument.starts_with("--cgroup=")),
+        );
+        command.args(more);
+        Self::start_command(&mut command, directory)
+    }
+
     /// Starts a command that ends up as pgusher, with the files of [`arguments`] in `directory`.
     ///
     /// # Errors

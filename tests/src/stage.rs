@@ -28,6 +28,7 @@ pub struct Setup {
     arguments: Vec<String>,
     file: Option<String>,
     policy: Option<(&'static str, String)>,
+    is_host: bool,
 }
 
 impl Setup {
@@ -41,6 +42,7 @@ impl Setup {
             arguments: Vec::new(),
             file: None,
             policy: None,
+            is_host: false,
         }
     }
 
@@ -48,6 +50,14 @@ impl Setup {
     #[must_use]
     pub fn policy(mut self, mode: &'static str, text: impl Into<String>) -> Self {
         self.policy = Some((mode, text.into()));
+        self
+    }
+
+    /// Makes the test's cgroup the root of the hierarchy that pgusher sees: what lies directly below has the names that
+    /// it would have on a host.
+    #[must_use]
+    pub fn host(mut self) -> Self {
+        self.is_host = true;
         self
     }
 
@@ -131,7 +141,12 @@ impl Stage {
             arguments.push(format!("--policy={}", path.display()));
             arguments.push(format!("--policy-mode={mode}"));
         }
-        let pgusher = Pgusher::start(&cgroup, &ports, directory.path(), &arguments)?;
+        let start = if setup.is_host {
+            Pgusher::start_at_root
+        } else {
+            Pgusher::start
+        };
+        let pgusher = start(&cgroup, &ports, directory.path(), &arguments)?;
         Ok(Self {
             dialer: OnceLock::new(),
             pgusher,

@@ -1,7 +1,7 @@
 //! `cgroup/connect4` and `cgroup/connect6`: where a connection's life begins.
 //!
 //! Ours by the shared decision: the socket gets a record of who asked for what, and the address in the caller's
-//! hands becomes our listener's. Everything else goes on as if we were not there.
+//! hands becomes our listener's. What the decision refuses fails; everything else goes on as if we were not there.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_boot_ns, 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::warn;
-use proxy_ebpf::decision::{Attempt, Decision, should_intercept};
+use proxy_ebpf::decision::{Attempt, Decision, not_redirected, should_intercept};
 use proxy_ebpf::endpoint::Endpoint;
 use proxy_ebpf::interception::Route;
 use proxy_ebpf::verdict::Verdict;
@@ -22,26 +22,32 @@ use super::origin;
 const LOOPBACK_IFINDEX: u32 = 1;
 /// The hook's return value: let connect() go on with the address as it is now.
 const PROCEED: i32 = 1;
+/// The hook's return value: connect() fails with EPERM.
+const REFUSE: i32 = 0;
 
 #[cgroup_sock_addr(connect4)]
 fn pgusher_connect4(context: SockAddrContext) -> i32 {
-    if let Some(listener) = intercept(&context, read_v4(&context)) {
-        write_v4(&context, &listener);
+    match intercept(&context, read_v4(&context)) {
+        Decision::Redirect { listener, .. } => write_v4(&context, &listener),
+        Decision::Refuse(_) => return REFUSE,
+        Decision::Ignore | Decision::Pass(_) => {}
     }
     PROCEED
 }
 
 #[cgroup_sock_addr(connect6)]
 fn pgusher_connect6(context: SockAddrContext) -> i32 {
-    if let Some(listener) = intercept(&context, read_v6(&context)) {
-        write_v6(&context, &listener);
+    match intercept(&context, read_v6(&context)) {
+        Decision::Redirect { listener, .. } => write_v6(&context, &listener),
+        Decision::Refuse(_) => return REFUSE,
+        Decision::Ignore | Decision::Pass(_) => {}
     }
     PROCEED
 }
 
-/// Decides and records; returns the listener to write into the context when the connect is ours.
+/// Decides, records and counts; what is left to do is the decision.
 #[inline(always)]
-fn intercept(context: &SockAddrContext, destination: Endpoint) -> Option<Endpoint> {
+fn intercept(context: &SockAddrContext, destination: Endpoint) -> Decision {
     // SAFETY: 4-byte and pointer reads of context fields; the helper takes the context itself.
     let (protocol, socket_type, socket, netns_cookie) = unsafe {
         let raw = &*context.sock_addr;
@@ -59,39 +65,33 @@ fn intercept(context: &SockAddrContext, destination: Endpoint) -> Option<Endpoin
         tgid: context.tgid(),
         netns_cookie,
     };
-    match should_intercept(&attempt, &Maps) {
-        Decision::Ignore => {
-            forget_socket(socket);
-            None
-        }
-        Decision::Pass(verdict) => {
-            forget_socket(socket);
-            count(verdict);
-            None
-        }
-        Decision::Redirect {
-            destination,
-            listener,
-        } => match record(
+    let mut decision = should_intercept(&attempt, &Maps);
+    if let Decision::Redirect {
+        destination,
+        listener,
+    } = decision
+        && let Err(verdict) = record(
             context,
             socket,
             Route::new(destination, listener),
             netns_cookie,
-        ) {
-            Ok(()) => {
-                count(Verdict::Redirected);
-                Some(listener)
-            }
-            Err(verdict) => {
-                count(verdict);
-                warn!(
-                    context,
-                    "process {}: a connect of ours goes direct", attempt.tgid
-                );
-                None
-            }
-        },
+        )
+    {
+        decision = not_redirected(verdict, &Maps);
+        warn!(
+            context,
+            "process {}: a connect of ours cannot be redirected", attempt.tgid
+        );
     }
+    match decision {
+        Decision::Redirect { .. } => count(Verdict::Redirected),
+        Decision::Pass(verdict) | Decision::Refuse(verdict) => {
+            forget_socket(socket);
+            count(verdict);
+        }
+        Decision::Ignore => forget_socket(socket),
+    }
+    decision
 }
 
 /// Keeps the record with the socket, unless the socket cannot hold one or stays tied to another interface.
@@ -107,7 +107,6 @@ fn record(
     let (ifindex, mark) = unsafe { ((*socket).bound_dev_if, (*socket).mark) };
     let source = bound_source(socket);
     if ifindex != 0 && ifindex != LOOPBACK_IFINDEX && bind_to_loopback(context).is_err() {
-        forget_socket(socket);
         return Err(Verdict::BoundToDevice);
     }
     // SAFETY: a helper without preconditions.

@@ -9,6 +9,7 @@ use proxy_ebpf::handover::{HandoverKey, ListenerPorts};
 use proxy_ebpf::interception::Interception;
 use proxy_ebpf::names::{MAX_HANDOVER, MAX_LISTENERS, MAX_OWN_PROCESSES, MAX_PORTS};
 use proxy_ebpf::offsets::KernelOffsets;
+use proxy_ebpf::refusals::Refusals;
 use proxy_ebpf::verdict::Verdict;
 
 #[btf_map]
@@ -35,6 +36,10 @@ static SOCKETS: SkStorage<Interception> = SkStorage::new();
 #[unsafe(no_mangle)]
 static OFFSETS: KernelOffsets = KernelOffsets::ABSENT;
 
+/// Set by the loader, as [`OFFSETS`] is.
+#[unsafe(no_mangle)]
+static REFUSALS: Refusals = Refusals::ALWAYS;
+
 /// The maps as the decision sees them.
 pub(super) struct Maps;
 
@@ -55,6 +60,12 @@ impl InterceptionState for Maps {
         LISTENERS
             .get_ptr(netns_cookie)
             .map(|ports| unsafe { *ports })
+    }
+
+    #[inline(always)]
+    fn refusals(&self) -> Refusals {
+        // SAFETY: reads a static; volatile because the loader changes it behind the compiler's back.
+        unsafe { core::ptr::read_volatile(&raw const REFUSALS) }
     }
 }
 

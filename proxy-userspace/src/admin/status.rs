@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use proxy_ebpf::refusals::Refusals;
 use proxy_ebpf::verdict::Verdict;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,8 @@ pub struct Status {
     audit: AuditStats,
     policy: PolicyStatus,
     kernel: KernelCounts,
+    /// The counters of `kernel` whose connects are refused.
+    refuses: Vec<String>,
     coverage: Coverage,
 }
 
@@ -47,6 +50,7 @@ struct KernelCounts {
     no_listener: u64,
     storage_failed: u64,
     bound_to_device: u64,
+    own_listener: u64,
     published: u64,
     publish_failed: u64,
 }
@@ -61,9 +65,37 @@ impl KernelCounts {
             no_listener: counters.read(Verdict::NoListener)?,
             storage_failed: counters.read(Verdict::StorageFailed)?,
             bound_to_device: counters.read(Verdict::BoundToDevice)?,
+            own_listener: counters.read(Verdict::OwnListener)?,
             published: counters.read(Verdict::Published)?,
             publish_failed: counters.read(Verdict::PublishFailed)?,
         })
+    }
+}
+
+impl KernelCounts {
+    /// What was not redirected, and in which words the status tells it.
+    fn not_redirected(&self) -> [(Verdict, u64, &'static str); 7] {
+        [
+            (Verdict::OwnProcess, self.own_process, "own"),
+            (
+                Verdict::OtherNetns,
+                self.other_netns,
+                "other network namespace",
+            ),
+            (Verdict::LinkLocal, self.link_local, "link-local"),
+            (Verdict::NoListener, self.no_listener, "no listener"),
+            (
+                Verdict::BoundToDevice,
+                self.bound_to_device,
+                "bound to an interface",
+            ),
+            (Verdict::StorageFailed, self.storage_failed, "no storage"),
+            (
+                Verdict::OwnListener,
+                self.own_listener,
+                "straight to a listener of pgusher's",
+            ),
+        ]
     }
 }
 
@@ -75,6 +107,8 @@ pub struct Fixed {
     pub cgroup: PathBuf,
     /// Our listeners.
     pub listen: Vec<ListenAddress>,
+    /// Which connects that are not redirected fail.
+    pub refusals: Refusals,
     /// What was there before us.
     pub coverage: Coverage,
 }
@@ -107,6 +141,11 @@ impl Observed {
             policy: self.stages.policy.status(),
             sessions,
             kernel: KernelCounts::read(&self.counters)?,
+            refuses: Verdict::ALL
+                .into_iter()
+                .filter(|verdict| self.fixed.refusals.contains(*verdict))
+                .map(|verdict| verdict.name().to_owned())
+                .collect(),
             coverage: self.fixed.coverage,
         })
     }
@@ -156,16 +195,16 @@ impl fmt::Display for Status {
             "kernel        {} redirected, {} published, {} not published",
             kernel.redirected, kernel.published, kernel.publish_failed
         )?;
-        writeln!(
-            out,
-            "went direct   {} own, {} other network namespace, {} link-local, {} no listener, {} bound to an interface, {} no storage",
-            kernel.own_process,
-            kernel.other_netns,
-            kernel.link_local,
-            kernel.no_listener,
-            kernel.bound_to_device,
-            kernel.storage_failed
-        )?;
+        let (refused, direct): (Vec<_>, Vec<_>) = kernel
+            .not_redirected()
+            .into_iter()
+            .partition(|(verdict, ..)| self.refuses.iter().any(|name| name == verdict.name()));
+        for (heading, counts) in [("went direct", direct), ("refused", refused)] {
+            let counts = counts
+                .into_iter()
+                .map(|(_, count, text)| format!("{count} {text}"));
+            writeln!(out, "{heading:<12}  {}", list(counts.collect()))?;
+        }
         write!(
             out,
             "not covered   {} established sessions, {} unix sockets (at start)",

@@ -67,6 +67,10 @@ pub struct Settings {
     #[arg(long, value_name = "MODE")]
     pub policy_mode: Option<PolicyMode>,
 
+    /// Connects from network namespaces without a listener of pgusher's: `pass` or `refuse` [default: pass, but refuse where policies are enforced]
+    #[arg(long, value_name = "ACTION")]
+    pub unknown_netns: Option<UnknownNetns>,
+
     /// Close a client that has not completed its startup packet by then [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration")]
@@ -141,6 +145,7 @@ impl Settings {
             log: self.log.or(base.log),
             policy: self.policy.or(base.policy),
             policy_mode: self.policy_mode.or(base.policy_mode),
+            unknown_netns: self.unknown_netns.or(base.unknown_netns),
             identity: base.identity,
             route: base.route,
             server_group: base.server_group,
@@ -227,6 +232,16 @@ pub enum OverflowPolicy {
     Block,
     /// No session waits: records are lost, counted, and the gap is a record itself.
     Drop,
+}
+
+/// What becomes of connects from network namespaces in which pgusher has no listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownNetns {
+    /// They go direct.
+    Pass,
+    /// They fail.
+    Refuse,
 }
 
 /// Parses a duration such as `60s`, `1m 30s` or `500ms`.

@@ -60,6 +60,27 @@ fn mistakes_are_refused_with_their_place() {
 }
 
 #[test]
+fn other_network_namespaces_are_refused_where_policies_are_enforced_unless_the_operator_says_otherwise()
+ {
+    let enforce = "policy = \"/etc/pgusher/policies\"\npolicy_mode = \"enforce\"\n";
+    let cases = [
+        ("", Refusals::ALWAYS),
+        (
+            "unknown_netns = \"refuse\"\n",
+            Refusals::ALWAYS.and(Verdict::OtherNetns),
+        ),
+        (enforce, Refusals::ENFORCING.and(Verdict::OtherNetns)),
+        (
+            &format!("{enforce}unknown_netns = \"pass\"\n"),
+            Refusals::ENFORCING,
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(from_toml(text).unwrap().refusals, expected, "{text}");
+    }
+}
+
+#[test]
 fn limits_in_bytes_hold_on_both_sides() {
     let cases = [
         ("audit_text_limit", 1, true),

@@ -11,6 +11,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use proxy_ebpf::handover::ListenerPorts;
 use proxy_ebpf::names;
 use proxy_ebpf::offsets::KernelOffsets;
+use proxy_ebpf::refusals::Refusals;
 use proxy_ebpf::verdict::Verdict;
 
 use super::cgroup::Cgroup;
@@ -68,15 +69,16 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Loads every program, with the offsets to read the calling task by.
+    /// Loads every program, with the offsets to read the calling task by and what it is to refuse.
     ///
     /// # Errors
     /// [`HookError`] with the kernel's reason and the verifier's log.
-    pub fn load(offsets: &KernelOffsets) -> Result<Self, HookError> {
+    pub fn load(offsets: &KernelOffsets, refusals: &Refusals) -> Result<Self, HookError> {
         let kernel_types = Btf::from_sys_fs().ok();
         let mut ebpf = EbpfLoader::new()
             .btf(kernel_types.as_ref())
             .override_global(names::GLOBAL_OFFSETS, offsets, true)
+            .override_global(names::GLOBAL_REFUSALS, refusals, true)
             .load(OBJECT)?;
         for name in PEERNAME_PROGRAMS.into_iter().chain(CONNECT_PROGRAMS) {
             let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;

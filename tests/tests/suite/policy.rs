@@ -1,5 +1,6 @@
 //! Who may connect to what: policies against real clients, and what a client is told.
 
+mod bypass;
 mod cancel;
 mod decisions;
 mod reload;

@@ -1,0 +1,117 @@
+//! Programs that the permitted one shares a socket or a life with: who connects is what counts.
+//!
+//! A stopped pgusher accepts nothing while the kernel completes connects: so a test decides what has happened to the
+//! client before pgusher looks at it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use pgusher_tests::condition::{Seen, wait_until};
+use pgusher_tests::process::{Finished, Running, run};
+use pgusher_tests::programs::{compiled, copy_of};
+use pgusher_tests::stage::Stage;
+
+use super::{client, is_denied, only};
+
+#[test]
+fn a_program_that_execs_the_permitted_one_after_its_connect_is_denied() -> Result<()> {
+    let trusted = compiled("connect")?;
+    only(&trusted).play(|stage| {
+        let untrusted = copy_of("connect", "connect-before-exec")?;
+        let finished = replaced_before_pgusher_looks(stage, &untrusted, &trusted)?;
+        is_denied(stage, &finished, 1)
+    })
+}
+
+#[test]
+fn the_permitted_program_is_denied_if_it_has_become_another_before_pgusher_looks() -> Result<()> {
+    let trusted = compiled("connect")?;
+    only(&trusted).play(|stage| {
+        let untrusted = copy_of("connect", "connect-after-exec")?;
+        let finished = replaced_before_pgusher_looks(stage, &trusted, &untrusted)?;
+        is_denied(stage, &finished, 1)
+    })
+}
+
+/// Lets `first` connect and become `second`, which speaks.
+fn replaced_before_pgusher_looks(stage: &Stage, first: &Path, second: &Path) -> Result<Finished> {
+    stage.pgusher.signal(Signal::SIGSTOP)?;
+    let mut command = client(stage, first, "exec")?;
+    let mut client = Running::start(command.arg(second))?;
+    client.wait_for_value("replaced")?;
+    stage.pgusher.signal(Signal::SIGCONT)?;
+    client.say("go on")?;
+    client.finish()
+}
+
+#[test]
+fn what_the_permitted_program_execs_later_speaks_with_its_permit() -> Result<()> {
+    let trusted = compiled("connect")?;
+    only(&trusted).play(|stage| {
+        let untrusted = copy_of("connect", "connect-heir")?;
+        let mut command = client(stage, &trusted, "exec-when-told")?;
+        let mut client = Running::start(command.arg(&untrusted))?;
+        client.wait_for_value("connected")?;
+        let trail = &stage.pgusher.trail;
+        trail.wait_for("a session's beginning", |record| {
+            record["type"] == "session_start"
+        })?;
+        client.say("become another")?;
+        client.wait_for_value("replaced")?;
+        client.say("go on")?;
+        let finished = client.finish()?;
+        ensure!(finished.value("answer")? == "42", "{finished:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_permitted_program_is_denied_if_it_has_exited_before_pgusher_looks() -> Result<()> {
+    let trusted = compiled("connect")?;
+    only(&trusted).play(|stage| {
+        stage.pgusher.signal(Signal::SIGSTOP)?;
+        let mut client = Running::start(&mut client(stage, &trusted, "orphaned")?)?;
+        client.wait_for_value("pid")?;
+        // Its child goes on with the socket.
+        wait_until("the process that connected has exited", || {
+            Ok(Seen::when(!client.is_running()?, || "it runs".to_owned()))
+        })?;
+        stage.pgusher.signal(Signal::SIGCONT)?;
+        client.say("go on")?;
+        client.wait_for_line("refused=28000")?;
+        is_denied(stage, &client.finish()?, 1)
+    })
+}
+
+/// `clients/lend.c` twice: the permitted program, and another.
+fn lenders() -> Result<(PathBuf, PathBuf)> {
+    Ok((compiled("lend")?, copy_of("lend", "lend-untrusted")?))
+}
+
+#[test]
+fn a_socket_that_another_program_connected_is_denied_in_the_permitted_ones_hands() -> Result<()> {
+    let (trusted, untrusted) = lenders()?;
+    only(&trusted).play(|stage| {
+        let port = stage.cluster.port.to_string();
+        let mut lender = stage.cgroup.command(&untrusted)?;
+        let finished = run(lender.args(["connected", &port]).arg(&trusted))?;
+        is_denied(stage, &finished, 1)
+    })
+}
+
+#[test]
+fn an_unconnected_socket_of_the_permitted_program_is_denied_if_another_connects_it() -> Result<()> {
+    let (trusted, untrusted) = lenders()?;
+    only(&trusted).play(|stage| {
+        let port = stage.cluster.port.to_string();
+        let mut lender = stage.cgroup.command(&trusted)?;
+        let finished = run(lender.args(["unconnected", &port]).arg(&untrusted))?;
+        is_denied(stage, &finished, 1)?;
+        // And the other way round: whoever made it, the permitted one connects.
+        let mut lender = stage.cgroup.command(&untrusted)?;
+        let finished = run(lender.args(["unconnected", &port]).arg(&trusted))?;
+        ensure!(finished.value("answer")? == "R", "{finished:?}");
+        Ok(())
+    })
+}
