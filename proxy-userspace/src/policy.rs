@@ -17,6 +17,7 @@ mod source;
 mod status;
 mod subject;
 mod table;
+mod values;
 
 pub use enforcer::Enforcer;
 pub use obligations::Obligations;

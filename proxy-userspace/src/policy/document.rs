@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 
+use cedar_policy::EntityUid;
 use serde_json::{Map, Value, json};
 
 use super::question::{Action, Question, StartupFacts, TlsFacts};
 use super::subject::Subject;
+use super::values;
 use crate::config::ServerGroups;
 
 /// An entity's name.
@@ -23,7 +25,11 @@ impl Document {
         }
     }
 
-    pub(super) fn uid(&self) -> Value {
+    pub(super) fn uid(&self) -> Result<EntityUid, String> {
+        values::uid(self.kind, &self.id)
+    }
+
+    fn json(&self) -> Value {
         json!({ "type": self.kind, "id": self.id })
     }
 }
@@ -52,7 +58,7 @@ impl Facts {
         if let Some(database) = &question.database {
             let mut attributes = address(server);
             attributes.insert("name".to_owned(), json!(database));
-            entities.push(entity(&resource, &attributes, &[server_uid.uid()]));
+            entities.push(entity(&resource, &attributes, &[server_uid.json()]));
         }
         Self {
             principal,
@@ -65,7 +71,7 @@ impl Facts {
 }
 
 fn entity(uid: &Document, attributes: &Map<String, Value>, parents: &[Value]) -> Value {
-    json!({ "uid": uid.uid(), "attrs": attributes, "parents": parents })
+    json!({ "uid": uid.json(), "attrs": attributes, "parents": parents })
 }
 
 fn process(subject: &Subject, uid: &Document) -> Vec<Value> {
@@ -74,7 +80,7 @@ fn process(subject: &Subject, uid: &Document) -> Vec<Value> {
         .iter()
         .map(|group| Document::new(group.kind, group.id.clone()))
         .collect();
-    let parents: Vec<_> = groups.iter().map(Document::uid).collect();
+    let parents: Vec<_> = groups.iter().map(Document::json).collect();
     let none = Map::new();
     let mut entities: Vec<_> = groups
         .iter()
@@ -89,7 +95,7 @@ fn servers(server: SocketAddr, uid: &Document, groups: &ServerGroups) -> Vec<Val
         .of(server)
         .map(|name| Document::new("ServerGroup", name))
         .collect();
-    let parents: Vec<_> = groups.iter().map(Document::uid).collect();
+    let parents: Vec<_> = groups.iter().map(Document::json).collect();
     let none = Map::new();
     let mut entities: Vec<_> = groups
         .iter()

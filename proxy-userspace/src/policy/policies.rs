@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use cedar_policy::{
-    Authorizer, Context, Decision, Effect, Entities, EntityUid, PolicySet, Request, Schema,
-};
+use cedar_policy::{Authorizer, Decision, Effect, Entities, PolicySet, Request, Schema};
 use sha2::{Digest as _, Sha256};
 
 use super::check::Checking;
@@ -18,6 +16,7 @@ use super::permit::{PolicyMode, Ruling};
 use super::question::{Action, Question};
 use super::scope::Scope;
 use super::source::{Mistake, PolicyError, Source};
+use super::values;
 use crate::config::{ServerGroups, TlsMode};
 use crate::wire::text::hex;
 
@@ -141,7 +140,7 @@ impl Policies {
     /// Answers a question, as of `now`.
     pub fn evaluate(&self, question: &Question, now: &jiff::Zoned) -> Verdict {
         let facts = Facts::of(question, &self.groups, now);
-        match self.request(&facts) {
+        match Self::request(&facts) {
             Ok((request, entities)) => self.verdict(&request, &entities, question.action),
             Err(error) => Verdict {
                 permits: false,
@@ -153,20 +152,13 @@ impl Policies {
         }
     }
 
-    fn request(&self, facts: &Facts) -> Result<(Request, Entities), String> {
-        let schema = COMPILED_SCHEMA.as_ref().map_err(Clone::clone)?;
-        let entities = Entities::from_json_value(facts.entities.clone(), Some(schema))
-            .map_err(|error| format!("entities: {}", chain(&error)))?;
-        let uid = |document: &Document| {
-            EntityUid::from_json(document.uid()).map_err(|error| format!("entity: {error}"))
-        };
-        let action = uid(&facts.action)?;
-        let context = Context::from_json_value(facts.context.clone(), Some((schema, &action)))
-            .map_err(|error| format!("context: {}", chain(&error)))?;
-        let (principal, resource) = (uid(&facts.principal)?, uid(&facts.resource)?);
-        let request = Request::new(principal, action, resource, context, Some(schema))
-            .map_err(|error| format!("request: {}", chain(&error)))?;
-        Ok((request, entities))
+    fn request(facts: &Facts) -> Result<(Request, Entities), String> {
+        let entities = values::entities(&facts.entities)?;
+        let context = values::context(&facts.context)?;
+        let [principal, action, resource] =
+            [&facts.principal, &facts.action, &facts.resource].map(Document::uid);
+        let request = Request::new(principal?, action?, resource?, context, None);
+        Ok((request.map_err(|error| error.to_string())?, entities))
     }
 
     fn verdict(&self, request: &Request, entities: &Entities, action: Action) -> Verdict {
@@ -228,16 +220,4 @@ pub struct Prospect {
     pub is_possible: bool,
     /// Where TLS is to end, if any permit that fits says so.
     pub tls: Option<TlsMode>,
-}
-
-/// An error and what is behind it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -160,6 +160,31 @@ fn decisions_by_scope_and_condition() {
     }
 }
 
+/// Has Cedar itself read what it would be asked, against the schema.
+fn fits_the_schema(question: &Question) {
+    use cedar_policy::{Context, Entities, Request, Schema};
+    let (schema, _) = Schema::from_cedarschema_str(SCHEMA).unwrap();
+    let groups = ServerGroups::tests_group("prod", question.server);
+    let facts = document::Facts::of(question, &groups, &Zoned::now());
+    let entities = Entities::from_json_value(facts.entities.clone(), Some(&schema)).unwrap();
+    let action = facts.action.uid().unwrap();
+    let context =
+        Context::from_json_value(facts.context.clone(), Some((&schema, &action))).unwrap();
+    let (principal, resource) = (
+        facts.principal.uid().unwrap(),
+        facts.resource.uid().unwrap(),
+    );
+    Request::new(principal, action, resource, context, Some(&schema)).unwrap();
+    // And our own reading of it is the same, but for the actions that the schema adds.
+    let ours = values::entities(&facts.entities).unwrap();
+    for entity in ours.iter() {
+        assert!(
+            entities.get(&entity.uid()).unwrap().deep_eq(entity),
+            "{entity:?}"
+        );
+    }
+}
+
 /// Whatever is known of a process, it is what the schema says.
 #[tokio::test]
 async fn a_real_process_fits_the_schema() {
@@ -186,6 +211,16 @@ async fn a_real_process_fits_the_schema() {
     let verdict = policies(&text).evaluate(&asked, &Zoned::now());
     assert!(verdict.permits, "{verdict:?}\n{subject:?}");
     assert!(subject.is_same_workload(&subject));
+    let cancelling = asked.clone().cancelling(None, CancelFacts::default());
+    let hidden = Question::opaque(subject, asked.server, TlsFacts::default());
+    for question in [
+        asked,
+        cancelling,
+        hidden,
+        question(&[("Unit", "a.service")]),
+    ] {
+        fits_the_schema(&question);
+    }
 }
 
 #[test]
