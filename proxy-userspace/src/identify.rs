@@ -51,13 +51,12 @@ pub use script::Script;
 pub use status::Seccomp;
 
 use crate::config::IdentityConfig;
-use cgroup::Place;
 use digest::Digests;
 use names::{NAMES_LIMIT, Names};
 use process::{Enrichment, Reader, RunningFile};
 
-/// How long reading /proc may take: reading another process's command line can block for as long as that process
-/// likes (its memory may be backed by a file system it serves itself).
+/// How long reading /proc may take: asking for a process's executable can block for as long as that process likes (it
+/// may lie on a file system it serves itself).
 const ENRICH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many such reads may hang at once before further ones are given up at the start.
 const MAX_CONCURRENT_READS: usize = 64;
@@ -131,11 +130,13 @@ impl Identifier {
         };
         let found = Arc::new(Mutex::new(Enrichment::default()));
         let (origin, root) = (*origin, Arc::clone(&self.cgroup_root));
+        let pod_logs = Arc::clone(&self.pod_logs);
         let (reading, wants_file) = (Arc::clone(&found), self.digests.is_some());
         let reading = tokio::task::spawn_blocking(move || {
             let reader = Reader {
                 origin: &origin,
                 cgroup_root: &root,
+                pod_logs: &pod_logs,
                 wants_file,
             };
             reader.read(&reading);
@@ -164,10 +165,11 @@ impl Identifier {
         identity.script = found.script;
         identity.ancestors = around.ancestors;
         identity.groups = around.groups;
-        if let Some(path) = around.cgroup {
-            self.place(identity, &path);
-            identity.cgroup = Some(path);
-        }
+        identity.cgroup = around.cgroup;
+        identity.systemd_unit = around.placement.systemd_unit;
+        identity.systemd_slice = around.placement.systemd_slice;
+        identity.container = around.placement.container;
+        identity.pod = around.placement.pod;
         let other = around
             .namespaces
             .as_ref()
@@ -179,18 +181,6 @@ impl Identifier {
         identity.no_new_privs = found.privileges.no_new_privs;
         identity.seccomp = found.privileges.seccomp;
         found.file
-    }
-
-    /// What follows from the cgroup's path can be trusted as far as the path.
-    fn place(&self, identity: &mut Identity, path: &Fact<String>) {
-        let Some(place) = Place::of(path.value()) else {
-            return;
-        };
-        let text = |part: &str| path.with(part.to_owned());
-        identity.systemd_unit = place.unit().map(text);
-        identity.systemd_slice = place.slice().map(text);
-        identity.container = container::container(&place).map(|container| path.with(container));
-        identity.pod = container::pod(&place, &self.pod_logs).map(|pod| path.with(pod));
     }
 
     async fn names(&self, origin: &Origin, groups: Option<Vec<u32>>) -> Names {
@@ -233,5 +223,45 @@ impl Identifier {
             );
         }
         permit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identifier(exe_sha256: bool) -> Identifier {
+        let config = IdentityConfig {
+            exe_sha256,
+            ..IdentityConfig::default()
+        };
+        Identifier::new(&crate::intercept::cgroup_root().unwrap(), &config)
+    }
+
+    #[tokio::test]
+    async fn a_running_process_has_the_identity_it_would_connect_with() {
+        let found = identifier(true).identify_running(std::process::id()).await;
+        let identity = found.unwrap();
+        let path = std::env::current_exe().unwrap().display().to_string();
+        assert_eq!(identity.exe(), Some(&Fact::new(path, Grade::Verified)));
+        assert_eq!(identity.cgroup().unwrap().grade(), Grade::Verified);
+        assert_eq!(identity.exe_sha256().unwrap().grade(), Grade::Verified);
+        assert_eq!(identity.uid().unwrap().grade(), Grade::Kernel);
+        let own = nix::unistd::getuid().as_raw();
+        assert_eq!(identity.uid().unwrap().value(), &own);
+        assert!(identity.other_namespaces().unwrap().value().is_empty());
+    }
+
+    #[tokio::test]
+    async fn where_too_many_reads_hang_the_capture_is_all_there_is() {
+        let identifier = identifier(true);
+        let all = u32::try_from(MAX_CONCURRENT_READS).unwrap();
+        let hanging = Arc::clone(&identifier.readers).acquire_many_owned(all);
+        let hanging = hanging.await.unwrap();
+        let origin = Origin::new(std::process::id(), 0, 0, 0, 0);
+        let identity = identifier.identify(&origin).await;
+        assert_eq!(identity, Identity::captured(&origin));
+        drop(hanging);
+        assert!(identifier.identify(&origin).await.exe().is_some());
     }
 }

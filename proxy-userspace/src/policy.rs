@@ -5,22 +5,26 @@
 //! encryption; a session needs a [`Permit`]. Both can be made only here, so no path leads from a connection to a server
 //! that has not passed this stage. Previous stage: [`crate::startup`]; next: [`crate::route`].
 
+mod check;
 mod document;
 mod enforcer;
 mod obligations;
 mod permit;
 mod policies;
 mod question;
+mod scope;
 mod source;
+mod status;
 mod subject;
 mod table;
 
-pub use enforcer::{Enforcer, PolicyStatus, Reloaded};
+pub use enforcer::Enforcer;
 pub use obligations::Obligations;
 pub use permit::{Clearance, Decision, Denial, Permit, PolicyMode, Ruling};
-pub use policies::{Policies, Prospect, SCHEMA, Verdict};
+pub use policies::{OWN_CANCEL, Policies, Prospect, SCHEMA, Verdict};
 pub use question::{Action, CancelFacts, Question, StartupFacts, TlsFacts};
 pub use source::{Mistake, PolicyError, Source};
+pub use status::{PolicyStatus, Reloaded};
 pub use subject::{Description, Membership, Subject};
 pub use table::{Outcome, Table};
 

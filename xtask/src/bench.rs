@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: what pgusher costs, beside what it is compared with, on this machine, now: following messages
-//! beside a memcpy ([`scan`]), then pgbench through pgusher beside pgbench without it, first without TLS and then with.
+//! beside a memcpy ([`scan`]), then pgbench through pgusher beside pgbench without it, first without TLS, then connecting anew for each query, then with TLS.
 //!
 //! Owns the workloads and their order. All ways take turns within every round, so that what the machine does meanwhile
 //! hits all; the ratio is taken within a round and only then summed up. Numbers of two runs are not comparable.
@@ -57,14 +57,25 @@ impl Workload {
     }
 }
 
-/// Three ways, and what is sent along all of them; a COPY out comes last.
+/// Three ways, and what is sent along all of them.
 struct Table {
     legend: &'static str,
     /// The direct one first.
     ways: [Way; 3],
     names: [&'static str; 3],
     workloads: &'static [(&'static str, Workload)],
+    /// Whether a COPY out comes last.
+    copies: bool,
 }
+
+/// A connection for each query.
+const RECONNECT: Workload = Workload {
+    mode: "simple",
+    clients: 1,
+    connects_each_time: true,
+};
+/// How many policies about others are evaluated with each connection.
+const POLICIES: u32 = 100;
 
 const PLAIN: Table = Table {
     legend: "Without TLS. relay: through pgusher; statements: through pgusher with every statement on record",
@@ -78,6 +89,15 @@ const PLAIN: Table = Table {
         ("select prepared x1", Workload::of("prepared", 1)),
         ("select prepared x8", Workload::of("prepared", 8)),
     ],
+    copies: true,
+};
+
+const NEW_CONNECTIONS: Table = Table {
+    legend: "New connections. relay: through pgusher; policy: the same, enforcing a hundred policies",
+    ways: [Way::Direct, Way::Proxied, Way::Policed],
+    names: ["direct", "relay", "policy"],
+    workloads: &[("connect, select x1", RECONNECT)],
+    copies: false,
 };
 
 const ENCRYPTED: Table = Table {
@@ -87,15 +107,9 @@ const ENCRYPTED: Table = Table {
     workloads: &[
         ("select prepared x1", Workload::of("prepared", 1)),
         ("select prepared x8", Workload::of("prepared", 8)),
-        (
-            "connect, select x1",
-            Workload {
-                mode: "simple",
-                clients: 1,
-                connects_each_time: true,
-            },
-        ),
+        ("connect, select x1", RECONNECT),
     ],
+    copies: true,
 };
 
 /// Runs all workloads and prints what came out; `binary` is set when this is the half that is root.
@@ -116,6 +130,7 @@ pub(crate) fn compare(quick: bool, binary: Option<PathBuf>) -> Result<()> {
     let effort = if quick { QUICK } else { THOROUGH };
     let mut playground = Playground::open(&binary)?;
     playground.audit_statements(&binary)?;
+    playground.enforce_policies(&binary, POLICIES)?;
     playground.terminate_tls(&binary)?;
     fill_tables(&playground)?;
     let megabytes = copied_megabytes(&playground)?;
@@ -125,7 +140,7 @@ pub(crate) fn compare(quick: bool, binary: Option<PathBuf>) -> Result<()> {
          or MB",
         effort.rounds, effort.seconds
     );
-    for table in [&PLAIN, &ENCRYPTED] {
+    for table in [&PLAIN, &NEW_CONNECTIONS, &ENCRYPTED] {
         println!("\n{}\n{}", table.legend, Comparison::headline(table.names));
         for (name, workload) in table.workloads {
             let arguments = pgbench_arguments(workload, effort);
@@ -135,6 +150,9 @@ pub(crate) fn compare(quick: bool, binary: Option<PathBuf>) -> Result<()> {
             };
             let comparison = rounds(&playground, table, effort, measure)?;
             println!("{}", comparison.row(name, "tps"));
+        }
+        if !table.copies {
+            continue;
         }
         let measure = |way| Ok((megabytes / copy_seconds(&playground, way)?, megabytes));
         let comparison = rounds(&playground, table, effort, measure)?;

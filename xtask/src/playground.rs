@@ -34,6 +34,8 @@ pub(crate) enum Way {
     Proxied,
     /// The same with every statement on record
     Audited,
+    /// The same as [`Way::Proxied`] with policies enforced
+    Policed,
     /// As if pgusher did not exist, with TLS
     DirectTls,
     /// Intercepted and relayed, TLS between client and server
@@ -46,7 +48,7 @@ impl Way {
     /// What the client is told to want.
     fn sslmode(self) -> &'static str {
         match self {
-            Self::Direct | Self::Proxied | Self::Audited => "disable",
+            Self::Direct | Self::Proxied | Self::Audited | Self::Policed => "disable",
             Self::DirectTls | Self::PassedThrough | Self::Terminated => "require",
         }
     }
@@ -81,6 +83,8 @@ pub(crate) struct Playground {
     proxied: Interceptor,
     /// Only where it was asked for ([`Playground::audit_statements`]).
     audited: Option<Interceptor>,
+    /// Only where it was asked for ([`Playground::enforce_policies`]).
+    policed: Option<Interceptor>,
     /// Only where it was asked for ([`Playground::terminate_tls`]).
     terminated: Option<Interceptor>,
     /// Clients that go directly live in a cgroup too, so that both ways differ in nothing else.
@@ -108,6 +112,7 @@ impl Playground {
         Ok(Self {
             proxied,
             audited: None,
+            policed: None,
             terminated: None,
             left_alone,
             server,
@@ -127,6 +132,32 @@ impl Playground {
             &self.server,
             self.folder.path(),
             &["--audit", "statements"],
+        )?);
+        Ok(())
+    }
+
+    /// Starts another pgusher, which enforces so many policies about others and one that permits the clients that go
+    /// [`Way::Policed`].
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub(crate) fn enforce_policies(&mut self, pgusher: &Path, others: u32) -> Result<()> {
+        let mut policies = String::from("permit (principal, action, resource is Database);\n");
+        for number in 0..others {
+            policies.push_str(&format!(
+                "permit (principal in Unit::\"unit-{number}.service\", action == Action::\"connect\", resource)\n\
+                 when {{ context has startup && context.startup has user && context.startup.user == \"user-{number}\" }};\n"
+            ));
+        }
+        let file = self.folder.path().join("policies.cedar");
+        std::fs::write(&file, policies).context("cannot write policies")?;
+        self.policed = Some(Interceptor::start(
+            pgusher,
+            "policed",
+            &self.server,
+            self.folder.path(),
+            &["--policy-mode=enforce", "--policy", &file.to_string_lossy()],
         )?);
         Ok(())
     }
@@ -197,6 +228,7 @@ impl Playground {
             Way::Direct | Way::DirectTls => return Ok(None),
             Way::Proxied | Way::PassedThrough => Some(&self.proxied),
             Way::Audited => self.audited.as_ref(),
+            Way::Policed => self.policed.as_ref(),
             Way::Terminated => self.terminated.as_ref(),
         };
         started

@@ -47,6 +47,7 @@ impl SessionGuard {
                 kind: Kind::None,
                 startup: None,
                 encryption: Encryption::None,
+                cancels: None,
                 policy: None,
                 tls: None,
                 login: Login::default(),
@@ -79,6 +80,11 @@ impl SessionGuard {
         self.session.kind = kind;
         self.session.startup = startup;
         self.session.encryption = encryption;
+    }
+
+    /// Adds whose queries the request cancels.
+    pub fn cancels(&mut self, session: Uuid) {
+        self.session.cancels = Some(session);
     }
 
     /// Adds what the policies said.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::identify::Identity;
-use crate::policy::{Question, StartupFacts, Subject, TlsFacts};
+use crate::policy::{CancelFacts, Decision, OWN_CANCEL, Question, StartupFacts, Subject, TlsFacts};
 use crate::tls::ClientCertificate;
 use crate::wire::negotiation::Encryption;
 
@@ -32,6 +32,7 @@ pub struct SessionRecord {
     startup: Option<Startup>,
     encryption: Encryption,
     tls: Option<Tls>,
+    cancels: Option<Uuid>,
     policy: Option<Policy>,
 }
 
@@ -81,7 +82,8 @@ struct ClientLeg {
 
 #[derive(Clone, Debug, Deserialize)]
 struct Policy {
-    decision: String,
+    decision: Decision,
+    policies: Vec<String>,
 }
 
 /// A record of another type, or of this one.
@@ -127,11 +129,23 @@ impl SessionRecord {
     /// Whether it was denied by the policies of its time, or would have been.
     pub fn was_denied(&self) -> bool {
         let policy = self.policy.as_ref();
-        policy.is_some_and(|policy| policy.decision == "deny")
+        policy.is_some_and(|policy| policy.decision == Decision::Deny)
+    }
+
+    /// What was known of the session to cancel, as far as the record tells.
+    fn cancel_facts(&self) -> CancelFacts {
+        let known = self.cancels.is_some();
+        let policies = self.policy.iter().flat_map(|policy| &policy.policies);
+        let was_own = policies.into_iter().any(|policy| policy == OWN_CANCEL);
+        CancelFacts {
+            known,
+            same_workload: known && was_own,
+            may_connect: !known && was_own,
+        }
     }
 
     /// The question that the policies were asked about it, as far as the record tells: none where it lacks process or
-    /// destination. Whose session a cancel request was aimed at is in no record.
+    /// destination. The database of a session to cancel is in that session's record.
     pub fn question(&self) -> Option<Question> {
         let subject = std::sync::Arc::new(Subject::of(self.origin.as_ref()?));
         let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref());
@@ -142,7 +156,7 @@ impl SessionRecord {
         };
         let hidden = Question::opaque(subject, self.server()?, tls);
         Some(match (&self.startup, self.kind) {
-            (_, Kind::Cancel) => hidden.cancelling(None, crate::policy::CancelFacts::default()),
+            (_, Kind::Cancel) => hidden.cancelling(None, self.cancel_facts()),
             (Some(startup), kind) => hidden.with_startup(
                 StartupFacts {
                     protocol: startup.protocol.clone(),

@@ -124,6 +124,8 @@ pub struct Session {
     pub startup: Option<Startup>,
     /// How the session was encrypted.
     pub encryption: Encryption,
+    /// The session that a cancel request is aimed at; none where nobody knows.
+    pub cancels: Option<Uuid>,
     /// What the policies said last; none where there are none, or they were not asked.
     pub policy: Option<Box<Ruling>>,
     /// TLS that ended at pgusher; none where none did.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::cgroup::Place;
+use super::fact::Fact;
 
 /// Where the kubelet keeps the logs of pods: one directory `NAMESPACE_NAME_UID` each.
 pub const DEFAULT_POD_LOGS: &str = "/var/log/pods";
@@ -60,6 +61,31 @@ pub struct Pod {
     pub name: Option<String>,
 }
 
+/// What follows from a cgroup's path.
+#[derive(Debug, Default)]
+pub(super) struct Placement {
+    pub(super) systemd_unit: Option<Fact<String>>,
+    pub(super) systemd_slice: Option<Fact<String>>,
+    pub(super) container: Option<Fact<Container>>,
+    pub(super) pod: Option<Fact<Pod>>,
+}
+
+impl Placement {
+    /// Reads the path, and the names of pods from `logs`. All of it can be trusted as far as the path.
+    pub(super) fn of(path: &Fact<String>, logs: &Path) -> Self {
+        let Some(place) = Place::of(path.value()) else {
+            return Self::default();
+        };
+        let text = |part: &str| path.with(part.to_owned());
+        Self {
+            systemd_unit: place.unit().map(text),
+            systemd_slice: place.slice().map(text),
+            container: container(&place).map(|container| path.with(container)),
+            pod: pod(&place, logs).map(|pod| path.with(pod)),
+        }
+    }
+}
+
 /// The prefixes of scopes, each with the runtime that names them so.
 const PREFIXES: [(&str, Runtime); 4] = [
     ("docker-", Runtime::Docker),
@@ -69,7 +95,7 @@ const PREFIXES: [(&str, Runtime); 4] = [
 ];
 
 /// The container that `place` belongs to.
-pub(super) fn container(place: &Place<'_>) -> Option<Container> {
+fn container(place: &Place<'_>) -> Option<Container> {
     let below = place.below.as_slice();
     match below {
         // The systemd driver of every runtime.
@@ -87,7 +113,7 @@ pub(super) fn container(place: &Place<'_>) -> Option<Container> {
 }
 
 /// The pod that `place` belongs to, with the names that `logs` has for it.
-pub(super) fn pod(place: &Place<'_>, logs: &Path) -> Option<Pod> {
+fn pod(place: &Place<'_>, logs: &Path) -> Option<Pod> {
     let uid = match place.slice() {
         Some(slice) => slice_pod_uid(slice)?,
         None => kubepods(&place.below)?.0,

@@ -35,19 +35,15 @@ impl Pinned {
 
     /// Its parent, pinned as well, if that is one and still is.
     pub(super) fn parent(&self) -> Option<Self> {
-        // Read anew: the parent may have exited since.
-        let number = self.parent_number()?;
+        let number = parent_number(&self.stat)?;
         let parent = Self::open(number)?;
-        let is_parent = self.parent_number() == Some(number)
+        // Read anew: it may have exited before it was pinned, and its number be another's.
+        let now = self.process.stat().ok()?;
+        let is_parent = parent_number(&now) == Some(number)
             && parent.is_alive()
             && self.is_alive()
             && parent.stat.starttime <= self.stat.starttime;
         is_parent.then_some(parent)
-    }
-
-    fn parent_number(&self) -> Option<u32> {
-        let stat = self.process.stat().ok()?;
-        u32::try_from(stat.ppid).ok().filter(|parent| *parent != 0)
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -70,4 +66,9 @@ impl Pinned {
     pub(super) fn started_at_ticks(&self) -> u64 {
         self.stat.starttime
     }
+}
+
+/// The number of a process's parent; what the kernel itself started has none.
+fn parent_number(stat: &Stat) -> Option<u32> {
+    u32::try_from(stat.ppid).ok().filter(|parent| *parent != 0)
 }

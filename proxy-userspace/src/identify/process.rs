@@ -4,9 +4,9 @@
 //! process graded `verified`, and the executable only if it is the captured file: exec after connect() must not lend
 //! the connection somebody else's name.
 //!
-//! Reading goes from what the kernel answers by itself to what the process can hold up: a file system it serves,
-//! memory it does not page in. Whatever has been read by the time limit counts, so that a process cannot hide the
-//! former by holding up the latter.
+//! Reading goes from what the kernel answers by itself to what the process can hold up: a file system it serves, its
+//! own memory. Whatever has been read by the time limit counts, so that a process cannot hide the former by holding up
+//! the latter.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use proxy_ebpf::origin::Origin;
 
 use super::ancestry::{self, Ancestor};
+use super::container::Placement;
 use super::digest::Hashable;
 use super::executable::{self, Executable};
 use super::fact::{Fact, Grade};
@@ -45,6 +46,7 @@ pub(super) struct Enrichment {
 pub(super) struct Surroundings {
     pub(super) ancestors: Vec<Fact<Ancestor>>,
     pub(super) cgroup: Option<Fact<String>>,
+    pub(super) placement: Placement,
     pub(super) groups: Option<Fact<Vec<u32>>>,
     pub(super) namespaces: Option<Fact<Namespaces>>,
     pub(super) tracer_pid: Option<Fact<u32>>,
@@ -70,6 +72,8 @@ pub(super) struct RunningFile {
 pub(super) struct Reader<'a> {
     pub(super) origin: &'a Origin,
     pub(super) cgroup_root: &'a Path,
+    /// Where the kubelet keeps the logs of pods.
+    pub(super) pod_logs: &'a Path,
     /// Whether the executable's file is wanted too.
     pub(super) wants_file: bool,
 }
@@ -105,7 +109,7 @@ impl Reader<'_> {
             let file = self.running_file(pid, grade);
             publish(&process, found, |found| found.file = file);
         }
-        // The memory behind the command line is the process's own: this may take as long as it likes.
+        // Last, because they are worth least: its own words, in memory that only it can unlock.
         let arguments = command_line(pid);
         let script = exe.zip(arguments.as_deref()).and_then(|(exe, arguments)| {
             let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok();
@@ -138,9 +142,14 @@ impl Reader<'_> {
         } else {
             Grade::Late
         };
+        let cgroup = cgroup::path(pid, self.origin, grade, self.cgroup_root);
+        let placement = cgroup
+            .as_ref()
+            .map(|path| Placement::of(path, self.pod_logs));
         Surroundings {
             ancestors: ancestry::ancestors(process, self.origin),
-            cgroup: cgroup::path(pid, self.origin, grade, self.cgroup_root),
+            cgroup,
+            placement: placement.unwrap_or_default(),
             groups: status
                 .groups
                 .clone()
@@ -232,6 +241,7 @@ mod tests {
         let reader = Reader {
             origin,
             cgroup_root: Path::new("/nonexistent"),
+            pod_logs: Path::new("/nonexistent"),
             wants_file: true,
         };
         reader.read(&found);

@@ -3,19 +3,20 @@
 //! **Invariant:** whatever goes wrong in an evaluation, the answer is a denial that says so. Cedar itself leaves a
 //! policy out that fails, which for a `forbid` would let somebody in.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use cedar_policy::{
-    ActionConstraint, Authorizer, Context, Decision, Effect, Entities, EntityUid, Policy,
-    PolicySet, PrincipalConstraint, Request, ResourceConstraint, Schema, ValidationMode, Validator,
+    Authorizer, Context, Decision, Effect, Entities, EntityUid, PolicySet, Request, Schema,
 };
 use sha2::{Digest as _, Sha256};
 
+use super::check::Checking;
 use super::document::{Document, Facts};
 use super::obligations::{Annotations, Obligations};
 use super::permit::{PolicyMode, Ruling};
-use super::question::Question;
+use super::question::{Action, Question};
+use super::scope::Scope;
 use super::source::{Mistake, PolicyError, Source};
 use crate::config::{ServerGroups, TlsMode};
 use crate::wire::text::hex;
@@ -24,9 +25,10 @@ use crate::wire::text::hex;
 pub const SCHEMA: &str = include_str!("pgusher.cedarschema");
 /// What holds beside the operator's own policies.
 const BUILT_IN: &str = include_str!("builtin.cedar");
-const BUILT_IN_NAME: &str = "(built in)";
+/// The policy that lets a workload cancel its own sessions' queries.
+pub const OWN_CANCEL: &str = "pgusher.own-cancel";
 /// How its ids begin; no other policy's may.
-const BUILT_IN_PREFIX: &str = "pgusher.";
+pub(super) const BUILT_IN_PREFIX: &str = "pgusher.";
 /// How many characters of the digest name a revision.
 const REVISION_CHARS: usize = 12;
 
@@ -69,12 +71,12 @@ impl Policies {
     /// # Errors
     /// [`PolicyError::Mistakes`], all of them, each with its place.
     pub fn check(sources: &[Source], groups: Arc<ServerGroups>) -> Result<Self, PolicyError> {
-        let built_in = Source::new(BUILT_IN_NAME, BUILT_IN);
+        let built_in = Source::built_in(BUILT_IN);
         let mut checking = Checking::default();
         for source in sources.iter().chain([&built_in]) {
             checking.add(source);
         }
-        checking.validate()?;
+        checking.validate(COMPILED_SCHEMA.as_ref())?;
         let mut digest = Sha256::new();
         for source in sources {
             digest.update(source.text());
@@ -140,7 +142,7 @@ impl Policies {
     pub fn evaluate(&self, question: &Question, now: &jiff::Zoned) -> Verdict {
         let facts = Facts::of(question, &self.groups, now);
         match self.request(&facts) {
-            Ok((request, entities)) => self.verdict(&request, &entities),
+            Ok((request, entities)) => self.verdict(&request, &entities, question.action),
             Err(error) => Verdict {
                 permits: false,
                 policies: Vec::new(),
@@ -167,7 +169,7 @@ impl Policies {
         Ok((request, entities))
     }
 
-    fn verdict(&self, request: &Request, entities: &Entities) -> Verdict {
+    fn verdict(&self, request: &Request, entities: &Entities, action: Action) -> Verdict {
         let response = Authorizer::new().is_authorized(request, &self.set, entities);
         let diagnostics = response.diagnostics();
         let errors: Vec<_> = diagnostics.errors().map(ToString::to_string).collect();
@@ -184,6 +186,10 @@ impl Policies {
                 obligations.add(id, annotations);
             }
             message = message.or_else(|| annotations.deny_message.clone());
+        }
+        if action == Action::Cancel {
+            // It must work when every session's place is taken.
+            obligations.max_sessions.clear();
         }
         Verdict {
             permits,
@@ -224,74 +230,6 @@ pub struct Prospect {
     pub tls: Option<TlsMode>,
 }
 
-/// Everything a question's principal and server are members of.
-struct Scope {
-    principal: HashSet<String>,
-    server: HashSet<String>,
-    database_prefix: String,
-}
-
-impl Scope {
-    fn of(question: &Question, groups: &ServerGroups) -> Self {
-        let subject = &question.subject;
-        let uid = |kind: &str, id: &str| format!("{kind}::{id}");
-        let memberships = subject.memberships.iter();
-        let mut principal: HashSet<_> = memberships
-            .map(|group| uid(group.kind, &group.id))
-            .collect();
-        principal.insert(uid("Process", &subject.id));
-        let server = question.server;
-        let mut servers: HashSet<_> = groups
-            .of(server)
-            .map(|group| uid("ServerGroup", group))
-            .collect();
-        servers.insert(uid("Server", &server.to_string()));
-        Self {
-            principal,
-            server: servers,
-            database_prefix: format!("{server}/"),
-        }
-    }
-
-    fn fits(&self, policy: &Policy) -> bool {
-        let is_principal = |uid: &EntityUid| self.principal.contains(&key(uid));
-        let principal = match policy.principal_constraint() {
-            PrincipalConstraint::Any | PrincipalConstraint::Is(_) => true,
-            PrincipalConstraint::In(uid)
-            | PrincipalConstraint::Eq(uid)
-            | PrincipalConstraint::IsIn(_, uid) => is_principal(&uid),
-        };
-        let action = match policy.action_constraint() {
-            ActionConstraint::Any => true,
-            ActionConstraint::In(actions) => actions.iter().any(is_session),
-            ActionConstraint::Eq(action) => is_session(&action),
-        };
-        let resource = match policy.resource_constraint() {
-            ResourceConstraint::Any | ResourceConstraint::Is(_) => true,
-            ResourceConstraint::In(uid)
-            | ResourceConstraint::Eq(uid)
-            | ResourceConstraint::IsIn(_, uid) => self.may_hold(&uid),
-        };
-        principal && action && resource
-    }
-
-    /// Whether the resource is the server, holds it, or is a database on it.
-    fn may_hold(&self, uid: &EntityUid) -> bool {
-        let id: &str = uid.id().unescaped();
-        self.server.contains(&key(uid))
-            || (uid.type_name().to_string() == "Database" && id.starts_with(&self.database_prefix))
-    }
-}
-
-fn key(uid: &EntityUid) -> String {
-    format!("{}::{}", uid.type_name(), uid.id().unescaped())
-}
-
-/// Whether an action may be what an opening turns out to ask for. A cancel request may too: libpq 17 encrypts them.
-fn is_session(action: &EntityUid) -> bool {
-    matches!(action.id().unescaped(), "connect" | "replicate" | "cancel")
-}
-
 /// An error and what is behind it.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -302,108 +240,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
-}
-
-/// Sources on their way to [`Policies`].
-#[derive(Default)]
-struct Checking<'a> {
-    set: PolicySet,
-    annotations: BTreeMap<String, Annotations>,
-    origins: BTreeMap<String, &'a Source>,
-    mistakes: Vec<Mistake>,
-    warnings: Vec<Mistake>,
-}
-
-impl<'a> Checking<'a> {
-    fn add(&mut self, source: &'a Source) {
-        let policies = match source.parse() {
-            Ok(policies) => policies,
-            Err(mistakes) => return self.mistakes.extend(mistakes),
-        };
-        for policy in policies {
-            let id = policy.id().to_string();
-            let refuse = |reason| Mistake {
-                file: source.name().to_owned(),
-                place: None,
-                policy: Some(id.clone()),
-                reason,
-            };
-            if let Some(other) = self.origins.get(&id) {
-                let reason = format!("its @id is taken by a policy in {}", other.name());
-                self.mistakes.push(refuse(reason));
-                continue;
-            }
-            if id.starts_with(BUILT_IN_PREFIX) && source.name() != BUILT_IN_NAME {
-                self.mistakes.push(refuse(format!(
-                    "ids that begin with \"{BUILT_IN_PREFIX}\" are pgusher's own"
-                )));
-                continue;
-            }
-            match Annotations::of(&policy) {
-                Ok(annotations) => {
-                    self.annotations.insert(id.clone(), annotations);
-                }
-                Err(reason) => self.mistakes.push(refuse(reason)),
-            }
-            if is_evadable(&policy) {
-                self.warnings.push(refuse(EVADABLE.to_owned()));
-            }
-            if let Err(error) = self.set.add(policy) {
-                self.mistakes.push(refuse(error.to_string()));
-            }
-            self.origins.insert(id, source);
-        }
-    }
-
-    fn validate(&mut self) -> Result<(), PolicyError> {
-        let schema = COMPILED_SCHEMA.as_ref().map_err(|error| {
-            let reason = format!("pgusher's own schema: {error}");
-            PolicyError::Mistakes(vec![Mistake {
-                file: "pgusher.cedarschema".to_owned(),
-                place: None,
-                policy: None,
-                reason,
-            }])
-        })?;
-        let result = Validator::new(schema.clone()).validate(&self.set, ValidationMode::Strict);
-        for error in result.validation_errors() {
-            let mistake = self.locate(error, error.policy_id());
-            self.mistakes.push(mistake);
-        }
-        for warning in result.validation_warnings() {
-            let mistake = self.locate(warning, warning.policy_id());
-            self.warnings.push(mistake);
-        }
-        if self.mistakes.is_empty() {
-            return Ok(());
-        }
-        Err(PolicyError::Mistakes(std::mem::take(&mut self.mistakes)))
-    }
-
-    fn locate(&self, error: &dyn miette::Diagnostic, policy: &cedar_policy::PolicyId) -> Mistake {
-        let id: &str = policy.as_ref();
-        match self.origins.get(id) {
-            Some(source) => source.mistake(error, Some(policy)),
-            None => Mistake {
-                file: String::new(),
-                place: None,
-                policy: Some(id.to_owned()),
-                reason: error.to_string(),
-            },
-        }
-    }
-}
-
-const EVADABLE: &str = "a forbid of an executable stops nobody: a copy of the file under another name is another executable; permit what may, instead";
-
-/// Whether whoever is forbidden can get out of it by himself.
-fn is_evadable(policy: &Policy) -> bool {
-    let is_executable = |uid: &EntityUid| uid.type_name().to_string() == "Executable";
-    policy.effect() == Effect::Forbid
-        && match policy.principal_constraint() {
-            PrincipalConstraint::In(uid)
-            | PrincipalConstraint::Eq(uid)
-            | PrincipalConstraint::IsIn(_, uid) => is_executable(&uid),
-            PrincipalConstraint::Any | PrincipalConstraint::Is(_) => false,
-        }
 }

@@ -68,6 +68,7 @@ fn lines(mistakes: &[Mistake]) -> String {
 pub struct Source {
     name: String,
     text: String,
+    is_built_in: bool,
 }
 
 impl Source {
@@ -76,7 +77,21 @@ impl Source {
         Self {
             name: name.into(),
             text: text.into(),
+            is_built_in: false,
         }
+    }
+
+    /// What holds beside the operator's own.
+    pub(super) fn built_in(text: &str) -> Self {
+        Self {
+            is_built_in: true,
+            ..Self::new("(built in)", text)
+        }
+    }
+
+    /// Whether it is that.
+    pub(super) fn is_built_in(&self) -> bool {
+        self.is_built_in
     }
 
     /// Reads a file, or every `*.cedar` of a directory in the order of their names.

@@ -1,4 +1,6 @@
-//! Policies against questions: a table of decisions, and what a reload does to live sessions.
+//! Policies against questions: a table of decisions, and what is refused.
+
+mod enforcing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,7 +9,7 @@ use jiff::Zoned;
 
 use super::subject::{Description, Membership};
 use super::*;
-use crate::config::{AuditLevel, PolicyConfig, ServerGroups, TlsMode};
+use crate::config::{AuditLevel, ServerGroups, TlsMode};
 
 const SERVER: &str = "192.0.2.7:5432";
 
@@ -364,130 +366,4 @@ fn a_forbid_that_anybody_can_evade_is_warned_about() {
         .map(ToString::to_string)
         .collect();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-}
-
-/// A policy file and an enforcer that reads it.
-struct Enforced {
-    file: tempfile::NamedTempFile,
-    enforcer: Enforcer,
-}
-
-impl Enforced {
-    fn new(mode: PolicyMode, text: &str) -> Self {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        let config = PolicyConfig {
-            mode,
-            path: Some(file.path().to_path_buf()),
-            groups: Arc::default(),
-        };
-        let enforcer = Enforcer::load(&config).unwrap();
-        Self { file, enforcer }
-    }
-
-    fn reload(&self, text: &str) -> Result<Reloaded, PolicyError> {
-        std::fs::write(self.file.path(), text).unwrap();
-        self.enforcer.reload().map(Option::unwrap)
-    }
-}
-
-const FOR_APP: &str = "permit (principal in User::\"app\", action, resource);";
-const FOR_ALL: &str = "permit (principal, action, resource);";
-
-#[test]
-fn a_reload_ends_what_is_no_longer_permitted_and_nothing_else() {
-    let enforced = Enforced::new(PolicyMode::Enforce, FOR_ALL);
-    let app = enforced
-        .enforcer
-        .decide(question(&[("User", "app")]))
-        .unwrap();
-    let other = enforced
-        .enforcer
-        .decide(question(&[("User", "other")]))
-        .unwrap();
-    let reloaded = enforced.reload(FOR_APP).unwrap();
-    assert_eq!((reloaded.sessions, reloaded.ended), (2, 1));
-    assert!(!app.revocation().is_cancelled());
-    assert!(other.revocation().is_cancelled());
-    assert!(matches!(other.denial(), Some(Denial::Policy(_))));
-    drop(other);
-    assert_eq!(enforced.reload(FOR_APP).unwrap().sessions, 1);
-    assert!(
-        enforced
-            .enforcer
-            .decide(question(&[("User", "other")]))
-            .is_err()
-    );
-}
-
-#[test]
-fn a_broken_policy_leaves_the_last_good_one_in_force() {
-    let enforced = Enforced::new(PolicyMode::Enforce, FOR_APP);
-    let permit = enforced
-        .enforcer
-        .decide(question(&[("User", "app")]))
-        .unwrap();
-    assert!(enforced.reload("permit (principal").is_err());
-    assert!(!permit.revocation().is_cancelled());
-    assert!(
-        enforced
-            .enforcer
-            .decide(question(&[("User", "app")]))
-            .is_ok()
-    );
-    assert!(
-        enforced
-            .enforcer
-            .decide(question(&[("User", "other")]))
-            .is_err()
-    );
-    assert!(enforced.enforcer.status().failure.is_some());
-    enforced.reload(FOR_ALL).unwrap();
-    assert!(enforced.enforcer.status().failure.is_none());
-}
-
-#[test]
-fn observing_denies_nobody_and_says_whom_it_would() {
-    let enforced = Enforced::new(PolicyMode::Observe, FOR_APP);
-    let permit = enforced
-        .enforcer
-        .decide(question(&[("User", "other")]))
-        .unwrap();
-    assert_eq!(permit.ruling().unwrap().decision, Decision::Deny);
-    assert!(!permit.is_revocable());
-    assert_eq!(enforced.reload("").unwrap().ended, 0);
-    assert!(!permit.revocation().is_cancelled());
-    assert_eq!(enforced.enforcer.status().denied, 1);
-}
-
-#[test]
-fn a_policys_limit_on_sessions_holds_on_both_sides_and_is_given_back() {
-    let limited = "@id(\"few\") @max_sessions(\"2\") permit (principal, action, resource);";
-    let enforced = Enforced::new(PolicyMode::Enforce, limited);
-    let decide = || enforced.enforcer.decide(question(&[]));
-    let (first, second) = (decide().unwrap(), decide().unwrap());
-    let denial = decide().unwrap_err();
-    assert!(
-        matches!(&denial, Denial::Full { policy, most: 2, .. } if policy == "few"),
-        "{denial:?}"
-    );
-    drop(first);
-    let third = decide().unwrap();
-    assert!(decide().is_err());
-    // Renamed: the sessions are counted under the new name from then on.
-    enforced
-        .reload(&limited.replace("few", "fewer").replace('2', "1"))
-        .unwrap();
-    assert!(!second.revocation().is_cancelled() && !third.revocation().is_cancelled());
-    assert!(decide().is_err());
-    drop((second, third));
-    assert!(decide().is_ok());
-}
-
-#[test]
-fn without_policies_everything_is_permitted() {
-    let enforcer = Enforcer::load(&PolicyConfig::default()).unwrap();
-    let permit = enforcer.decide(question(&[])).unwrap();
-    assert!(permit.ruling().is_none() && !permit.is_revocable());
-    assert!(enforcer.reload().unwrap().is_none());
 }

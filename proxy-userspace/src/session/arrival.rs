@@ -11,7 +11,9 @@ use super::cancel::CancelTarget;
 use crate::audit::SessionGuard;
 use crate::config::{RouteRule, TlsMode};
 use crate::identify::Identity;
-use crate::policy::{CancelFacts, Decision, Denial, Permit, Question, Subject, TlsFacts};
+use crate::policy::{
+    CancelFacts, Decision, Denial, Permit, PolicyMode, Question, Subject, TlsFacts,
+};
 use crate::startup::ClientLeg;
 use crate::tls::Termination;
 use crate::wire::login::CancelKey;
@@ -64,6 +66,8 @@ impl Who {
         let asked = match opening {
             // Nothing in it depends on who looks.
             Opening::Cancel { .. } => None,
+            // Observing must not change what a client sees.
+            _ if stages.policy.mode() == PolicyMode::Observe => None,
             _ => {
                 stages
                     .policy
@@ -84,7 +88,7 @@ impl Who {
         guard: &mut SessionGuard,
     ) -> Result<Permit, Denial> {
         let question = match &packet.opening {
-            Opening::Cancel { .. } => self.cancelling(stages, packet, buffer, tls),
+            Opening::Cancel { .. } => self.cancelling(stages, (packet, buffer), tls, guard),
             opening => Question::of_opening(Arc::clone(&self.subject), self.server, tls, opening),
         };
         on_record(stages.policy.decide(question), guard)
@@ -103,14 +107,17 @@ impl Who {
     fn cancelling(
         &self,
         stages: &Stages,
-        packet: &Packet,
-        buffer: &[u8],
+        (packet, buffer): (&Packet, &[u8]),
         tls: TlsFacts,
+        guard: &mut SessionGuard,
     ) -> Question {
         let body = buffer
             .get(CANCEL_HEADER_BYTES..packet.bytes)
             .unwrap_or_default();
         let target = stages.cancel_keys.find(self.server, CancelKey::of(body));
+        if let Some(target) = &target {
+            guard.cancels(target.session);
+        }
         let hidden = self.hidden(tls);
         let may_connect = stages
             .policy
@@ -127,8 +134,9 @@ impl Who {
     }
 
     /// What has to be known of a session for somebody to cancel what it runs.
-    pub(super) fn target(&self, opening: &Opening) -> CancelTarget {
+    pub(super) fn target(&self, opening: &Opening, guard: &SessionGuard) -> CancelTarget {
         CancelTarget {
+            session: guard.id(),
             server: self.server,
             database: match opening {
                 Opening::Startup(message) => message.database().map(crate::wire::text::printable),

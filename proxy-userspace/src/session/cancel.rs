@@ -6,12 +6,16 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use uuid::Uuid;
+
 use crate::policy::Subject;
 use crate::wire::login::CancelKey;
 
 /// A session that can be cancelled.
 #[derive(Clone, Debug)]
 pub(super) struct CancelTarget {
+    /// Its id.
+    pub(super) session: Uuid,
     /// Its server, as it was dialled.
     pub(super) server: SocketAddr,
     /// Its database.

@@ -76,7 +76,7 @@ pub(super) async fn establish(
         upstream: upstream.into(),
         from_server: BytesMut::new(),
         rule,
-        target: passage.who.target(&packet.opening),
+        target: passage.who.target(&packet.opening, passage.guard),
         permit,
         readable: negotiated.readable,
         startup_bytes: negotiated.startup_bytes,

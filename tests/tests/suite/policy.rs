@@ -5,6 +5,7 @@ mod cancel;
 mod decisions;
 mod reload;
 mod tools;
+mod tutorial;
 
 use anyhow::{Result, ensure};
 use pgusher_tests::process::{Finished, run};

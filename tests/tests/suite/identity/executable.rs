@@ -148,3 +148,30 @@ fn a_program_mounted_over_another_is_hashed_as_itself() -> Result<()> {
         fact_is(&record, "exe_sha256", "verified", own)
     })
 }
+
+#[test]
+fn a_program_on_a_file_system_that_does_not_answer_hides_nothing_else() -> Result<()> {
+    hashing().play(|stage| {
+        stage.pgusher.signal(Signal::SIGSTOP)?;
+        let mut command = stage.cgroup.command("unshare")?;
+        command.arg("--mount").arg(compiled("held_up")?);
+        command.arg(compiled("disguise")?);
+        let port = stage.cluster.port.to_string();
+        let mut server = Running::start(command.args(["plain", &port]))?;
+        let pid: u32 = server.wait_for_value("connected")?.parse()?;
+        server.signal(Signal::SIGSTOP)?;
+        stage.pgusher.signal(Signal::SIGCONT)?;
+        let record = identified(stage, pid)?;
+        server.signal(Signal::SIGCONT)?;
+        server.finish()?.success()?;
+
+        fact_is(&record, "exe", "late", "/mnt/program")?;
+        fact_is(&record, "user", "late", "root")?;
+        fact(&record, "groups", "verified")?;
+        fact(&record, "cgroup", "verified")?;
+        // What a file system of its own has to answer for, and what comes after it.
+        fact(&record, "capabilities", "late")?;
+        is_unknown(&record, "exe_sha256")?;
+        is_unknown(&record, "cmdline")
+    })
+}

@@ -75,7 +75,14 @@ fn a_session_is_cancelled_by_its_own_process_without_a_permit_for_that() -> Resu
                     .pgusher
                     .trail
                     .wait_for_session("the cancel request", |record| record["kind"] == "cancel")?;
-                field_is(&record, "/policy/policies/0", "pgusher.own-cancel")
+                field_is(&record, "/policy/policies/0", "pgusher.own-cancel")?;
+                let session = stage
+                    .pgusher
+                    .trail
+                    .wait_for("the session's beginning", |record| {
+                        record["type"] == "session_start"
+                    })?;
+                field_is(&record, "/cancels", session["session"].clone())
             })?;
     }
     Ok(())
