@@ -231,8 +231,18 @@ pub fn own(name: &str) -> Result<PathBuf> {
 /// As [`compiled`], and when the copy fails.
 pub fn copy_of(name: &str, copy: impl AsRef<OsStr>) -> Result<PathBuf> {
     let path = own_directory()?.join(copy.as_ref());
-    fs::copy(compiled(name)?, &path)?;
+    copy_program(&compiled(name)?, &path)?;
     Ok(path)
+}
+
+/// Copies a program that is to be run. Another process does it: a descriptor of ours that is open for writing could be
+/// inherited by a child that a concurrent test starts, and the kernel runs no file that anybody may write to (ETXTBSY).
+///
+/// # Errors
+/// When the copy fails.
+pub fn copy_program(from: &Path, to: &Path) -> Result<()> {
+    run(Command::new("cp").arg("--").args([from, to]))?.success()?;
+    Ok(())
 }
 
 /// Where programs are compiled to: below the build directory, whose owner cleans it.

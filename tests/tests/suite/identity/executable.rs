@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use pgusher_tests::cluster::Version;
 use pgusher_tests::process::{Running, run};
-use pgusher_tests::programs::{compiled, copy_of};
+use pgusher_tests::programs::{compiled, copy_of, copy_program};
 use pgusher_tests::stage::{Setup, Stage};
 
 use super::{connect, identified, is_at_most_late, is_unknown};
@@ -62,8 +62,8 @@ fn a_replaced_program_is_hashed_as_the_one_that_runs() -> Result<()> {
     hashing().play(|stage| {
         let path = stage.directory().join("program");
         let next = stage.directory().join("next");
-        fs::copy(compiled("disguise")?, &path)?;
-        fs::copy(compiled("connect")?, &next)?;
+        copy_program(&compiled("disguise")?, &path)?;
+        copy_program(&compiled("connect")?, &next)?;
         stage.pgusher.signal(Signal::SIGSTOP)?;
         let client = plain_at(stage, &path)?;
         fs::rename(&next, &path)?;
@@ -83,7 +83,7 @@ fn a_replaced_program_is_hashed_as_the_one_that_runs() -> Result<()> {
 fn a_deleted_program_is_shown_where_it_was() -> Result<()> {
     Setup::with(Version::V15).play(|stage| {
         let path = stage.directory().join("program");
-        fs::copy(compiled("disguise")?, &path)?;
+        copy_program(&compiled("disguise")?, &path)?;
         stage.pgusher.signal(Signal::SIGSTOP)?;
         let client = plain_at(stage, &path)?;
         fs::remove_file(&path)?;

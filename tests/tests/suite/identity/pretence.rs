@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use pgusher_tests::cluster::Version;
 use pgusher_tests::process::Running;
-use pgusher_tests::programs::{compiled, source};
+use pgusher_tests::programs::{compiled, copy_program, source};
 use pgusher_tests::stage::{Setup, Stage};
 use serde_json::{Value, json};
 
@@ -73,7 +73,7 @@ fn script(stage: &Stage, given: &str) -> Result<Value> {
 fn a_script_is_told_besides_its_interpreter() -> Result<()> {
     Setup::with(Version::V15).play(|stage| {
         let nightly = stage.directory().join("nightly.py");
-        fs::copy(source("hold.py"), &nightly)?;
+        copy_program(&source("hold.py"), &nightly)?;
         let name = fs::read_link("/usr/bin/python3").context("install python3")?;
         let expected = json!({
             "interpreter": name.display().to_string(),

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use pgusher_tests::cluster::Version;
 use pgusher_tests::process::{Finished, Running, run};
-use pgusher_tests::programs::{compiled, copy_of};
+use pgusher_tests::programs::{compiled, copy_of, copy_program};
 use pgusher_tests::stage::{Setup, Stage};
 use tempfile::TempDir;
 
@@ -21,7 +21,7 @@ fn a_copy_with_the_name_and_the_arguments_of_the_permitted_program_is_denied() -
     only(&trusted).play(|stage| {
         // The kernel takes comm from the file's name.
         let copy = stage.directory().join("connect");
-        fs::copy(&trusted, &copy)?;
+        copy_program(&trusted, &copy)?;
         let mut command = client(stage, &copy, "blocking")?;
         is_denied(stage, &run(command.arg0(&trusted))?, 1)?;
         let record = stage.pgusher.trail.only_session()?;
@@ -65,12 +65,12 @@ fn a_program_mounted_over_the_permitted_path_is_denied() -> Result<()> {
 fn a_program_whose_file_was_replaced_is_denied_and_what_replaced_it_is_permitted() -> Result<()> {
     let directory = TempDir::new()?;
     let path = directory.path().join("service");
-    fs::copy(compiled("connect")?, &path)?;
+    copy_program(&compiled("connect")?, &path)?;
     only(&path).play(|stage| {
         let mut old = Running::start(&mut client(stage, &path, "patient")?)?;
         old.wait_for_value("ready")?;
         let new = directory.path().join("new");
-        fs::copy(compiled("connect")?, &new)?;
+        copy_program(&compiled("connect")?, &new)?;
         fs::rename(&new, &path)?;
         old.say("go on")?;
         is_denied(stage, &old.finish()?, 1)?;
@@ -94,9 +94,11 @@ fn a_script_is_its_interpreter_whatever_it_is_called() -> Result<()> {
     let interpreter = fs::canonicalize("/usr/bin/python3").context("install python3")?;
     for (permitted, is_script_permitted) in [(&trusted, false), (&interpreter, true)] {
         only(permitted).play(|stage| {
+            let text = stage.directory().join("text");
+            fs::write(&text, SCRIPT)?;
+            fs::set_permissions(&text, fs::Permissions::from_mode(0o755))?;
             let script = stage.directory().join("connect");
-            fs::write(&script, SCRIPT)?;
-            fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+            copy_program(&text, &script)?;
             let mut command = stage.cgroup.command(&script)?;
             let finished = run(command.arg(stage.cluster.port.to_string()))?;
             if is_script_permitted {
