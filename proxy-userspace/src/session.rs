@@ -24,7 +24,7 @@ use crate::audit::record::{CloseReason, Kind, Login, Startup};
 use crate::audit::{Audit, AuditLimits, ClosingPlace, SessionGuard};
 use crate::config::{RouteRule, Routes, SessionLimits};
 use crate::identify::{Identifier, Identity};
-use crate::intercept::{Accepted, Handover};
+use crate::intercept::{Accepted, Handover, HandoverError};
 use crate::leg::Leg;
 use crate::policy::{Enforcer, Permit};
 use crate::relay::{EndedBy, Legs, Observer as _, Side, Stops, relay};
@@ -153,9 +153,7 @@ async fn identify(
     accepted: Accepted,
     guard: &mut SessionGuard,
 ) -> Result<(ClientLeg, Interception, Identity), Refusal> {
-    let taken = stages
-        .handover
-        .take(stages.netns_cookie, accepted.client, accepted.listener);
+    let taken = stages.handover.take(stages.netns_cookie, &accepted);
     let identified = match taken {
         Ok(interception) => {
             let identity = stages.identifier.identify(interception.origin()).await;
@@ -172,7 +170,9 @@ async fn identify(
     let client = ClientLeg::new(accepted.stream, Arc::clone(&stages.certificates));
     match (identified, prepared) {
         (Ok((interception, identity)), Ok(())) => Ok((client, interception, identity)),
-        (Ok(_), Err(_)) => Err(Refusal::Closed(CloseReason::ClientReset)),
+        (Ok(_), Err(_)) | (Err(HandoverError::Reset), _) => {
+            Err(Refusal::Closed(CloseReason::ClientReset))
+        }
         (Err(error), _) => Err(Refusal::unknown_destination(client, &error)),
     }
 }

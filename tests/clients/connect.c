@@ -28,8 +28,8 @@ static union {
     struct sockaddr_in6 six;
 } target;
 static socklen_t target_length;
-/* What bound-device binds to. */
-static const char *device = "lo";
+/* The device that bound-device binds to, or the port that bound-source does. */
+static const char *more;
 
 static void die(const char *where)
 {
@@ -183,12 +183,13 @@ static int fast_open_connect(void)
 
 static int bound_to_device(void)
 {
+    const char *device = more ? more : "lo";
     return with_option(SOL_SOCKET, SO_BINDTODEVICE, device, strlen(device) + 1);
 }
 
 static int bound_source(void)
 {
-    struct sockaddr_in source = {.sin_family = AF_INET};
+    struct sockaddr_in source = {.sin_family = AF_INET, .sin_port = htons(more ? atoi(more) : 0)};
     inet_pton(AF_INET, "127.0.0.5", &source.sin_addr);
     int fd = stream_socket(0, 0);
     check(bind(fd, (struct sockaddr *)&source, sizeof source), "bind");
@@ -354,7 +355,7 @@ int main(int argc, char **argv)
     if (!strcmp(argv[1], "exec") || !strcmp(argv[1], "exec-when-told"))
         replaced(argv[4], strcmp(argv[1], "exec") != 0);
     if (argc > 4)
-        device = argv[4];
+        more = argv[4];
     printf("pid_own=%d\n", getpid());
     converse(open_by(argv[1]), strcmp(argv[1], "fast-open-send") != 0);
     return 0;

@@ -1,6 +1,5 @@
 //! Takes the record of an accepted connection from the kernel, once, and sweeps what nobody accepted.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +9,8 @@ use proxy_ebpf::handover::HandoverKey;
 use proxy_ebpf::interception::Interception;
 use rustix::time::{ClockId, clock_gettime};
 use tracing::{debug, warn};
+
+use super::listener::Accepted;
 
 /// How old an entry may get: far longer than a SYN waits in an accept queue, far shorter than it takes to fill the
 /// table with connects that died on the way.
@@ -23,9 +24,22 @@ pub enum HandoverError {
         "no original destination is known for this connection: it was made to pgusher's own listener"
     )]
     Unknown,
+    /// The client reset it before it was accepted.
+    #[error("the connection was reset before it was accepted")]
+    Reset,
     /// The table could not be read.
     #[error("the hand-over table cannot be read: {0}")]
     Table(MapError),
+}
+
+impl Accepted {
+    /// Checks that the connection is up, in one direction at least; the kernel names no peer of one that was reset.
+    fn check_is_up(&self) -> Result<(), HandoverError> {
+        match self.stream.peer_addr() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(HandoverError::Reset),
+        }
+    }
 }
 
 /// The hand-over table of redirected connects between their SYN and our accept.
@@ -41,27 +55,37 @@ impl Handover {
         }
     }
 
-    /// Takes the record of the connection from `client` to `listener`; a second take finds nothing.
+    /// Takes an accepted connection's record; a second take finds nothing.
+    ///
+    /// A connection that was reset while it waited to be accepted is still accepted, with what its client had sent. Its
+    /// client's port may be another connection's by then, and the record under this key that one's: so it gets none.
+    /// As long as a connection is up nobody else has its addresses.
     ///
     /// # Errors
     /// [`HandoverError`]; there is no default destination.
     pub fn take(
         &self,
         netns_cookie: u64,
-        client: SocketAddr,
-        listener: SocketAddr,
+        accepted: &Accepted,
     ) -> Result<Interception, HandoverError> {
-        let key = HandoverKey::new(
+        // Before, so that the other connection finds its record; and after, because a reset may come in between.
+        accepted.check_is_up()?;
+        let taken = self.remove(&HandoverKey::new(
             netns_cookie,
-            Endpoint::from(client),
-            Endpoint::from(listener),
-        );
+            Endpoint::from(accepted.client),
+            Endpoint::from(accepted.listener),
+        ));
+        accepted.check_is_up()?;
+        taken
+    }
+
+    fn remove(&self, key: &HandoverKey) -> Result<Interception, HandoverError> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let interception = entries.get(&key, 0).map_err(|error| match error {
+        let interception = entries.get(key, 0).map_err(|error| match error {
             MapError::KeyNotFound => HandoverError::Unknown,
             error => HandoverError::Table(error),
         })?;
-        entries.remove(&key).map_err(HandoverError::Table)?;
+        entries.remove(key).map_err(HandoverError::Table)?;
         Ok(interception)
     }
 
@@ -102,4 +126,29 @@ fn boot_time_ns() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     let nanoseconds = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
     u64::try_from(nanoseconds).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::socket_pair;
+
+    #[tokio::test]
+    async fn a_connection_is_up_until_it_is_reset() {
+        let (client, stream) = socket_pair().await;
+        let accepted = Accepted {
+            client: client.local_addr().unwrap(),
+            listener: client.peer_addr().unwrap(),
+            stream,
+        };
+        assert!(accepted.check_is_up().is_ok());
+        let client = client.into_std().unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(accepted.check_is_up().is_ok());
+        socket2::SockRef::from(&client)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(client);
+        assert!(matches!(accepted.check_is_up(), Err(HandoverError::Reset)));
+    }
 }

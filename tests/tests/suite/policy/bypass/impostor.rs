@@ -3,10 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use pgusher_tests::process::{Running, run};
+use pgusher_tests::cluster::Version;
+use pgusher_tests::process::{Finished, Running, run};
 use pgusher_tests::programs::{compiled, copy_of, copy_program};
+use pgusher_tests::stage::{Setup, Stage};
 use tempfile::TempDir;
 
 use super::{client, connecting, is_denied, is_permitted, only};
@@ -91,9 +94,11 @@ fn a_script_is_its_interpreter_whatever_it_is_called() -> Result<()> {
     let interpreter = fs::canonicalize("/usr/bin/python3").context("install python3")?;
     for (permitted, is_script_permitted) in [(&trusted, false), (&interpreter, true)] {
         only(permitted).play(|stage| {
+            let text = stage.directory().join("text");
+            fs::write(&text, SCRIPT)?;
+            fs::set_permissions(&text, fs::Permissions::from_mode(0o755))?;
             let script = stage.directory().join("connect");
-            fs::write(&script, SCRIPT)?;
-            fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+            copy_program(&text, &script)?;
             let mut command = stage.cgroup.command(&script)?;
             let finished = run(command.arg(stage.cluster.port.to_string()))?;
             if is_script_permitted {
@@ -105,4 +110,50 @@ fn a_script_is_its_interpreter_whatever_it_is_called() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Lets nobody, as root of a user namespace of his own, have `program` noted as his executable.
+fn forged(stage: &Stage, program: &Path) -> Result<Finished> {
+    let mut command = stage.cgroup.command("setpriv")?;
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.args(["unshare", "--user", "--map-root-user"]);
+    let port = stage.cluster.port.to_string();
+    run(command.arg(compiled("forge")?).arg(port).arg(program))
+}
+
+#[test]
+fn whoever_may_execute_a_program_can_be_taken_for_it() -> Result<()> {
+    let program = copy_of("connect", "connect-executable")?;
+    only(&program).play(|stage| {
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        let finished = forged(stage, &program)?;
+        ensure!(finished.value("noted")? == "yes", "{finished:?}");
+        ensure!(finished.value("answer")? == "R", "{finished:?}");
+        let record = stage.pgusher.trail.only_session()?;
+        fact_is(&record, "exe", "verified", program.display().to_string())?;
+        // The kernel asks for the right to execute it, and for nothing else.
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o744))?;
+        let finished = forged(stage, &program)?;
+        ensure!(finished.value("noted")? == "no", "{finished:?}");
+        is_denied(stage, &finished, 2)
+    })
+}
+
+#[test]
+fn a_program_together_with_its_user_is_not_to_be_forged_by_another_user() -> Result<()> {
+    let program = copy_of("connect", "connect-of-root")?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    let policy = format!(
+        "permit (principal in Executable::\"{}\", action, resource)\n\
+         when {{ principal in User::\"root\" }};",
+        program.display()
+    );
+    Setup::with(Version::V15)
+        .policy("enforce", policy)
+        .play(|stage| {
+            let finished = forged(stage, &program)?;
+            ensure!(finished.value("noted")? == "yes", "{finished:?}");
+            is_denied(stage, &finished, 1)?;
+            is_permitted(&run(&mut client(stage, &program, "blocking")?)?)
+        })
 }

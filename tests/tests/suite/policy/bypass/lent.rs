@@ -4,6 +4,7 @@
 //! client before pgusher looks at it.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
@@ -11,8 +12,10 @@ use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::process::{Finished, Running, run};
 use pgusher_tests::programs::{compiled, copy_of};
 use pgusher_tests::stage::Stage;
+use serde_json::Value;
 
 use super::{client, is_denied, only};
+use crate::expect::accepted_session;
 
 #[test]
 fn a_program_that_execs_the_permitted_one_after_its_connect_is_denied() -> Result<()> {
@@ -113,5 +116,48 @@ fn an_unconnected_socket_of_the_permitted_program_is_denied_if_another_connects_
         let finished = run(lender.args(["unconnected", &port]).arg(&trusted))?;
         ensure!(finished.value("answer")? == "R", "{finished:?}");
         Ok(())
+    })
+}
+
+/// Connects from any port, says what it wants, and is gone before anybody accepts.
+const HIT_AND_RUN: &str = r"
+import socket, struct, sys
+client = socket.socket()
+client.bind(('127.0.0.5', 0))
+client.connect(('127.0.0.1', int(sys.argv[1])))
+client.sendall(b'\0\0\0\x29\0\3\0\0user\0postgres\0database\0postgres\0\0')
+client.sendall(b'Q\0\0\0\x0eselect 66\0')
+client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+print('port=%d' % client.getsockname()[1])
+client.close()
+";
+
+#[test]
+fn a_connection_reset_while_it_waits_does_not_take_the_place_of_the_next_from_its_port()
+-> Result<()> {
+    let trusted = compiled("connect")?;
+    only(&trusted).play(|stage| {
+        stage.pgusher.signal(Signal::SIGSTOP)?;
+        let mut untrusted = stage.cgroup.command("/usr/bin/python3")?;
+        let server = stage.cluster.port.to_string();
+        let gone = run(untrusted.args(["-c", HIT_AND_RUN, &server]))?;
+        let port = gone.value("port")?;
+        let mut permitted = client(stage, &trusted, "bound-source")?;
+        let permitted = Running::start(permitted.arg(port))?;
+        wait_until("the permitted program has connected", || {
+            let sockets = run(Command::new("ss").args(["-Htnp", "state", "established"]))?;
+            let mine = format!("pid={},", permitted.pid());
+            Ok(Seen::when(sockets.stdout.contains(&mine), || {
+                sockets.stdout.clone()
+            }))
+        })?;
+        stage.pgusher.signal(Signal::SIGCONT)?;
+        let finished = permitted.finish()?;
+        let records = stage.pgusher.trail.wait_for_sessions(2)?;
+        ensure!(finished.value("answer")? == "42", "{finished:?}");
+        let is_allowed = |record: &&Value| record["policy"]["decision"] == "allow";
+        let allowed: Vec<_> = records.iter().filter(is_allowed).collect();
+        ensure!(allowed.len() == 1, "{records:?}");
+        accepted_session(allowed[0], "postgres")
     })
 }
