@@ -131,7 +131,6 @@ async fn establish(
         Ok(packet) => packet,
         Err(error) => return Err(Refusal::startup(client, error)),
     };
-    record_opening(guard, &first.opening, Encryption::None);
     let who = Who::new(&identity, destination);
     let termination = who.termination(stages, &rule, &first.opening);
     let arrival = Arrival {

@@ -41,6 +41,7 @@ pub(super) async fn establish(
         who,
         ..
     } = arrival;
+    record_opening(guard, &first.opening, Encryption::None);
     let Ok(slot) = stages.sessions.admit(&first.opening) else {
         return Err(Refusal::too_many(client));
     };
