@@ -2,7 +2,7 @@
 -- the sign that it is all there.
 create role app_closed nologin;
 create role app_full login connection limit 0;
-create database transcript_closed;
+create database transcript_closed template template0;
 revoke connect on database transcript_closed from public;
 create table transcript_copy (id int, name text);
 grant all on transcript_copy to app_trust;

@@ -42,7 +42,7 @@ fn literals_are_found_where_the_server_finds_them() -> Result<()> {
             .play(|stage| {
                 let database = format!("normalised_{}", std::process::id());
                 stage.cluster.sql(&format!("drop database if exists {database}"))?;
-                stage.cluster.sql(&format!("create database {database}"))?;
+                stage.cluster.sql(&format!("create database {database} template template0"))?;
                 let mut stream = stage.dial()?;
                 let startup = wire::startup_with(&[("user", "postgres"), ("database", &database), ("options", "-c pg_stat_statements.track=top")])?;
                 std::io::Write::write_all(&mut stream, &startup)?;
