@@ -21,8 +21,12 @@ fn a_dump_restores_to_the_same_data() -> Result<()> {
             ] {
                 stage.cluster.sql(sql)?;
             }
-            stage.cluster.sql("create database dumped template template0")?;
-            stage.cluster.sql("create database restored template template0")?;
+            stage
+                .cluster
+                .sql("create database dumped template template0")?;
+            stage
+                .cluster
+                .sql("create database restored template template0")?;
             run(stage
                 .client("pgbench")?
                 .args(["-iq", "-s", "2", "--foreign-keys", "dumped"]))?
