@@ -15,7 +15,7 @@ use pgusher_tests::cluster::Version;
 use pgusher_tests::process::Finished;
 use pgusher_tests::stage::{Setup, Stage};
 
-use super::was_denied;
+use super::{in_order, was_denied};
 
 /// A stage on which one program, named by its path, is permitted and nothing else.
 fn only(program: &Path) -> Setup {
@@ -51,7 +51,7 @@ fn is_permitted(finished: &Finished) -> Result<()> {
 /// Checks that a client was told that it may not, and that this is on record as the last session so far.
 fn is_denied(stage: &Stage, finished: &Finished, sessions: usize) -> Result<()> {
     ensure!(finished.value("refused")? == "28000", "{finished:?}");
-    let records = stage.pgusher.trail.wait_for_sessions(sessions)?;
+    let records = in_order(stage, sessions)?;
     ensure!(records.len() == sessions, "{} sessions", records.len());
     records.last().map_or(Ok(()), was_denied)
 }

@@ -11,7 +11,7 @@ use pgusher_tests::programs::{compiled, copy_of};
 use pgusher_tests::stage::Setup;
 use pgusher_tests::wire;
 
-use super::{ALL, is_told, psql, was_denied, works};
+use super::{ALL, in_order, is_told, psql, was_denied, works};
 use crate::expect::{accepted_session, field_is};
 use crate::tls::minted;
 
@@ -97,7 +97,7 @@ fn a_program_is_permitted_by_the_file_that_runs_and_not_by_its_name() -> Result<
             // The same bytes elsewhere are another file.
             let impostor = copy_of("connect", "connect-impostor")?;
             dial(&impostor)?.failure()?;
-            let records = stage.pgusher.trail.wait_for_sessions(2)?;
+            let records = in_order(stage, 2)?;
             accepted_session(&records[0], "postgres")?;
             was_denied(&records[1])
         })
@@ -118,7 +118,7 @@ fn a_permit_for_a_database_is_none_for_a_session_that_nobody_can_see_into() -> R
                 let other =
                     run(&mut stage.psql_to("dbname=template1 sslmode=disable", "select 1")?)?;
                 is_told(&other, &["no policy of pgusher's permits this connection"])?;
-                let records = stage.pgusher.trail.wait_for_sessions(3)?;
+                let records = in_order(stage, 3)?;
                 accepted_session(&records[0], "postgres")?;
                 was_denied(&records[1])?;
                 field_is(&records[2], "/startup/database", "template1")?;
@@ -137,7 +137,7 @@ fn a_permit_for_the_server_lets_tls_pass() -> Result<()> {
             .play(|stage| {
                 works(&psql(stage, "require")?)?;
                 works(&psql(stage, "disable")?)?;
-                let record = &stage.pgusher.trail.wait_for_sessions(2)?[0];
+                let record = &in_order(stage, 2)?[0];
                 field_is(record, "/encryption", "tls")?;
                 field_is(record, "/policy/decision", "allow")?;
                 field_is(record, "/policy/policies/0", "policy.cedar#1")
@@ -156,7 +156,7 @@ fn a_server_without_tls_is_asked_before_the_database_is_known() -> Result<()> {
             works(&psql(stage, "prefer")?)?;
             let other = run(&mut stage.psql_to("dbname=template1 sslmode=prefer", "select 1")?)?;
             is_told(&other, &["no policy of pgusher's permits this connection"])?;
-            let records = stage.pgusher.trail.wait_for_sessions(2)?;
+            let records = in_order(stage, 2)?;
             field_is(&records[0], "/encryption", "refused")?;
             field_is(&records[0], "/policy/decision", "allow")?;
             field_is(&records[1], "/close", "policy_denied")
@@ -185,7 +185,7 @@ fn a_policy_sees_what_the_server_would_see() -> Result<()> {
             ensure!(twice.contains("no policy of pgusher's permits"), "{twice}");
             // The server's own words: it let pgusher's answer through and looked the user up.
             ensure!(role.contains("\"nobody\""), "{role}");
-            let records = stage.pgusher.trail.wait_for_sessions(2)?;
+            let records = in_order(stage, 2)?;
             was_denied(&records[0])?;
             field_is(&records[1], "/policy/decision", "allow")
         })
@@ -205,7 +205,7 @@ fn replication_needs_a_permit_of_its_own() -> Result<()> {
                     &denied,
                     &["no policy of pgusher's permits this replication connection"],
                 )?;
-                let record = &stage.pgusher.trail.wait_for_sessions(2)?[1];
+                let record = &in_order(stage, 2)?[1];
                 field_is(record, "/policy/action", "replicate")?;
                 was_denied(record)
             })?;
@@ -261,7 +261,7 @@ fn a_policy_may_ask_for_statements_on_record() -> Result<()> {
         .play(|stage| {
             works(&psql(stage, "disable")?)?;
             run(&mut stage.psql_to("dbname=template1 sslmode=disable", "select 1")?)?.success()?;
-            let records = stage.pgusher.trail.wait_for_sessions(2)?;
+            let records = in_order(stage, 2)?;
             field_is(&records[0], "/statements/recorded", 1)?;
             field_is(&records[0], "/policy/obligations/audit", "statements")?;
             field_is(&records[1], "/statements/recorded", 0)

@@ -2,7 +2,7 @@
 //! break the protocol.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::thread;
@@ -61,7 +61,9 @@ fn is_answered(sunk: &Sunk, stream: &mut TcpStream) -> Result<bool> {
     stream.set_read_timeout(Some(STILL))?;
     let begin = Instant::now();
     while let Err(error) = stream.peek(&mut [0]) {
-        ensure!(error.kind() == std::io::ErrorKind::WouldBlock, "{error}");
+        // A read with a time limit is interrupted when this process is stopped and continued (signal(7)).
+        let is_no_answer = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted);
+        ensure!(is_no_answer, "{error}");
         if sunk.pgusher.counter("/audit/queued")? > 0 {
             return Ok(false);
         }
