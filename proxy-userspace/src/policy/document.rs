@@ -46,17 +46,17 @@ pub(super) struct Facts {
 
 impl Facts {
     pub(super) fn of(question: &Question, groups: &ServerGroups, now: &jiff::Zoned) -> Self {
-        let server = question.server;
-        let server_uid = Document::new("Server", server.to_string());
+        let dialled = question.server;
+        let server_uid = Document::new("Server", dialled.to_string());
         let resource = match &question.database {
-            Some(database) => Document::new("Database", format!("{server}/{database}")),
+            Some(database) => Document::new("Database", format!("{dialled}/{database}")),
             None => server_uid.clone(),
         };
         let principal = Document::new("Process", question.subject.id.clone());
         let mut entities = process(&question.subject, &principal);
-        entities.extend(servers(server, &server_uid, groups));
+        entities.extend(server(dialled, &server_uid, groups));
         if let Some(database) = &question.database {
-            let mut attributes = address(server);
+            let mut attributes = address(dialled);
             attributes.insert("name".to_owned(), json!(database));
             entities.push(entity(&resource, &attributes, &[server_uid.json()]));
         }
@@ -74,35 +74,33 @@ fn entity(uid: &Document, attributes: &Map<String, Value>, parents: &[Value]) ->
     json!({ "uid": uid.json(), "attrs": attributes, "parents": parents })
 }
 
+/// Groups, and a member of them.
+fn member(uid: &Document, attributes: &Map<String, Value>, groups: &[Document]) -> Vec<Value> {
+    let parents: Vec<_> = groups.iter().map(Document::json).collect();
+    let none = Map::new();
+    let mut entities: Vec<_> = groups
+        .iter()
+        .map(|group| entity(group, &none, &[]))
+        .collect();
+    entities.push(entity(uid, attributes, &parents));
+    entities
+}
+
 fn process(subject: &Subject, uid: &Document) -> Vec<Value> {
     let groups: Vec<_> = subject
         .memberships
         .iter()
         .map(|group| Document::new(group.kind, group.id.clone()))
         .collect();
-    let parents: Vec<_> = groups.iter().map(Document::json).collect();
-    let none = Map::new();
-    let mut entities: Vec<_> = groups
-        .iter()
-        .map(|group| entity(group, &none, &[]))
-        .collect();
-    entities.push(entity(uid, &subject.attributes, &parents));
-    entities
+    member(uid, &subject.attributes, &groups)
 }
 
-fn servers(server: SocketAddr, uid: &Document, groups: &ServerGroups) -> Vec<Value> {
+fn server(server: SocketAddr, uid: &Document, groups: &ServerGroups) -> Vec<Value> {
     let groups: Vec<_> = groups
         .of(server)
         .map(|name| Document::new("ServerGroup", name))
         .collect();
-    let parents: Vec<_> = groups.iter().map(Document::json).collect();
-    let none = Map::new();
-    let mut entities: Vec<_> = groups
-        .iter()
-        .map(|group| entity(group, &none, &[]))
-        .collect();
-    entities.push(entity(uid, &address(server), &parents));
-    entities
+    member(uid, &address(server), &groups)
 }
 
 fn address(server: SocketAddr) -> Map<String, Value> {

@@ -15,16 +15,16 @@ use super::question::Action;
 use crate::config::TlsMode;
 use crate::wire::error_response::{FatalError, SqlState};
 
-/// Whether denials are carried out.
+/// What becomes of a denial.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize, clap::ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum PolicyMode {
-    /// They are recorded, and everything is permitted.
+    /// Denials are recorded, and everything is permitted.
     #[default]
     Observe,
-    /// They are.
+    /// Denials are carried out.
     Enforce,
 }
 
