@@ -98,6 +98,7 @@ impl Route {
     ) -> Self {
         let rule = config.routes.find(question.server);
         let asked = policies.and_then(|policies| policies.prospect(question).tls);
+        let asked = asked.filter(|_| config.policy.mode == PolicyMode::Enforce);
         let tls = match &rule.tls {
             Some(_) => asked.unwrap_or(rule.tls_default),
             None => TlsMode::Passthrough,
@@ -139,12 +140,11 @@ impl fmt::Display for Explanation {
                 asked.server_groups.join(", ")
             )?;
         }
-        let unknown = || "(hidden)".to_owned();
         writeln!(
             out,
             "          database {}, user {}, encryption {}",
-            asked.database.clone().unwrap_or_else(unknown),
-            asked.user.clone().unwrap_or_else(unknown),
+            shown(asked.database.as_deref()),
+            shown(asked.user.as_deref()),
             asked.encryption.as_str().unwrap_or_default()
         )?;
         write_facts(self.identity.as_ref(), out)?;
@@ -185,6 +185,14 @@ impl fmt::Display for Explanation {
         }
         Ok(())
     }
+}
+
+/// What a client calls itself, in a form that a terminal takes for nothing else.
+fn shown(name: Option<&str>) -> String {
+    name.map_or_else(
+        || "(hidden)".to_owned(),
+        |name| name.escape_debug().to_string(),
+    )
 }
 
 /// A value as JSON would have it, without the quotes of a string.

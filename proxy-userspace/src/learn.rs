@@ -59,7 +59,7 @@ struct Wish {
 enum Target {
     /// Encryption hides what it is.
     Hidden,
-    /// The server itself: physical replication, or what a cancel request is aimed at.
+    /// The server itself: physical replication.
     Server {
         user: Option<String>,
     },
@@ -76,6 +76,8 @@ struct Sightings {
     first: Timestamp,
     last: Timestamp,
     programs: Vec<String>,
+    /// Some of it was a script's doing.
+    is_script: bool,
     example: (uuid::Uuid, Question),
 }
 
@@ -86,6 +88,7 @@ pub struct Lesson {
     combinations: usize,
     failed: u64,
     unknown: u64,
+    foreign_cancels: u64,
 }
 
 impl Lesson {
@@ -105,6 +108,11 @@ impl Lesson {
         if self.combinations > MAX_SEEN {
             return;
         }
+        if record.kind == Kind::Cancel {
+            // One's own sessions may be cancelled anyway.
+            self.foreign_cancels += u64::from(record.was_denied());
+            return;
+        }
         if !has_succeeded(record) {
             self.failed += 1;
             return;
@@ -116,6 +124,7 @@ impl Lesson {
         let wish = Wish::of(&question);
         let principal = Principal::of(&question.subject);
         let program = question.subject.program().map(str::to_owned);
+        let is_script = question.subject.runs_a_script();
         let wishes = self.seen.entry(principal).or_default();
         let known = wishes.len();
         let sightings = wishes.entry(wish).or_insert_with(|| Sightings {
@@ -123,16 +132,23 @@ impl Lesson {
             first: record.started,
             last: record.started,
             programs: Vec::new(),
+            is_script: false,
             example: (record.session, question),
         });
         sightings.sessions += 1;
+        sightings.is_script |= is_script;
         sightings.first = sightings.first.min(record.started);
         sightings.last = sightings.last.max(record.started);
         if let Some(program) = program
             && !sightings.programs.contains(&program)
-            && sightings.programs.len() < MAX_PROGRAMS
+            && sightings.programs.len() <= MAX_PROGRAMS
         {
-            sightings.programs.push(program);
+            let is_too_many = sightings.programs.len() == MAX_PROGRAMS;
+            sightings.programs.push(if is_too_many {
+                "…".to_owned()
+            } else {
+                program
+            });
         }
         self.combinations += wishes.len() - known;
     }
@@ -160,7 +176,7 @@ impl Lesson {
     }
 }
 
-/// Whether the server let it in; of a session that it hides nobody knows, and of a cancel request nobody can.
+/// Whether the server let it in; of a session that encryption hides nobody knows.
 fn has_succeeded(record: &SessionRecord) -> bool {
     let is_hidden = matches!(
         record.encryption(),
@@ -169,9 +185,7 @@ fn has_succeeded(record: &SessionRecord) -> bool {
     match record.kind {
         Kind::Session | Kind::Replication => record.login.outcome == "accepted",
         Kind::Opaque => is_hidden,
-        // One's own sessions may be cancelled anyway.
-        Kind::Cancel => record.was_denied(),
-        Kind::None => false,
+        Kind::Cancel | Kind::None => false,
     }
 }
 
@@ -187,7 +201,6 @@ impl Wish {
                 user,
             },
             (None, Some(_)) => Target::Server { user },
-            (None, None) if question.action == Action::Cancel => Target::Server { user: None },
             (None, None) => Target::Hidden,
         };
         Self {

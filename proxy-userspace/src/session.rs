@@ -26,7 +26,7 @@ use crate::config::{RouteRule, Routes, SessionLimits};
 use crate::identify::{Identifier, Identity};
 use crate::intercept::{Accepted, Handover, HandoverError};
 use crate::leg::Leg;
-use crate::policy::{Enforcer, Permit};
+use crate::policy::{Denial, Enforcer, Permit};
 use crate::relay::{EndedBy, Legs, Observer as _, Side, Stops, relay};
 use crate::route::Router;
 use crate::socket;
@@ -47,6 +47,11 @@ pub use registry::{Connection, SessionCounts, Sessions, Slot};
 
 /// How long a connection that did not come through the hooks may take to send what the refusal answers.
 const STRANGER_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a client whose session ends may take to hear why.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
+/// How much of what it still sends is read and dropped meanwhile.
+const GOODBYE_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a session needs of the rest of the program.
 pub struct Stages {
@@ -213,8 +218,12 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
         from_client: client.buffer,
         from_server,
     };
+    let stops = Stops {
+        force: &stages.force,
+        revoked: permit.revocation(),
+    };
     if let Some(binding) = binding {
-        let login = log_in(stages, &mut legs, startup_bytes, binding, &mut watch);
+        let login = log_in(stops, &mut legs, startup_bytes, binding, &mut watch);
         let (passed, outcome) = login.await;
         guard.delivered(passed);
         if let Err(failure) = outcome {
@@ -226,20 +235,13 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
             return turn_away(stages, refusal, guard, deadline).await;
         }
     }
-    let stops = Stops {
-        force: &stages.force,
-        revoked: permit.revocation(),
-    };
     let mut relayed = relay(legs, &mut watch, stages.limits.half_closed_timeout, stops).await;
     debug!(session = %guard.id(), ?relayed, "session ended");
     if relayed.ended_by == EndedBy::Revoked
         && let Some(denial) = permit.denial()
     {
         guard.ruled(denial.ruling());
-        if let Some(client) = relayed.client.take() {
-            let deadline = Instant::now() + stages.limits.startup_timeout;
-            startup::tell(client, &denial.ending(), deadline).await;
-        }
+        tell_revoked(stages, relayed.client.take(), denial).await;
     }
     let mut observation = watch.observation;
     guard.login(Login::observed(observation.login()));
@@ -248,15 +250,35 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
     guard.relayed(&relayed);
 }
 
+/// Tells a client why its session ends, if it can be told. It may be in the midst of a COPY: bytes of its left unread
+/// would turn the close into a reset, which may overtake the message.
+async fn tell_revoked(stages: &Stages, client: Option<Leg>, denial: &Denial) {
+    let Some(mut client) = client else {
+        return;
+    };
+    let message = denial.ending().encode();
+    let goodbye = async {
+        // A client that does not take it is closed all the same.
+        let _ = tokio::time::timeout(GOODBYE_LIMIT, client.write_all(&message)).await;
+        client.finish(GOODBYE_BYTES).await;
+    };
+    tokio::select! {
+        biased;
+        () = stages.force.cancelled() => {}
+        () = goodbye => {}
+    }
+}
+
 /// Why a watched login led to no session.
 enum LoginFailure {
     Shutdown,
+    Revoked,
     Authentication(AuthenticationError),
 }
 
 /// Carries the login as far as it has to be watched. Returns the bytes delivered, too.
 async fn log_in(
-    stages: &Stages,
+    stops: Stops<'_>,
     legs: &mut Legs,
     startup_bytes: usize,
     binding: Binding,
@@ -265,7 +287,8 @@ async fn log_in(
     let mut passed = (0, 0);
     let outcome = tokio::select! {
         biased;
-        () = stages.force.cancelled() => Err(LoginFailure::Shutdown),
+        () = stops.force.cancelled() => Err(LoginFailure::Shutdown),
+        () = stops.revoked.cancelled() => Err(LoginFailure::Revoked),
         outcome = startup::authenticate(legs, startup_bytes, binding, observation, &mut passed) => {
             outcome.map_err(LoginFailure::Authentication)
         }
@@ -297,6 +320,8 @@ async fn broken_off(legs: Legs, failure: LoginFailure, has_answer: bool) -> Refu
             return reset(legs, ended_by);
         }
         LoginFailure::Shutdown => return reset(legs, EndedBy::Shutdown),
+        // Who may have been told half a message cannot be told more.
+        LoginFailure::Revoked => return reset(legs, EndedBy::Revoked),
     };
     Refusal::Told {
         leg: legs.client,

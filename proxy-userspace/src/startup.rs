@@ -68,7 +68,7 @@ pub enum StartupError {
     Malformed(#[from] OpeningError),
     /// The server agrees to encrypt, and the policies do not permit a session they cannot see into.
     #[error("{0}")]
-    Denied(Box<Denial>),
+    Denied(Denial),
     /// The client's connection failed.
     #[error("the client's connection failed during startup: {0}")]
     Client(io::Error),
@@ -189,12 +189,11 @@ pub async fn negotiate(
                 so_far.passed.0 += bytes as u64;
                 let goes_on = negotiation.answered(answer);
                 so_far.encryption = negotiation.encryption();
+                if answer.is_some() && !goes_on {
+                    may_hide(so_far.encryption).map_err(StartupError::Denied)?;
+                }
+                client.buffer.advance(bytes);
                 if let Some(answer) = answer {
-                    if !goes_on {
-                        may_hide(so_far.encryption)
-                            .map_err(|denial| StartupError::Denied(Box::new(denial)))?;
-                    }
-                    client.buffer.advance(bytes);
                     within(deadline, client.leg.write_all(&[answer]))
                         .await?
                         .map_err(StartupError::Client)?;

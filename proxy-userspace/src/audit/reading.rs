@@ -8,7 +8,9 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::identify::Identity;
-use crate::policy::{CancelFacts, Decision, OWN_CANCEL, Question, StartupFacts, Subject, TlsFacts};
+use crate::policy::{
+    Action, CancelFacts, Decision, OWN_CANCEL, Question, StartupFacts, Subject, TlsFacts,
+};
 use crate::tls::ClientCertificate;
 use crate::wire::negotiation::Encryption;
 
@@ -82,6 +84,9 @@ struct ClientLeg {
 
 #[derive(Clone, Debug, Deserialize)]
 struct Policy {
+    action: Action,
+    /// None in records of before it was there.
+    database: Option<String>,
     decision: Decision,
     policies: Vec<String>,
 }
@@ -155,7 +160,12 @@ impl SessionRecord {
             certificate: client.and_then(|client| client.certificate.clone()),
         };
         let hidden = Question::opaque(subject, self.server()?, tls);
+        // Of a denied session pgusher reads more than it was asked about: it answers in the server's place.
+        let policy = self.policy.as_ref();
+        let was_hidden = policy
+            .is_some_and(|policy| policy.action == Action::Connect && policy.database.is_none());
         Some(match (&self.startup, self.kind) {
+            (Some(_), _) if was_hidden => hidden,
             (_, Kind::Cancel) => hidden.cancelling(None, self.cancel_facts()),
             (Some(startup), kind) => hidden.with_startup(
                 StartupFacts {
@@ -194,7 +204,11 @@ pub fn sessions(
             line,
             reason: error.to_string(),
         };
-        let typed: Typed = serde_json::from_slice(&text).map_err(no_record)?;
+        let typed: Typed = match serde_json::from_slice(&text) {
+            // The last line of a trail that is being written.
+            Err(error) if error.is_eof() && !text.ends_with(b"\n") => break,
+            typed => typed.map_err(no_record)?,
+        };
         if typed.kind == "session" {
             each(serde_json::from_slice(&text).map_err(no_record)?);
         }

@@ -18,6 +18,7 @@ use crate::learn::Lesson;
 use crate::policy::{
     Action, Policies, Question, SCHEMA, Source, StartupFacts, Subject, Table, TlsFacts,
 };
+use crate::wire::negotiation::Encryption;
 use crate::{admin, intercept};
 
 /// What policies a command is about.
@@ -108,13 +109,16 @@ pub(super) struct ExplainArguments {
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// Another startup parameter; repeat for more
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter, requires = "user")]
     parameter: Vec<(String, String)>,
     /// What it would do
     #[arg(long, value_name = "ACTION", default_value = "connect")]
     action: Action,
+    /// How it would be encrypted, as records name it; `tls` if both --user and --database are left out
+    #[arg(long, value_name = "KIND", value_parser = encryption)]
+    encryption: Option<Encryption>,
     /// Explain the last session record of this audit trail (- is standard input) instead
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "host", "database", "user", "parameter"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "host", "port", "database", "user", "parameter", "action", "encryption"])]
     record: Option<PathBuf>,
     /// That of this session, not the last
     #[arg(long, value_name = "UUID", requires = "record")]
@@ -124,6 +128,10 @@ pub(super) struct ExplainArguments {
     json: bool,
     #[command(flatten)]
     which: Which,
+}
+
+fn encryption(text: &str) -> Result<Encryption, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
 }
 
 fn parameter(text: &str) -> Result<(String, String), String> {
@@ -235,6 +243,11 @@ fn asked(arguments: &ExplainArguments, config: &Config) -> Result<Vec<Inquiry>> 
         bail!("--pid and --host, or --record");
     };
     ensure!(
+        arguments.action == Action::Connect || !arguments.is_hidden(),
+        "--action {} needs --user: hidden, it would be taken for a connect",
+        arguments.action.name()
+    );
+    ensure!(
         arguments.action != Action::Cancel,
         "a cancel request asks for a session; explain its record: --record"
     );
@@ -250,22 +263,42 @@ fn asked(arguments: &ExplainArguments, config: &Config) -> Result<Vec<Inquiry>> 
     runtime.shutdown_background();
     let identity = identity?;
     let subject = Arc::new(Subject::of(&identity));
+    let tls = TlsFacts {
+        encryption: arguments.encryption.unwrap_or(if arguments.is_hidden() {
+            Encryption::Tls
+        } else {
+            Encryption::None
+        }),
+        ..TlsFacts::default()
+    };
     Ok(servers
         .into_iter()
         .map(|server| {
-            let hidden = Question::opaque(Arc::clone(&subject), server, TlsFacts::default());
+            let hidden = Question::opaque(Arc::clone(&subject), server, tls.clone());
             (Some(identity.clone()), with_startup(hidden, arguments))
         })
         .collect())
 }
 
+impl ExplainArguments {
+    /// Whether the question is about a session that nobody can see into.
+    fn is_hidden(&self) -> bool {
+        self.user.is_none() && self.database.is_none()
+    }
+}
+
 fn with_startup(hidden: Question, arguments: &ExplainArguments) -> Question {
-    let (user, database) = (arguments.user.clone(), arguments.database.clone());
-    if user.is_none() && database.is_none() {
+    if arguments.is_hidden() {
         return hidden;
     }
-    let startup = StartupFacts::new(user, database, arguments.parameter.clone());
-    hidden.with_startup(startup, arguments.action == Action::Replicate)
+    let replicates = arguments.action == Action::Replicate;
+    let (user, database) = (arguments.user.clone(), arguments.database.clone());
+    let startup = if replicates && database.is_none() {
+        StartupFacts::physical_replication(user, arguments.parameter.clone())
+    } else {
+        StartupFacts::new(user, database, arguments.parameter.clone())
+    };
+    hidden.with_startup(startup, replicates)
 }
 
 fn recorded(trail: &Path, session: Option<uuid::Uuid>) -> Result<Inquiry> {

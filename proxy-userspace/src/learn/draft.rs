@@ -13,11 +13,16 @@ use crate::policy::Action;
 pub(super) fn write(lesson: &Lesson) -> String {
     let mut text = String::from(
         "// A draft that permits exactly what was seen. Comments say where it is wider than that. Read every line of it,\n\
-         // then try it with policy_mode = \"observe\" before you enforce it.\n",
+         // then try it with policy_mode = \"observe\" before you enforce it. Encryption, application names and other\n\
+         // parameters are not part of it: what was seen with TLS is permitted without.\n",
     );
     let left_out = [
         (lesson.failed, "that did not succeed"),
         (lesson.unknown, "whose process or destination is not known"),
+        (
+            lesson.foreign_cancels,
+            "that cancel other workloads' queries and no policy permits; permit those by hand",
+        ),
     ];
     for (count, what) in left_out {
         if count > 0 {
@@ -127,7 +132,7 @@ fn policy(
     };
     if group.is_hidden {
         conditions.push("!(context has startup)".to_owned());
-    } else if action != Action::Cancel {
+    } else {
         conditions.push(users(&group.users));
     }
     // Writing to a String cannot fail.
@@ -170,6 +175,9 @@ fn comment(text: &mut String, principal: &Principal, group: &Group<'_>) {
         Principal::Container(_) => {
             Some("any program of the container, whose id changes with the next one")
         }
+        Principal::Program { .. } if group.sightings.iter().any(|seen| seen.is_script) => {
+            Some("any script that the user runs with this interpreter")
+        }
         Principal::Program { .. } => None,
         Principal::User(_) => {
             Some("any program of the user, because the program could not be attested")
@@ -184,7 +192,7 @@ fn comment(text: &mut String, principal: &Principal, group: &Group<'_>) {
     if group.is_hidden {
         line(
             text,
-            "// wider than seen: encryption hides users and databases, so this is for all of them",
+            "// wider than seen: encryption hides users, databases and whether they got in, so this is for all of them",
         );
     }
 }

@@ -127,14 +127,50 @@ fn a_hidden_session_is_permitted_as_one_and_the_comment_says_what_that_is() {
     hidden["startup"] = Value::Null;
     let text = draft(&[hidden.clone()]).unwrap();
     assert!(permits(&text, &hidden));
-    assert!(
-        text.contains("encryption hides users and databases"),
-        "{text}"
-    );
+    assert!(text.contains("encryption hides users, databases"), "{text}");
     assert!(!permits(
         &text,
         &session(Some("a.service"), "verified", "d", "u")
     ));
+}
+
+#[test]
+fn a_denied_cancel_request_is_no_reason_to_permit_the_next() {
+    let mut cancel = session(Some("a.service"), "verified", "d", "u");
+    cancel["kind"] = "cancel".into();
+    cancel["startup"] = Value::Null;
+    cancel["policy"] = json!({
+        "action": "cancel", "decision": "deny", "database": null, "policies": [],
+    });
+    let text = draft(&[
+        cancel.clone(),
+        session(Some("b.service"), "verified", "d", "u"),
+    ])
+    .unwrap();
+    assert!(text.contains("Left out: 1 sessions that cancel"), "{text}");
+    assert!(!permits(&text, &cancel), "{text}");
+}
+
+/// pgusher answers a denied client in the server's place, and so comes to read what it was not asked about.
+#[test]
+fn a_session_that_was_denied_unseen_is_asked_about_unseen() {
+    let mut denied = session(Some("a.service"), "verified", "d", "u");
+    denied["encryption"] = "tls_terminated".into();
+    denied["policy"] = json!({
+        "action": "connect", "decision": "deny", "database": null, "policies": [],
+    });
+    let record: SessionRecord = serde_json::from_value(denied).unwrap();
+    assert_eq!(record.question().unwrap().database, None);
+}
+
+#[test]
+fn a_draft_says_that_an_interpreter_runs_any_script() {
+    let mut record = session(None, "verified", "d", "u");
+    record["origin"]["script"] = fact(
+        json!({"interpreter": "app", "path": "/srv/report.py"}),
+        "late",
+    );
+    assert!(draft(&[record]).unwrap().contains("any script"));
 }
 
 #[test]
@@ -152,7 +188,10 @@ fn names_cannot_break_out_of_the_draft() {
 }
 
 #[test]
-fn a_line_that_is_no_record_is_refused_with_its_number() {
+fn a_line_that_is_no_record_is_refused_with_its_number_unless_it_is_being_written() {
+    let mut torn = Lesson::default();
+    torn.read(b"{\"type\":\"gap\"}\n{\"type\":\"sess".as_slice())
+        .unwrap();
     let mut lesson = Lesson::default();
     let error = lesson
         .read(b"\n{\"type\":\"gap\"}\nnonsense\n".as_slice())

@@ -7,7 +7,6 @@ use cedar_policy::{
 };
 
 use super::obligations::Annotations;
-use super::policies::BUILT_IN_PREFIX;
 use super::source::{Mistake, PolicyError, Source};
 
 /// Sources on their way to [`Policies`].
@@ -38,12 +37,6 @@ impl<'a> Checking<'a> {
             if let Some(other) = self.origins.get(&id) {
                 let reason = format!("its @id is taken by a policy in {}", other.name());
                 self.mistakes.push(refuse(reason));
-                continue;
-            }
-            if id.starts_with(BUILT_IN_PREFIX) && !source.is_built_in() {
-                self.mistakes.push(refuse(format!(
-                    "ids that begin with \"{BUILT_IN_PREFIX}\" are pgusher's own"
-                )));
                 continue;
             }
             match Annotations::of(&policy) {

@@ -134,8 +134,9 @@ fn context(question: &Question, now: &jiff::Zoned) -> Value {
 }
 
 fn startup(facts: &StartupFacts) -> Value {
-    let parameters: Vec<_> = facts
-        .parameters
+    // Of a name that comes twice the last counts, for the server too.
+    let last: std::collections::BTreeMap<_, _> = facts.parameters.iter().cloned().collect();
+    let parameters: Vec<_> = last
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect();

@@ -12,9 +12,10 @@ use jiff::{Timestamp, Zoned};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::permit::{Clearance, Decision, Denial, Permit, PolicyMode, Ruling};
+use super::permit::{Clearance, Permit};
 use super::policies::{Policies, Prospect};
 use super::question::Question;
+use super::ruling::{Cause, Denial, PolicyMode, Ruling};
 use super::source::{PolicyError, Source};
 use super::status::{PolicyStatus, Reloaded};
 use crate::config::{PolicyConfig, ServerGroups};
@@ -119,10 +120,23 @@ impl Enforcer {
         if self.mode == PolicyMode::Observe || policies.prospect(question).is_possible {
             return Ok(clearance);
         }
+        if self.has_session_of(question) {
+            // It may want to cancel what its own workload runs.
+            return Ok(clearance);
+        }
         // The policies' own words, if there are any.
-        let ruling = policies.rule(question, self.mode, &Zoned::now()).denied();
+        let ruling = policies.rule(question, self.mode, &Zoned::now());
         lock(&self.state).denied += 1;
-        Err(Denial::Policy(Arc::new(ruling)))
+        Err(Denial::new(Arc::new(ruling.denied(None))))
+    }
+
+    /// Whether a session of the same workload lives on that server.
+    fn has_session_of(&self, question: &Question) -> bool {
+        let state = lock(&self.state);
+        let mut live = state.live.values().map(|session| &session.question);
+        live.any(|other| {
+            other.server == question.server && other.subject.is_same_workload(&question.subject)
+        })
     }
 
     /// What the policies say, without consequences; none where there are none.
@@ -150,15 +164,13 @@ impl Enforcer {
             {
                 continue;
             }
-            state.denied += u64::from(ruling.decision == Decision::Deny);
+            let ruling = match state.full(&ruling) {
+                Some(full) => Arc::new(Ruling::clone(&ruling).denied(Some(full))),
+                None => ruling,
+            };
+            state.denied += u64::from(!ruling.permits());
             if !ruling.lets_through() {
-                return Err(Denial::Policy(ruling));
-            }
-            if let Some(full) = state.full(&ruling) {
-                state.denied += 1;
-                if self.mode == PolicyMode::Enforce {
-                    return Err(full);
-                }
+                return Err(Denial::new(ruling));
             }
             let registration = state.register(question, &ruling, &self.state);
             return Ok(Permit::new(server, Some(ruling), Some(registration)));
@@ -198,6 +210,9 @@ impl Enforcer {
         for session in &live {
             ended += usize::from(self.review(session, &policies));
         }
+        for warning in policies.warnings() {
+            warn!("policy: {warning}");
+        }
         let warnings = policies.warnings().iter().map(ToString::to_string);
         let reloaded = Reloaded {
             revision: policies.revision().to_owned(),
@@ -221,7 +236,8 @@ impl Enforcer {
         let ruling = policies.rule(&session.question, self.mode, &Zoned::now());
         if !ruling.lets_through() {
             // Set once; a session that is ending already has its reason.
-            let is_first = session.denial.set(Denial::Policy(Arc::new(ruling))).is_ok();
+            let denial = Denial::new(Arc::new(ruling));
+            let is_first = session.denial.set(denial).is_ok();
             session.revoked.cancel();
             return is_first;
         }
@@ -255,14 +271,13 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl State {
     /// The limit that leaves no room, if there is one.
-    fn full(&self, ruling: &Arc<Ruling>) -> Option<Denial> {
+    fn full(&self, ruling: &Ruling) -> Option<Cause> {
         let mut limits = ruling.obligations.max_sessions.iter();
         let (policy, most) = limits.find(|(policy, most)| {
             let now = self.counts.get(*policy).copied().unwrap_or_default();
             now >= most.get()
         })?;
-        Some(Denial::Full {
-            ruling: Arc::clone(ruling),
+        Some(Cause::SessionsFull {
             policy: policy.clone(),
             most: most.get(),
         })

@@ -17,7 +17,7 @@ pub struct Obligations {
     /// What is recorded: the most that any of them asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditLevel>,
-    /// Where TLS ends: at pgusher, if any of them asks for that.
+    /// Where TLS is to end, if any of them asks for that: at pgusher.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsMode>,
     /// The most sessions at one time, by policy; each of them holds.
@@ -84,20 +84,10 @@ impl Obligations {
     /// Adds what one deciding policy asks for.
     pub(super) fn add(&mut self, policy: &str, annotations: &Annotations) {
         self.audit = self.audit.max(annotations.audit);
-        self.add_tls(annotations.tls);
+        self.tls = self.tls.or(annotations.tls);
         if let Some(most) = annotations.max_sessions {
             self.max_sessions.insert(policy.to_owned(), most);
         }
-    }
-
-    /// Adds where one policy wants TLS to end.
-    pub(super) fn add_tls(&mut self, tls: Option<TlsMode>) {
-        self.tls = match (self.tls, tls) {
-            (Some(TlsMode::Terminate), _) | (_, Some(TlsMode::Terminate)) => {
-                Some(TlsMode::Terminate)
-            }
-            (known, asked) => known.or(asked),
-        };
     }
 }
 
@@ -113,11 +103,8 @@ fn audit(value: &str) -> Result<AuditLevel, String> {
 
 fn tls(value: &str) -> Result<TlsMode, String> {
     match value {
-        "passthrough" => Ok(TlsMode::Passthrough),
         "terminate" => Ok(TlsMode::Terminate),
-        _ => Err(format!(
-            "@tls(\"{value}\") is none of \"passthrough\", \"terminate\""
-        )),
+        _ => Err(format!("@tls(\"{value}\") is not \"terminate\"")),
     }
 }
 

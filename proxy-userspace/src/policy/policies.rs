@@ -12,8 +12,8 @@ use sha2::{Digest as _, Sha256};
 use super::check::Checking;
 use super::document::{Document, Facts};
 use super::obligations::{Annotations, Obligations};
-use super::permit::{PolicyMode, Ruling};
 use super::question::{Action, Question};
+use super::ruling::{PolicyMode, Ruling};
 use super::scope::Scope;
 use super::source::{Mistake, PolicyError, Source};
 use super::values;
@@ -26,8 +26,6 @@ pub const SCHEMA: &str = include_str!("pgusher.cedarschema");
 const BUILT_IN: &str = include_str!("builtin.cedar");
 /// The policy that lets a workload cancel its own sessions' queries.
 pub const OWN_CANCEL: &str = "pgusher.own-cancel";
-/// How its ids begin; no other policy's may.
-pub(super) const BUILT_IN_PREFIX: &str = "pgusher.";
 /// How many characters of the digest name a revision.
 const REVISION_CHARS: usize = 12;
 
@@ -70,15 +68,15 @@ impl Policies {
     /// # Errors
     /// [`PolicyError::Mistakes`], all of them, each with its place.
     pub fn check(sources: &[Source], groups: Arc<ServerGroups>) -> Result<Self, PolicyError> {
-        let built_in = Source::built_in(BUILT_IN);
+        let built_in = Source::new("(built in)", BUILT_IN);
         let mut checking = Checking::default();
-        for source in sources.iter().chain([&built_in]) {
+        for source in [&built_in].into_iter().chain(sources) {
             checking.add(source);
         }
         checking.validate(COMPILED_SCHEMA.as_ref())?;
         let mut digest = Sha256::new();
         for source in sources {
-            digest.update(source.text());
+            source.hash(&mut digest);
         }
         let revision = hex(&digest.finalize());
         Ok(Self {
@@ -129,12 +127,7 @@ impl Policies {
 
     /// Answers a question in a mode, for records.
     pub fn rule(&self, question: &Question, mode: PolicyMode, now: &jiff::Zoned) -> Ruling {
-        Ruling::new(
-            mode,
-            question.action,
-            self.evaluate(question, now),
-            &self.revision,
-        )
+        Ruling::new(mode, question, self.evaluate(question, now), &self.revision)
     }
 
     /// Answers a question, as of `now`.
@@ -180,8 +173,8 @@ impl Policies {
             message = message.or_else(|| annotations.deny_message.clone());
         }
         if action == Action::Cancel {
-            // It must work when every session's place is taken.
-            obligations.max_sessions.clear();
+            // It must work when every session's place is taken, and there is nothing in it to look at.
+            obligations = Obligations::default();
         }
         Verdict {
             permits,
@@ -198,17 +191,15 @@ impl Policies {
     pub fn prospect(&self, question: &Question) -> Prospect {
         let scope = Scope::of(question, &self.groups);
         let mut prospect = Prospect::default();
-        let mut obligations = Obligations::default();
         let permits = self.set.policies();
         for policy in permits.filter(|policy| policy.effect() == Effect::Permit) {
-            let is_built_in = AsRef::<str>::as_ref(policy.id()).starts_with(BUILT_IN_PREFIX);
-            if !is_built_in && scope.fits(policy) {
+            // Whose sessions there are to cancel, [`super::Enforcer`] knows.
+            if AsRef::<str>::as_ref(policy.id()) != OWN_CANCEL && scope.fits(policy) {
                 prospect.is_possible = true;
                 let annotations = self.annotations.get(AsRef::<str>::as_ref(policy.id()));
-                obligations.add_tls(annotations.and_then(|found| found.tls));
+                prospect.tls = prospect.tls.or(annotations.and_then(|found| found.tls));
             }
         }
-        prospect.tls = obligations.tls;
         prospect
     }
 }

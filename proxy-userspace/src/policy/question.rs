@@ -70,6 +70,14 @@ impl StartupFacts {
         }
     }
 
+    /// The same of a client that wants the WAL stream, which belongs to no database.
+    pub fn physical_replication(user: Option<String>, more: Vec<(String, String)>) -> Self {
+        Self {
+            database: None,
+            ..Self::new(user, None, more)
+        }
+    }
+
     /// The last value of a parameter, which is the one that counts.
     pub fn last(&self, name: &str) -> Option<&str> {
         let mut from_last = self.parameters.iter().rev();
@@ -148,6 +156,14 @@ impl Question {
             tls,
             cancel: CancelFacts::default(),
         }
+    }
+
+    /// Whether client and server encrypt between themselves.
+    pub(super) fn is_encrypted_to_the_server(&self) -> bool {
+        matches!(
+            self.tls.encryption,
+            Encryption::Tls | Encryption::DirectTls | Encryption::Gss
+        )
     }
 
     /// A question about what an opening asks for; a cancel request asks for more than its packet says.

@@ -8,6 +8,7 @@ use std::str::FromStr as _;
 
 use cedar_policy::{Policy, PolicyId, PolicySet};
 use miette::Diagnostic;
+use sha2::{Digest as _, Sha256};
 
 /// The most that a policy file may hold; beyond it, it is something else.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
@@ -68,7 +69,6 @@ fn lines(mistakes: &[Mistake]) -> String {
 pub struct Source {
     name: String,
     text: String,
-    is_built_in: bool,
 }
 
 impl Source {
@@ -77,21 +77,7 @@ impl Source {
         Self {
             name: name.into(),
             text: text.into(),
-            is_built_in: false,
         }
-    }
-
-    /// What holds beside the operator's own.
-    pub(super) fn built_in(text: &str) -> Self {
-        Self {
-            is_built_in: true,
-            ..Self::new("(built in)", text)
-        }
-    }
-
-    /// Whether it is that.
-    pub(super) fn is_built_in(&self) -> bool {
-        self.is_built_in
     }
 
     /// Reads a file, or every `*.cedar` of a directory in the order of their names.
@@ -179,8 +165,12 @@ impl Source {
         self.name.rsplit('/').next().unwrap_or(&self.name)
     }
 
-    pub(super) fn text(&self) -> &str {
-        &self.text
+    /// Adds it to a digest, its name included: ids are made of it.
+    pub(super) fn hash(&self, digest: &mut Sha256) {
+        for part in [self.short_name(), &self.text] {
+            digest.update(part.len().to_be_bytes());
+            digest.update(part);
+        }
     }
 
     pub(super) fn name(&self) -> &str {

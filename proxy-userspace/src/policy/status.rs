@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::permit::PolicyMode;
+use super::ruling::PolicyMode;
 
 /// What a reload came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -106,8 +106,12 @@ impl Subject {
             description.uid.unwrap_or(NOBODY),
             description.gid.unwrap_or(NOBODY),
         );
-        subject.join("User", format!("#{uid}"));
-        subject.join("Group", format!("#{gid}"));
+        if description.uid.is_some() {
+            subject.join("User", format!("#{uid}"));
+        }
+        if description.gid.is_some() {
+            subject.join("Group", format!("#{gid}"));
+        }
         let named = [
             ("User", &description.user),
             ("Unit", &description.unit),
@@ -148,8 +152,16 @@ impl Subject {
         if let Some(login_uid) = description.login_uid {
             subject.set("login_uid", login_uid);
         }
-        for grade in ["executable", "cgroup", "sha256", "groups"] {
-            subject.grades.insert(grade.to_owned(), "verified".into());
+        let given = [
+            ("executable", description.executable.is_some()),
+            ("cgroup", description.unit.is_some()),
+            ("sha256", description.sha256.is_some()),
+            ("groups", !description.groups.is_empty()),
+        ];
+        for (grade, _) in given.iter().filter(|(_, is_given)| *is_given) {
+            subject
+                .grades
+                .insert((*grade).to_owned(), "verified".into());
         }
         subject
     }
@@ -157,6 +169,11 @@ impl Subject {
     /// The executable's path, whatever its grade.
     pub fn program(&self) -> Option<&str> {
         self.attributes.get("executable").and_then(Value::as_str)
+    }
+
+    /// Whether the program is an interpreter that was told to run a script.
+    pub fn runs_a_script(&self) -> bool {
+        self.attributes.contains_key("script")
     }
 
     /// What it is a member of.

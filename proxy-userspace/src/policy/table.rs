@@ -9,9 +9,9 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 
-use super::permit::Decision;
 use super::policies::Policies;
 use super::question::{Action, CancelFacts, Question, StartupFacts, TlsFacts};
+use super::ruling::Decision;
 use super::subject::{Description, Subject};
 use crate::wire::negotiation::Encryption;
 
@@ -117,7 +117,7 @@ impl Case {
             policies => policies.join(", "),
         };
         if let Some(error) = verdict.errors.first() {
-            return (self.expect == Decision::Allow).then(|| error.clone());
+            return Some(format!("the evaluation failed: {error}"));
         }
         if decision != self.expect {
             return Some(format!("{decision}, by {by}; expected {}", self.expect));
@@ -146,11 +146,14 @@ impl Case {
         if self.database.is_none() && self.user.is_none() {
             return hidden;
         }
-        let startup = StartupFacts::new(
-            self.user.clone(),
-            self.database.clone(),
-            self.parameters.clone().into_iter().collect(),
-        );
-        hidden.with_startup(startup, self.action == Action::Replicate)
+        let replicates = self.action == Action::Replicate;
+        let more = self.parameters.clone().into_iter().collect();
+        let (user, database) = (self.user.clone(), self.database.clone());
+        let startup = if replicates && database.is_none() {
+            StartupFacts::physical_replication(user, more)
+        } else {
+            StartupFacts::new(user, database, more)
+        };
+        hidden.with_startup(startup, replicates)
     }
 }

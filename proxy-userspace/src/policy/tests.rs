@@ -362,8 +362,8 @@ fn every_mistake_is_refused_with_its_place() {
             "its @id is taken",
         ),
         (
-            "@id(\"pgusher.x\") permit (principal, action, resource);",
-            "pgusher's own",
+            "@id(\"pgusher.own-cancel\") permit (principal, action, resource);",
+            "its @id is taken",
         ),
         (
             "@adit(\"x\") permit (principal, action, resource);",

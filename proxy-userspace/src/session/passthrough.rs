@@ -15,6 +15,7 @@ use super::refusal::Refusal;
 use super::{Established, Stages, record_opening};
 use crate::audit::SessionGuard;
 use crate::policy::{Denial, Permit, TlsFacts};
+use crate::relay::EndedBy;
 use crate::startup::{self, ClientLeg, Encryption, Negotiated, StartupError};
 use crate::wire::opening::{Opening, Packet};
 
@@ -53,7 +54,11 @@ pub(super) async fn establish(
     };
     let asks_first = matches!(first.opening, Opening::SslRequest | Opening::GssRequest);
     // A client that asks for encryption will say what it wants once it knows.
-    if !asks_first && let Err(denial) = passage.decide(&first, &client.buffer, Encryption::None) {
+    let encryption = match first.opening {
+        Opening::DirectTls => Encryption::DirectTls,
+        _ => Encryption::None,
+    };
+    if !asks_first && let Err(denial) = passage.decide(&first, &client.buffer, encryption) {
         return Err(Refusal::denied(client, &denial));
     }
     let (mut client, mut upstream) = passage.dial(client, interception.route()).await?;
@@ -70,6 +75,10 @@ pub(super) async fn establish(
     };
     let permit = match passage.finish(&packet, &client.buffer, negotiated.encryption) {
         Ok(permit) => permit,
+        // The server closed instead of answering; so do we.
+        Err(_) if asks_first && client.buffer.is_empty() => {
+            return Err(Refusal::Closed(EndedBy::ServerClosed.into()));
+        }
         Err(denial) => return Err(Refusal::denied(client, &denial)),
     };
     Ok(Established {
@@ -98,7 +107,7 @@ impl Passage<'_> {
         let decided = self
             .who
             .decide(self.stages, (packet, buffer), facts, self.guard);
-        self.permit = Some(in_passing(decided?, self.guard)?);
+        self.permit = Some(decided?);
         Ok(())
     }
 
@@ -141,7 +150,7 @@ impl Passage<'_> {
         let (guard, permit) = (&mut *self.guard, &mut self.permit);
         let mut may_hide = |encryption| {
             let decided = who.decide_hidden(stages, facts(encryption), guard);
-            *permit = Some(in_passing(decided?, guard)?);
+            *permit = Some(decided?);
             Ok(())
         };
         let outcome = startup::negotiate(client, upstream, deadline, so_far, &mut may_hide).await;
@@ -165,13 +174,6 @@ impl Passage<'_> {
             }
         }
     }
-}
-
-/// The permit, unless it wants TLS to end here.
-fn in_passing(permit: Permit, guard: &mut SessionGuard) -> Result<Permit, Denial> {
-    permit
-        .in_passing()
-        .inspect_err(|denial| guard.ruled(denial.ruling()))
 }
 
 fn facts(encryption: Encryption) -> TlsFacts {

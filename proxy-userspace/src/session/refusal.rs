@@ -118,9 +118,10 @@ impl Refusal {
     }
 
     pub(super) fn denied(client: ClientLeg, denial: &Denial) -> Self {
-        let reason = match denial {
-            Denial::Full { .. } => CloseReason::TooManySessions,
-            Denial::Policy(_) | Denial::CannotTerminate(_) => CloseReason::PolicyDenied,
+        let reason = if denial.is_full() {
+            CloseReason::TooManySessions
+        } else {
+            CloseReason::PolicyDenied
         };
         Self::answered(client, denial.error(), reason)
     }

@@ -103,6 +103,19 @@ async fn refused_encryption_leads_to_a_readable_session_whatever_was_asked_for()
 }
 
 #[tokio::test]
+async fn a_request_that_the_server_closes_on_is_sent_once() {
+    let mut opened = open().await;
+    opened.client.write_all(&SSL_REQUEST).await.unwrap();
+    let server = async {
+        expect(&mut opened.server, &SSL_REQUEST).await;
+        drop(opened.server);
+    };
+    let ((), negotiated) = tokio::join!(server, negotiation(&mut opened.leg, &mut opened.upstream));
+    assert_eq!(negotiated.unwrap().passed, (8, 0));
+    assert!(opened.leg.buffer.is_empty());
+}
+
+#[tokio::test]
 async fn accepted_encryption_ends_what_can_be_read_and_no_byte_behind_the_answer_is_taken() {
     for (request, answer, encryption) in [
         (SSL_REQUEST, b'S', Encryption::Tls),

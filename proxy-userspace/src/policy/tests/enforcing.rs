@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::super::*;
 use super::question;
 use crate::config::PolicyConfig;
+use crate::wire::negotiation::Encryption;
 
 /// A policy file and an enforcer that reads it.
 struct Enforced {
@@ -49,7 +50,7 @@ fn a_reload_ends_what_is_no_longer_permitted_and_nothing_else() {
     assert_eq!((reloaded.sessions, reloaded.ended), (2, 1));
     assert!(!app.revocation().is_cancelled());
     assert!(other.revocation().is_cancelled());
-    assert!(matches!(other.denial(), Some(Denial::Policy(_))));
+    assert!(other.denial().is_some_and(|denial| !denial.is_full()));
     drop(other);
     assert_eq!(enforced.reload(FOR_APP).unwrap().sessions, 1);
     assert!(
@@ -107,10 +108,11 @@ fn a_policys_limit_on_sessions_holds_on_both_sides_and_is_given_back() {
     let decide = || enforced.enforcer.decide(question(&[]));
     let (first, second) = (decide().unwrap(), decide().unwrap());
     let denial = decide().unwrap_err();
-    assert!(
-        matches!(&denial, Denial::Full { policy, most: 2, .. } if policy == "few"),
-        "{denial:?}"
-    );
+    let full = Cause::SessionsFull {
+        policy: "few".to_owned(),
+        most: 2,
+    };
+    assert_eq!(denial.ruling().cause, Some(full));
     let cancel = CancelFacts {
         same_workload: true,
         ..CancelFacts::default()
@@ -136,4 +138,59 @@ fn without_policies_everything_is_permitted() {
     let permit = enforcer.decide(question(&[])).unwrap();
     assert!(permit.ruling().is_none() && !permit.is_revocable());
     assert!(enforcer.reload().unwrap().is_none());
+}
+
+const TERMINATED: &str = "@tls(\"terminate\") permit (principal, action, resource);";
+
+/// A session that client and server encrypt between themselves.
+fn hidden() -> Question {
+    let tls = TlsFacts {
+        encryption: Encryption::Tls,
+        ..TlsFacts::default()
+    };
+    let asked = question(&[]);
+    Question::opaque(asked.subject, asked.server, tls)
+}
+
+#[test]
+fn what_is_to_be_seen_and_cannot_be_is_denied_also_after_a_reload() {
+    let enforced = Enforced::new(PolicyMode::Enforce, FOR_ALL);
+    let permit = enforced.enforcer.decide(hidden()).unwrap();
+    assert_eq!(enforced.reload(TERMINATED).unwrap().ended, 1);
+    assert!(permit.revocation().is_cancelled());
+    let denial = enforced.enforcer.decide(hidden()).unwrap_err();
+    assert_eq!(denial.ruling().cause, Some(Cause::CannotTerminate));
+    // Nothing hides what is not encrypted, and a cancel request has nothing to look at.
+    assert!(enforced.enforcer.decide(question(&[])).is_ok());
+    let cancelling = hidden().cancelling(None, CancelFacts::default());
+    assert!(enforced.enforcer.decide(cancelling).is_ok());
+}
+
+#[test]
+fn observing_records_every_denial_that_enforcing_would_bring() {
+    let limited = "@max_sessions(\"1\") permit (principal, action, resource);";
+    let enforced = Enforced::new(PolicyMode::Observe, limited);
+    let _first = enforced.enforcer.decide(question(&[])).unwrap();
+    let second = enforced.enforcer.decide(question(&[])).unwrap();
+    assert!(!second.ruling().unwrap().permits());
+    enforced.reload(TERMINATED).unwrap();
+    let unseen = enforced.enforcer.decide(hidden()).unwrap();
+    let cause = unseen.ruling().unwrap().cause.clone();
+    assert_eq!(cause, Some(Cause::CannotTerminate));
+    assert_eq!(enforced.enforcer.status().denied, 2);
+}
+
+#[test]
+fn a_workload_with_a_session_may_ask_about_encryption_to_cancel_it() {
+    let enforced = Enforced::new(PolicyMode::Enforce, FOR_APP);
+    let none = Question::opaque(
+        question(&[]).subject,
+        question(&[]).server,
+        TlsFacts::default(),
+    );
+    assert!(enforced.enforcer.consider(&none).is_err());
+    let app = question(&[("User", "app")]);
+    let _permit = enforced.enforcer.decide(app).unwrap();
+    // The same process as far as its number goes, although no policy names it any more.
+    assert!(enforced.enforcer.consider(&none).is_ok());
 }
