@@ -77,6 +77,22 @@ fn direct_tls_is_denied_in_words() -> Result<()> {
 }
 
 #[test]
+fn direct_tls_is_asked_about_as_what_it_is() -> Result<()> {
+    let policy =
+        "permit (principal, action, resource) when { context.tls.encryption == \"direct_tls\" };";
+    Setup::with(Version::V18)
+        .policy("enforce", policy)
+        .play(|stage| {
+            let connection = "dbname=postgres sslmode=require sslnegotiation=direct";
+            works(&run(&mut stage.psql_to(connection, "select 6 * 7")?)?)?;
+            is_told(
+                &psql(stage, "require")?,
+                &["no policy of pgusher's permits this connection"],
+            )
+        })
+}
+
+#[test]
 fn a_program_is_permitted_by_the_file_that_runs_and_not_by_its_name() -> Result<()> {
     let connect = compiled("connect")?;
     let policy = format!(
@@ -292,11 +308,14 @@ fn a_policy_may_ask_for_tls_to_end_at_pgusher() -> Result<()> {
 #[test]
 fn where_tls_cannot_end_as_a_policy_asks_the_session_is_denied() -> Result<()> {
     let policy = "@id(\"seen\") @tls(\"terminate\") permit (principal, action, resource);";
-    Setup::with(Version::V15).policy("enforce", policy).play(|stage| {
-        let told = "pgusher's policy \"seen\" wants TLS to end at pgusher, and there is no certificate";
-        is_told(&psql(stage, "require")?, &[told])?;
-        was_denied(&stage.pgusher.trail.only_session()?)
-    })
+    Setup::with(Version::V15)
+        .policy("enforce", policy)
+        .play(|stage| {
+            let told =
+                "pgusher's policy \"seen\" wants TLS to end at pgusher, and it passes through here";
+            is_told(&psql(stage, "require")?, &[told])?;
+            was_denied(&stage.pgusher.trail.only_session()?)
+        })
 }
 
 #[test]
