@@ -20,6 +20,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::certificates;
 use crate::cgroup::TestCgroup;
 use crate::condition::{DEADLINE, Seen, wait_until};
+use crate::netns::NetNs;
 use crate::process::run;
 
 mod settings;
@@ -102,6 +103,8 @@ pub struct Cluster {
     root: PathBuf,
     directory: PathBuf,
     next_scratch: AtomicU32,
+    /// Where it is, if not in our own network namespace.
+    namespace: Option<NetNs>,
     _keeper: Child,
 }
 
@@ -136,12 +139,32 @@ impl Cluster {
         if let Some(cluster) = started.iter().find(is_same) {
             return Ok(cluster);
         }
-        let cluster: &'static Self = Box::leak(Box::new(Self::start(version, tls)?));
+        let name = format!("{}-ssl-{}", version.number(), tls.setting());
+        let cluster = Self::start((version, tls), &name, None)?;
+        let cluster: &'static Self = Box::leak(Box::new(cluster));
         started.push(cluster);
         Ok(cluster)
     }
 
-    fn start(version: Version, tls: Tls) -> Result<Self> {
+    /// A cluster of version 15 in a network namespace of its own, where it listens on every address; started on first
+    /// use.
+    ///
+    /// # Errors
+    /// As [`Cluster::shared`].
+    pub fn shared_elsewhere() -> Result<&'static Self> {
+        static STARTED: Mutex<Option<&'static Cluster>> = Mutex::new(None);
+        let mut started = STARTED
+            .lock()
+            .map_err(|_| anyhow!("an earlier start of the cluster panicked"))?;
+        if let Some(cluster) = *started {
+            return Ok(cluster);
+        }
+        let kind = (Version::V15, Tls::On);
+        let cluster = Self::start(kind, "elsewhere", Some(NetNs::create()?))?;
+        Ok(started.insert(Box::leak(Box::new(cluster))))
+    }
+
+    fn start((version, tls): (Version, Tls), name: &str, namespace: Option<NetNs>) -> Result<Self> {
         let root = version.root()?;
         let initdb = root.join(version.program("initdb").trim_start_matches('/'));
         ensure!(
@@ -150,19 +173,17 @@ impl Cluster {
             initdb.display(),
             version.number()
         );
-        let directory = PathBuf::from(format!(
-            "/tmp/pgusher-tests-{}-{}-ssl-{}",
-            process::id(),
-            version.number(),
-            tls.setting()
-        ));
+        let directory = PathBuf::from(format!("/tmp/pgusher-tests-{}-{name}", process::id()));
         let outside = outside_of(&root, &directory);
         fs::create_dir(&outside)?;
         fs::set_permissions(&outside, fs::Permissions::from_mode(0o755))?;
         certificates::make(&outside)?;
         let port = free_port()?;
-        let configuration = settings::configuration(&directory, port, tls.setting());
-        let keeper = Self::keep(version, &root, &directory, &configuration)?;
+        let mut configuration = settings::configuration(&directory, port, tls.setting());
+        if namespace.is_some() {
+            configuration.push_str("listen_addresses = '*'\n");
+        }
+        let keeper = Self::keep(version, &directory, &configuration, namespace.as_ref())?;
         let cluster = Self {
             version,
             tls,
@@ -170,6 +191,7 @@ impl Cluster {
             root,
             directory,
             next_scratch: AtomicU32::new(0),
+            namespace,
             _keeper: keeper,
         };
         cluster.wait_until_ready()?;
@@ -177,7 +199,13 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn keep(version: Version, root: &Path, directory: &Path, configuration: &str) -> Result<Child> {
+    fn keep(
+        version: Version,
+        directory: &Path,
+        configuration: &str,
+        namespace: Option<&NetNs>,
+    ) -> Result<Child> {
+        let root = &version.root()?;
         let outside = outside_of(root, directory);
         let data = directory.join("data");
         for name in ["data", "tablespace"] {
@@ -211,8 +239,12 @@ impl Cluster {
             settings::HOST_BASED_AUTHENTICATION,
         )?;
         let server = as_postgres("postgres");
-        Command::new("sh")
-            .args(["-c", KEEPER, "keeper"])
+        let mut keeper = Command::new("nsenter");
+        if let Some(namespace) = namespace {
+            namespace.enter(&mut keeper);
+        }
+        keeper
+            .args(["--", "sh", "-c", KEEPER, "keeper"])
             .arg(&outside)
             .arg(server.get_program())
             .args(server.get_args())
@@ -304,10 +336,24 @@ impl Cluster {
         command.env("HOME", &self.directory);
     }
 
-    /// Sets the libpq environment of any client so that it logs in here as superuser over IPv4.
+    /// The network namespace it is in, if that is not our own.
+    ///
+    /// # Errors
+    /// When it is our own.
+    pub fn namespace(&self) -> Result<&NetNs> {
+        self.namespace
+            .as_ref()
+            .context("the server is in our own network namespace")
+    }
+
+    /// Sets the libpq environment of any client so that it logs in here as superuser over IPv4; where the server is in
+    /// another network namespace, over its Unix socket.
     pub fn point_at(&self, command: &mut Command) {
+        match self.namespace {
+            Some(_) => command.env("PGHOST", &self.directory),
+            None => command.env("PGHOST", "127.0.0.1"),
+        };
         command
-            .env("PGHOST", "127.0.0.1")
             .env("PGPORT", self.port.to_string())
             .env("PGUSER", "postgres")
             .env("PGDATABASE", "postgres")

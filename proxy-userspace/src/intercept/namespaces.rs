@@ -172,7 +172,7 @@ impl Namespaces {
     pub(super) fn open_for(&self, wanted: &WantedNetns) -> Result<(), OpenError> {
         let path = format!("/proc/{}/task/{}/ns/net", wanted.tgid(), wanted.tid());
         // The process may be gone, and its number another's: the cookie tells.
-        let entrance = open_entrance(Path::new(&path)).map_err(|_| OpenError::Elsewhere)?;
+        let entrance = open_entrance(Path::new(&path))?;
         self.open(entrance, |cookie| cookie == wanted.netns_cookie())?;
         Ok(())
     }
@@ -385,5 +385,11 @@ fn open_entrance(path: &Path) -> Result<File, OpenError> {
     let mut options = OpenOptions::new();
     // A pipe would keep us waiting.
     let options = options.read(true).custom_flags(libc::O_NONBLOCK);
-    Ok(options.open(path)?)
+    options
+        .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            // The process has gone.
+            Some(libc::ENOENT | libc::ESRCH) => OpenError::Elsewhere,
+            _ => error.into(),
+        })
 }

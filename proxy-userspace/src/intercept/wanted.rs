@@ -18,9 +18,8 @@ use tracing::{debug, error, warn};
 use super::namespaces::{Namespaces, OpenError};
 use super::watched::watch;
 
-/// How long a namespace without a listener waits for the next try, and how long a look at all namespaces is old enough
-/// for another.
-pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a namespace that got no listener waits for the next try, and the pause between two looks at all namespaces.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The messages, and the marks that keep the hooks from repeating them.
 pub struct WantedQueue {
@@ -55,8 +54,9 @@ pub async fn answer_forever(wanted: WantedQueue, namespaces: Arc<Namespaces>) {
             let mut answering = Answering {
                 wanted,
                 namespaces,
-                refused: VecDeque::new(),
+                lost: HashSet::new(),
                 last_search: None,
+                refused: VecDeque::new(),
             };
             if let Err(error) = answering.run(&ready).await {
                 error!(%error, "network namespaces without a listener will not get one");
@@ -69,16 +69,22 @@ pub async fn answer_forever(wanted: WantedQueue, namespaces: Arc<Namespaces>) {
 struct Answering {
     wanted: WantedQueue,
     namespaces: Arc<Namespaces>,
-    /// Those that got no listener, by when they are answered. The hooks bound their number.
-    refused: VecDeque<(Instant, u64)>,
-    /// When all namespaces were looked at for the last time.
+    /// Those that are not where the connecting thread is; it may be gone, or use a socket of another namespace.
+    lost: HashSet<u64>,
+    /// When all namespaces were looked at for the last time, which takes long on a large host.
     last_search: Option<Instant>,
+    /// Those that got no listener, by when they are answered. The hooks bound the number of all that wait.
+    refused: VecDeque<(Instant, u64)>,
 }
 
 impl Answering {
     async fn run(&mut self, ready: &AsyncFd<OwnedFd>) -> io::Result<()> {
         loop {
-            let next_retry = self.refused.front().map(|(at, _)| *at);
+            let next = self
+                .next_search()
+                .into_iter()
+                .chain(self.next_answer())
+                .min();
             tokio::select! {
                 guard = ready.readable() => {
                     // Before reading: what is told from here on wakes us again.
@@ -86,56 +92,57 @@ impl Answering {
                     let told = self.wanted.take();
                     self.open(told).await;
                 }
-                () = until(next_retry) => {}
+                () = until(next) => {}
+            }
+            if self.next_search().is_some_and(|due| due <= Instant::now()) {
+                self.search().await;
             }
             self.answer_refused();
         }
     }
 
-    /// Opens listeners where they are wanted: in the namespace of the thread that connected, and if its socket is of
-    /// another one or it is gone already, in whichever namespace has the cookie.
+    /// Opens listeners where they are wanted: in the namespace of the thread that connected.
     async fn open(&mut self, told: Vec<WantedNetns>) {
-        let mut elsewhere = HashSet::new();
         for wanted in told {
             let cookie = wanted.netns_cookie();
             let namespaces = Arc::clone(&self.namespaces);
-            let opened = blocking(move || namespaces.open_for(&wanted)).await;
-            match opened {
+            match blocking(move || namespaces.open_for(&wanted)).await {
                 Ok(()) => self.wanted.answer(cookie),
                 Err(OpenError::Elsewhere) => {
-                    elsewhere.insert(cookie);
+                    self.lost.insert(cookie);
                 }
                 Err(error) => self.refuse(cookie, &error),
             }
         }
-        if elsewhere.is_empty() {
-            return;
+    }
+
+    /// Opens listeners in whichever namespaces have the cookies that are lost.
+    async fn search(&mut self) {
+        self.last_search = Some(Instant::now());
+        let mut lost = std::mem::take(&mut self.lost);
+        let (namespaces, wanted) = (Arc::clone(&self.namespaces), lost.clone());
+        let searching =
+            blocking(move || Ok(namespaces.open_all(|cookie| wanted.contains(&cookie))));
+        for cookie in searching.await.unwrap_or_default() {
+            lost.remove(&cookie);
+            self.wanted.answer(cookie);
         }
-        if self.may_search() {
-            let (namespaces, wanted) = (Arc::clone(&self.namespaces), elsewhere.clone());
-            let found =
-                blocking(move || Ok(namespaces.open_all(|cookie| wanted.contains(&cookie))));
-            let found = found.await.unwrap_or_default();
-            for cookie in &found {
-                elsewhere.remove(cookie);
-                self.wanted.answer(*cookie);
-            }
-        }
-        for cookie in elsewhere {
+        for cookie in lost {
             self.refuse(cookie, &OpenError::Elsewhere);
         }
     }
 
-    /// Whether it is time for a look at all namespaces, which takes long on a large host.
-    fn may_search(&mut self) -> bool {
-        let now = Instant::now();
-        let is_due = self
-            .last_search
-            .is_none_or(|last| now.duration_since(last) >= RETRY_AFTER);
-        if is_due {
-            self.last_search = Some(now);
+    /// When the search for what is lost is due.
+    fn next_search(&self) -> Option<Instant> {
+        if self.lost.is_empty() {
+            return None;
         }
-        is_due
+        let last = self.last_search.map(|last| last + RETRY_AFTER);
+        Some(last.unwrap_or_else(Instant::now))
+    }
+
+    fn next_answer(&self) -> Option<Instant> {
+        self.refused.front().map(|(at, _)| *at)
     }
 
     fn refuse(&mut self, cookie: u64, error: &OpenError) {
