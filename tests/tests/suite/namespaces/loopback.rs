@@ -1,4 +1,4 @@
-//! Namespaces that lack a loopback address, or all of them.
+//! Namespaces that lack a loopback address, or all of them, or lose what pgusher has there.
 
 use anyhow::{Result, ensure};
 use pgusher_tests::condition::{Seen, wait_until};
@@ -85,5 +85,24 @@ fn what_is_redirected_into_a_dead_end_goes_as_declared_again() -> Result<()> {
         wait_until_redirected(stage, &client, server, false)?;
         client.ip("link set lo up")?;
         wait_until_redirected(stage, &client, server, true)
+    })
+}
+
+#[test]
+fn a_listener_that_somebody_closes_is_opened_again() -> Result<()> {
+    Setup::elsewhere().play(|stage| {
+        let (client, link) = client_namespace(stage)?;
+        let [server, _] = &link.server;
+        open(stage, &client, server)?;
+        let released = stage.pgusher.counter("/namespaces/released")?;
+        // Closes every listening socket in the namespace; whoever may administer it can do that.
+        client.run("ss", &["-K", "-Hltn"])?;
+        stage
+            .pgusher
+            .wait_for_counter("/namespaces/released", |now| now > released)?;
+        open(stage, &client, server)?;
+        ensure!(seen_from(stage, &client, server)? == link.client[0]);
+        ensure!(stage.redirected()? == 1, "{}", stage.pgusher.status()?);
+        Ok(())
     })
 }
