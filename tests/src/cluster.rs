@@ -5,13 +5,11 @@
 //! A shell keeps the server: it reads a pipe that only the test process holds, and when that closes — normally, or
 //! because the test process was killed — it stops the server and removes the data.
 
-use std::env;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, Command, Stdio};
+use std::process::{self, Child, Command};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -23,73 +21,12 @@ use crate::condition::{DEADLINE, Seen, wait_until};
 use crate::netns::NetNs;
 use crate::process::run;
 
+mod keeper;
 mod settings;
+mod version;
 
 pub use settings::{LOGGED_ROLE, PASSWORD};
-
-/// Runs the server until standard input ends, then stops it and removes its directory.
-const KEEPER: &str = r#"
-directory=$1; shift
-"$@" <&- >"$directory/server.log" 2>&1 &
-server=$!
-cat >/dev/null
-kill -QUIT $server; wait $server
-rm -rf "$directory"
-"#;
-
-/// A PostgreSQL major version the tests run against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// The oldest one, of the machine's own distribution.
-    V15,
-    /// The newest one: direct TLS, protocol 3.2, long cancel keys.
-    V18,
-}
-
-/// Every version, for tests that run against all.
-pub const VERSIONS: [Version; 2] = [Version::V15, Version::V18];
-
-impl Version {
-    fn number(self) -> u32 {
-        match self {
-            Self::V15 => 15,
-            Self::V18 => 18,
-        }
-    }
-
-    /// The root directory that this version's programs see.
-    fn root(self) -> Result<PathBuf> {
-        match self {
-            Self::V15 => Ok(PathBuf::from("/")),
-            Self::V18 => env::var_os("PGUSHER_PG18").map(PathBuf::from).context(
-                "PGUSHER_PG18 must name a directory tree with PostgreSQL 18: run the tests with `cargo xtask test`",
-            ),
-        }
-    }
-
-    /// The absolute path of one of this version's programs, inside its root.
-    fn program(self, name: &str) -> String {
-        format!("/usr/lib/postgresql/{}/bin/{name}", self.number())
-    }
-}
-
-/// Whether a server answers SSLRequest with yes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tls {
-    /// `ssl = on`
-    On,
-    /// `ssl = off`: for what clients say in plain text after a no.
-    Off,
-}
-
-impl Tls {
-    fn setting(self) -> &'static str {
-        match self {
-            Self::On => "on",
-            Self::Off => "off",
-        }
-    }
-}
+pub use version::{Tls, VERSIONS, Version};
 
 /// A running PostgreSQL server.
 #[derive(Debug)]
@@ -238,22 +175,8 @@ impl Cluster {
             outside.join("data/pg_hba.conf"),
             settings::HOST_BASED_AUTHENTICATION,
         )?;
-        let server = as_postgres("postgres");
-        let mut keeper = Command::new("nsenter");
-        if let Some(namespace) = namespace {
-            namespace.enter(&mut keeper);
-        }
-        keeper
-            .args(["--", "sh", "-c", KEEPER, "keeper"])
-            .arg(&outside)
-            .arg(server.get_program())
-            .args(server.get_args())
-            .arg("-D")
-            .arg(&data)
-            .stdin(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .context("cannot start the keeper of a server")
+        let mut server = as_postgres("postgres");
+        keeper::start(&outside, server.arg("-D").arg(&data), namespace)
     }
 
     fn wait_until_ready(&self) -> Result<()> {

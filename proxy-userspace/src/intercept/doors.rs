@@ -35,7 +35,7 @@ pub struct Accepted {
 pub(super) enum NotAccepted {
     /// The client gave up, or somebody else was faster.
     Nobody,
-    /// There is no descriptor or no memory for it; the connection stays in its queue.
+    /// There is no descriptor or no memory for it, or whatever it is; the connection stays in its queue.
     NoRoom(io::Error),
     /// The listener has stopped listening: whoever may administer the namespace can close its sockets.
     Dead(Arc<Namespace>),
@@ -152,11 +152,9 @@ fn first_ready(poll: &OwnedFd) -> io::Result<u64> {
 
 fn not_accepted(error: Errno, namespace: &Arc<Namespace>) -> NotAccepted {
     match error {
-        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => {
-            NotAccepted::NoRoom(error.into())
-        }
         Errno::INVAL => NotAccepted::Dead(Arc::clone(namespace)),
-        // accept(2): the new connection's own errors are passed on, and are to be met with another try.
-        _ => NotAccepted::Nobody,
+        // The client gave up between SYN and accept; the queue is fine.
+        Errno::AGAIN | Errno::INTR | Errno::CONNABORTED => NotAccepted::Nobody,
+        _ => NotAccepted::NoRoom(error.into()),
     }
 }

@@ -37,9 +37,12 @@ pub(super) struct Families {
 
 impl Families {
     /// Those of the calling thread's namespace. With `lo` down there are none.
-    pub(super) fn here() -> Self {
+    ///
+    /// # Errors
+    /// The operating system's reason if it cannot be told.
+    pub(super) fn here() -> io::Result<Self> {
         let [v4, v6] = LOOPBACK.map(is_local);
-        Self { v4, v6 }
+        Ok(Self { v4: v4?, v6: v6? })
     }
 
     /// Those that have a listener.
@@ -75,7 +78,7 @@ pub(super) fn listen_here(port: u16, families: Families) -> io::Result<Vec<Liste
 /// # Errors
 /// The operating system's reason, or that there is no loopback address.
 pub fn try_to_listen() -> io::Result<Vec<ListenAddress>> {
-    let families = Families::here();
+    let families = Families::here()?;
     if families.is_none() {
         return Err(io::Error::other(
             "there is no loopback address: is `lo` down?",
@@ -130,7 +133,7 @@ fn listen(address: SocketAddr) -> io::Result<Listener> {
 
 /// Whether what is sent to this address stays here. Being able to bind it proves nothing where `ip_nonlocal_bind` is
 /// set, nor does a route, which may lead outside; nothing is sent to find out.
-fn is_local(ip: IpAddr) -> bool {
+fn is_local(ip: IpAddr) -> io::Result<bool> {
     let unspecified = match ip {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -140,7 +143,19 @@ fn is_local(ip: IpAddr) -> bool {
         socket.connect((ip, DISCARD_PORT))?;
         Ok(socket.local_addr()?.ip())
     };
-    source().is_ok_and(|source| source == ip)
+    match source() {
+        Ok(source) => Ok(source == ip),
+        Err(error) if is_lack_of_ours(&error) => Err(error),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Whether the error says nothing about the namespace.
+fn is_lack_of_ours(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
 }
 
 #[cfg(test)]
@@ -149,9 +164,9 @@ mod tests {
 
     #[test]
     fn only_loopback_that_is_there_counts_and_gets_a_listener() {
-        let families = Families::here();
+        let families = Families::here().unwrap();
         assert!(families.v4);
-        assert!(!is_local("192.0.2.1".parse().unwrap()));
+        assert!(!is_local("192.0.2.1".parse().unwrap()).unwrap());
         let only_v4 = Families {
             v4: true,
             v6: false,

@@ -19,7 +19,7 @@ const STACK_BYTES: usize = 128 * 1024;
 const THREAD_NAME: &str = "netns";
 
 /// A network namespace in which we have listeners, kept alive by this.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Namespace {
     cookie: u64,
     /// Its number in /proc; nobody else gets it while the namespace lives.
@@ -60,10 +60,6 @@ impl Namespace {
 
     pub(super) fn inode(&self) -> u64 {
         self.inode
-    }
-
-    pub(super) fn is_own(&self) -> bool {
-        self.entrance.is_none()
     }
 
     /// Our listeners in it.

@@ -2,6 +2,8 @@
 //!
 //! Design: docs/decisions/0040-network-namespaces.md.
 
+mod look;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -14,18 +16,14 @@ use std::time::Duration;
 
 use proxy_ebpf::wanted::WantedNetns;
 use serde::{Deserialize, Serialize};
-use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, warn};
 
-use super::census;
+use super::census::{self, Census};
 use super::doors::{Accepted, Doors, NotAccepted};
 use super::hooks::{HookError, ListenerTable};
 use super::listener::{Families, ListenAddress, Listener, cookie_here, listen_here, ports};
 use super::namespace::{Namespace, visit};
 
-/// How often it is looked whether anybody is left in a namespace. One that nobody is left in gets no more connects after
-/// one look and loses its listeners at the next.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -69,16 +67,19 @@ pub struct NamespaceCounts {
     pub failed: u64,
 }
 
+pub use look::look_forever;
+
 /// The namespaces with listeners of ours.
 pub struct Namespaces {
     doors: Doors,
     known: Mutex<Known>,
-    /// The most besides our own.
+    /// Our own, as it was at start.
+    own: Namespace,
+    /// The most besides it.
     limit: usize,
     opened: AtomicU64,
     released: AtomicU64,
     failed: AtomicU64,
-    own: Vec<ListenAddress>,
 }
 
 struct Known {
@@ -98,7 +99,7 @@ impl Namespaces {
     /// # Errors
     /// [`OpenError`]; nobody can be intercepted then.
     pub fn start(table: ListenerTable, port: u16, limit: usize) -> Result<Self, OpenError> {
-        let families = Families::here();
+        let families = Families::here()?;
         if families.is_none() {
             return Err(OpenError::NoLoopback);
         }
@@ -113,11 +114,11 @@ impl Namespaces {
                 table,
                 by_cookie: HashMap::new(),
             }),
+            own: own.clone(),
             limit,
             opened: AtomicU64::new(0),
             released: AtomicU64::new(0),
             failed: AtomicU64::new(0),
-            own: own.listeners().to_vec(),
         };
         namespaces.enter(own, listeners)?;
         Ok(namespaces)
@@ -125,7 +126,7 @@ impl Namespaces {
 
     /// The addresses of our listeners in our own namespace.
     pub fn own_listeners(&self) -> &[ListenAddress] {
-        &self.own
+        self.own.listeners()
     }
 
     /// The counts as they stand.
@@ -148,7 +149,11 @@ impl Namespaces {
             listed.map(|entry| entry.namespace.inode()).collect()
         };
         let mut opened = Vec::new();
-        for (inode, path) in census::take() {
+        let census = census::take().unwrap_or_else(|error| {
+            warn!(%error, "cannot tell which network namespaces there are");
+            Census::new()
+        });
+        for (inode, path) in census {
             if known.contains(&inode) {
                 continue;
             }
@@ -180,12 +185,12 @@ impl Namespaces {
     /// Opens listeners in the namespace of this descriptor, if its cookie is `wanted`.
     fn open(&self, entrance: File, wanted: impl Fn(u64) -> bool) -> Result<u64, OpenError> {
         let opened = self.open_inside(entrance, wanted);
-        let count = match &opened {
-            Ok(_) => &self.opened,
-            Err(OpenError::Elsewhere) => return opened,
-            Err(_) => &self.failed,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
+        if opened
+            .as_ref()
+            .is_err_and(|error| !matches!(error, OpenError::Elsewhere))
+        {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
         opened
     }
 
@@ -197,7 +202,7 @@ impl Namespaces {
         if !self.make_room(cookie)? {
             return Ok(cookie);
         }
-        let listeners = visit(entrance.as_fd(), || listen_here(0, Families::here()))?;
+        let listeners = visit(entrance.as_fd(), || listen_here(0, Families::here()?))?;
         if listeners.is_empty() {
             return Err(OpenError::NoLoopback);
         }
@@ -205,6 +210,7 @@ impl Namespaces {
         let entrance = Some(OwnedFd::from(entrance));
         let namespace = Namespace::new(cookie, inode, entrance, addresses(&listeners));
         self.enter(namespace, listeners)?;
+        self.opened.fetch_add(1, Ordering::Relaxed);
         Ok(cookie)
     }
 
@@ -216,11 +222,9 @@ impl Namespaces {
             Some(_) => self.close(&mut known, cookie),
             None => {}
         }
-        let others = known
-            .by_cookie
-            .values()
-            .filter(|entry| !entry.namespace.is_own());
-        if others.count() >= self.limit {
+        let is_other = |cookie: &u64| *cookie != self.own.cookie();
+        let others = known.by_cookie.keys().copied().filter(is_other);
+        if is_other(&cookie) && others.count() >= self.limit {
             return Err(OpenError::Full(self.limit));
         }
         Ok(true)
@@ -281,7 +285,7 @@ impl Namespaces {
         let cookie = namespace.cookie();
         let is_current = |entry: &Entry| Arc::ptr_eq(&entry.namespace, namespace);
         if known.by_cookie.get(&cookie).is_some_and(is_current) {
-            unlist(&mut known, cookie);
+            unlist(&mut known, namespace);
             self.close(&mut known, cookie);
         }
     }
@@ -295,82 +299,22 @@ impl Namespaces {
         }
     }
 
-    /// Looks who is left: closes the listeners that nobody was left for at the last look, and takes those out of the
-    /// hooks' sight that nobody is left for now, or that cannot be reached any more. Blocks.
-    fn look(&self) {
-        let mut listed = Vec::new();
-        {
-            let mut known = self.lock();
-            let unlisted = known.by_cookie.iter().filter(|(_, entry)| !entry.is_listed);
-            for cookie in unlisted.map(|(cookie, _)| *cookie).collect::<Vec<_>>() {
-                self.close(&mut known, cookie);
-            }
-            let entries = known.by_cookie.values();
-            listed.extend(entries.map(|entry| Arc::clone(&entry.namespace)));
-        }
-        listed.retain(|namespace| !namespace.is_own());
-        if listed.is_empty() {
-            return;
-        }
-        let left = inhabited(&listed);
-        for namespace in listed {
-            if !left.contains(&namespace.inode()) || !is_as_opened(&namespace) {
-                unlist(&mut self.lock(), namespace.cookie());
-            }
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Looks for as long as the task lives.
-pub async fn look_forever(namespaces: Arc<Namespaces>) {
-    let mut ticks = tokio::time::interval(LOOK_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let namespaces = Arc::clone(&namespaces);
-        if let Err(error) = tokio::task::spawn_blocking(move || namespaces.look()).await {
-            error!(%error, "network namespaces are not released");
-        }
-    }
-}
-
-/// Which of these processes live in, or are mounted somewhere, by inode.
-fn inhabited(namespaces: &[Arc<Namespace>]) -> HashSet<u64> {
-    let mut left: HashSet<u64> = census::take().into_keys().collect();
-    let inodes = namespaces.iter().map(|namespace| namespace.inode());
-    let missing: HashSet<u64> = inodes.filter(|inode| !left.contains(inode)).collect();
-    if !missing.is_empty() {
-        left.extend(census::entered_by_threads(&missing));
-    }
-    left
-}
-
-/// Whether connects can still be redirected to every listener, and to no other loopback address.
-fn is_as_opened(namespace: &Namespace) -> bool {
-    let reached = namespace.visit(|| Ok(Families::here()));
-    // Without a thread to look with nothing is known.
-    reached.map_or(true, |reached| {
-        reached == Families::of(namespace.listeners())
-    })
-}
-
-/// Takes a namespace out of the hooks' sight.
-fn unlist(known: &mut Known, cookie: u64) {
-    let Some(entry) = known
-        .by_cookie
-        .get_mut(&cookie)
-        .filter(|entry| entry.is_listed)
-    else {
+/// Takes a namespace out of the hooks' sight, unless it was opened anew meanwhile.
+fn unlist(known: &mut Known, namespace: &Arc<Namespace>) {
+    let cookie = namespace.cookie();
+    let is_this = |entry: &&mut Entry| entry.is_listed && Arc::ptr_eq(&entry.namespace, namespace);
+    let Some(entry) = known.by_cookie.get_mut(&cookie).filter(is_this) else {
         return;
     };
     match known.table.remove(cookie) {
         Ok(()) => entry.is_listed = false,
         Err(error) => {
-            error!(%error, cookie, "connects in a network namespace that is given up are still redirected")
+            error!(%error, cookie, "connects in a network namespace that is given up are still redirected");
         }
     }
 }

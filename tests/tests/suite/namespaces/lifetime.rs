@@ -207,3 +207,31 @@ fn five_hundred_namespaces_leave_nothing_behind() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn whoever_cannot_be_looked_for_is_not_taken_for_gone() -> Result<()> {
+    Setup::elsewhere().play(|stage| {
+        let (client, link) = client_namespace(stage)?;
+        let [server, _] = &link.server;
+        open(stage, &client, server)?;
+        let limit = |soft: usize| {
+            let mut command = Command::new("prlimit");
+            command.args(["--pid", &stage.pgusher.pid().to_string()]);
+            run(command.arg(format!("--nofile={soft}:")))?
+                .success()
+                .map(drop)
+        };
+        let before = stage.pgusher.counter("/namespaces/intercepted")?;
+        // Not even a socket to look with is left.
+        limit(1)?;
+        wait_until("pgusher has looked in vain", || {
+            let log = stage.pgusher.log()?;
+            Ok(Seen::when(log.contains("they are kept"), || log.clone()))
+        })?;
+        limit(10_000)?;
+        ensure!(stage.pgusher.counter("/namespaces/intercepted")? == before);
+        ensure!(seen_from(stage, &client, server)? == link.client[0]);
+        ensure!(stage.redirected()? == 1, "{}", stage.pgusher.status()?);
+        Ok(())
+    })
+}
