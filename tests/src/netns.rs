@@ -13,7 +13,8 @@ use crate::cgroup::TestCgroup;
 use crate::process::{Running, run};
 
 /// Makes the addresses of links different. Servers let in whoever comes from 10.77.0.0/16 and fd77::/16.
-static NEXT_LINK: AtomicU32 = AtomicU32::new(0);
+/// From one on: with zero an IPv6 address would be written in another way than it is shown.
+static NEXT_LINK: AtomicU32 = AtomicU32::new(1);
 
 /// A network namespace.
 #[derive(Debug)]
