@@ -3,9 +3,11 @@
 use anyhow::{Result, ensure};
 use pgusher_tests::cluster::Cluster;
 use pgusher_tests::netns::{Link, NetNs};
-use pgusher_tests::process::run;
+use pgusher_tests::process::{Running, run};
 use pgusher_tests::programs::compiled;
 use pgusher_tests::stage::Setup;
+
+use crate::expect::fact;
 
 use super::{client_namespace, connect, open, seen_from};
 
@@ -170,4 +172,32 @@ fn a_client_that_is_gone_at_once_has_its_namespace_found_all_the_same() -> Resul
             ensure!(seen_from(stage, &client, &link.server[0])? == link.client[0]);
             Ok(())
         })
+}
+
+/// Connects twice, the second time when it is told to.
+pub(super) const TWICE: &str =
+    r#"ip link set lo up && { "$0" "$@"; echo first=done; read _; exec "$0" "$@"; }"#;
+
+#[test]
+fn a_namespace_that_belongs_to_a_user_namespace_is_intercepted() -> Result<()> {
+    Setup::elsewhere().play(|stage| {
+        let opened = stage.pgusher.counter("/namespaces/opened")?;
+        let mut command = stage.cgroup.command("unshare")?;
+        command.args(["--user", "--map-root-user", "--net", "sh", "-c", TWICE]);
+        command.arg(compiled("connect")?);
+        command.args(["blocking", "127.0.0.1", &stage.cluster.port.to_string()]);
+        let mut client = Running::start(&mut command)?;
+        client.wait_for_value("first")?;
+        stage
+            .pgusher
+            .wait_for_counter("/namespaces/opened", |now| now == opened + 1)?;
+        client.say("")?;
+        // Nobody listens there: pgusher says so, in place of the namespace's kernel.
+        let finished = client.end()?;
+        ensure!(finished.value("refused")? == "57P03", "{finished:?}");
+        let record = stage.pgusher.trail.only_session()?;
+        let others = fact(&record, "other_namespaces", "late")?;
+        ensure!(*others == serde_json::json!(["user", "net"]), "{others}");
+        Ok(())
+    })
 }

@@ -10,6 +10,7 @@ use pgusher_tests::process::{Running, run};
 use pgusher_tests::programs::compiled;
 use pgusher_tests::stage::{Setup, Stage};
 
+use super::first_need::TWICE;
 use super::{client_namespace, open, psql, seen_from};
 
 /// Threads of the runtime's that wait a while for more work of the blocking kind.
@@ -164,10 +165,6 @@ fn sessions_go_on_in_a_namespace_that_is_known_to_nobody_else() -> Result<()> {
 /// How many namespaces come and go, and how many of them at one time.
 const NAMESPACES: usize = 500;
 const AT_ONCE: usize = 50;
-
-/// Connects twice, the second time when it is told to.
-const TWICE: &str =
-    r#"ip link set lo up && { "$0" "$@"; echo first=done; read _; exec "$0" "$@"; }"#;
 
 #[test]
 fn five_hundred_namespaces_leave_nothing_behind() -> Result<()> {
