@@ -48,9 +48,10 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Whether this is the namespace's own state and nothing to look into.
+    /// Whether this is the namespace's own state and nothing to look into, or has been told: anybody who can make
+    /// namespaces could fill the log with it.
     pub(super) fn is_expected(&self) -> bool {
-        matches!(self, Self::NoLoopback | Self::Elsewhere)
+        matches!(self, Self::NoLoopback | Self::Elsewhere | Self::Full(_))
     }
 }
 
@@ -84,6 +85,8 @@ pub struct Namespaces {
 
 struct Known {
     table: ListenerTable,
+    /// Whether it was told that there is no more room, since there was some.
+    is_full: bool,
     by_cookie: HashMap<u64, Entry>,
 }
 
@@ -112,6 +115,7 @@ impl Namespaces {
             doors: Doors::new()?,
             known: Mutex::new(Known {
                 table,
+                is_full: false,
                 by_cookie: HashMap::new(),
             }),
             own: own.clone(),
@@ -141,7 +145,8 @@ impl Namespaces {
         }
     }
 
-    /// Opens listeners in every namespace there is whose cookie is `wanted`; returns the cookies. Blocks.
+    /// Opens listeners in every namespace there is whose cookie is `wanted`, while there is room; returns the cookies.
+    /// Blocks.
     pub fn open_all(&self, wanted: impl Fn(u64) -> bool) -> Vec<u64> {
         let known: HashSet<u64> = {
             let known = self.lock();
@@ -159,6 +164,7 @@ impl Namespaces {
             }
             match open_entrance(&path).and_then(|entrance| self.open(entrance, &wanted)) {
                 Ok(cookie) => opened.push(cookie),
+                Err(OpenError::Full(_)) => break,
                 Err(error) if error.is_expected() => {
                     debug!(path = %path.display(), "not intercepted: {error}")
                 }
@@ -225,7 +231,11 @@ impl Namespaces {
         let is_other = |cookie: &u64| *cookie != self.own.cookie();
         let others = known.by_cookie.keys().copied().filter(is_other);
         if is_other(&cookie) && others.count() >= self.limit {
-            return Err(OpenError::Full(self.limit));
+            let error = OpenError::Full(self.limit);
+            if !std::mem::replace(&mut known.is_full, true) {
+                warn!("a network namespace is not intercepted, and no more will be: {error}");
+            }
+            return Err(error);
         }
         Ok(true)
     }
@@ -294,6 +304,7 @@ impl Namespaces {
     fn close(&self, known: &mut Known, cookie: u64) {
         if let Some(entry) = known.by_cookie.remove(&cookie) {
             self.doors.close(&entry.namespace);
+            known.is_full = false;
             self.released.fetch_add(1, Ordering::Relaxed);
             debug!(cookie, "network namespace released");
         }
