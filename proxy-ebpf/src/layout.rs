@@ -3,9 +3,11 @@
 use crate::endpoint::Endpoint;
 use crate::handover::{HandoverKey, ListenerPorts};
 use crate::interception::{Interception, Route};
+use crate::names::{MAX_WANTED, WANTED_BYTES};
 use crate::offsets::KernelOffsets;
 use crate::origin::Origin;
 use crate::refusals::Refusals;
+use crate::wanted::WantedNetns;
 
 const _: () = {
     assert!(size_of::<Endpoint>() == 18 && align_of::<Endpoint>() == 1);
@@ -15,5 +17,8 @@ const _: () = {
     assert!(size_of::<HandoverKey>() == 48 && align_of::<HandoverKey>() == 8);
     assert!(size_of::<ListenerPorts>() == 4 && align_of::<ListenerPorts>() == 1);
     assert!(size_of::<KernelOffsets>() == 56 && align_of::<KernelOffsets>() == 4);
+    assert!(size_of::<WantedNetns>() == 16 && align_of::<WantedNetns>() == 8);
+    // A message for each namespace that is waited for finds room, with the eight bytes before it.
+    assert!(MAX_WANTED * (size_of::<WantedNetns>() + 8) <= WANTED_BYTES);
     assert!(size_of::<Refusals>() == 4 && align_of::<Refusals>() == 4);
 };

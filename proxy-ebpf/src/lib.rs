@@ -21,3 +21,4 @@ pub mod origin;
 mod pod;
 pub mod refusals;
 pub mod verdict;
+pub mod wanted;

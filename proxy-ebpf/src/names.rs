@@ -8,6 +8,10 @@ pub const MAP_OWN_PROCESSES: &str = "OWN_PROCESSES";
 pub const MAP_LISTENERS: &str = "LISTENERS";
 /// Hash map: [`crate::handover::HandoverKey`] → [`crate::interception::Interception`].
 pub const MAP_HANDOVER: &str = "HANDOVER";
+/// Hash map: cookies of network namespaces whose lack of a listener was told and not answered yet → 1.
+pub const MAP_WANTED: &str = "WANTED";
+/// Ring buffer of [`crate::wanted::WantedNetns`].
+pub const MAP_WANTED_QUEUE: &str = "WANTED_QUEUE";
 /// Per-CPU array of `u64`, indexed by [`crate::verdict::Verdict`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
 
@@ -33,5 +37,9 @@ pub const MAX_PORTS: usize = 64;
 pub const MAX_OWN_PROCESSES: usize = 8;
 /// The most network namespaces with a listener.
 pub const MAX_LISTENERS: usize = 4096;
+/// The most network namespaces that can wait for a listener; a connect from one more is told of by the next.
+pub const MAX_WANTED: usize = 1024;
+/// The size of the ring buffer that tells of them, in bytes: a power of two, of whole pages.
+pub const WANTED_BYTES: usize = 32 * 1024;
 /// The most connections between SYN and accept; entries live for microseconds, a full accept queue included.
 pub const MAX_HANDOVER: usize = 65_536;

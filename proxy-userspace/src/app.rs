@@ -19,7 +19,7 @@ use crate::audit::record::{Body, Record};
 use crate::audit::{self, Audit, Writer};
 use crate::config::Config;
 use crate::identify::Identifier;
-use crate::intercept::{self, Attached, Cgroup, Claim, Coverage, Listeners, Loaded, Targets};
+use crate::intercept::{self, Attached, Cgroup, Claim, Coverage, Loaded, Namespaces, Targets};
 use crate::policy::Enforcer;
 use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
@@ -34,7 +34,7 @@ const WRITER_LIMIT: Duration = Duration::from_secs(10);
 /// A running proxy.
 struct Running {
     stages: Arc<Stages>,
-    listeners: Listeners,
+    namespaces: Arc<Namespaces>,
     hooks: Attached,
     _claim: Claim,
     sessions: TaskTracker,
@@ -93,10 +93,9 @@ async fn start(config: &Config) -> Result<Running> {
     let admin = AdminSocket::bind(&config.admin_socket)?;
     check_pid_namespace()?;
     let max_connections = Sessions::max_connections(config.limits.max_sessions.get());
-    host::raise_descriptor_limit(max_connections);
+    host::raise_descriptor_limit(max_connections, config.max_namespaces);
     let cgroup = Cgroup::open(config.cgroup.as_deref())?;
     let claim = cgroup.claim()?;
-    let listeners = Listeners::bind(config.listen_port)?;
     // Said before it is done: loading can block for long while the kernel is stuck elsewhere.
     info!("loading the BPF programs");
     let mut hooks = Loaded::load(&host::kernel_offsets(), &config.refusals)
@@ -104,13 +103,12 @@ async fn start(config: &Config) -> Result<Running> {
     hooks.configure(&Targets {
         ports: config.ports.clone(),
         own_tgid: std::process::id(),
-        netns_cookie: listeners.netns_cookie(),
-        listeners: listeners.ports()?,
     })?;
+    let namespaces = open_namespaces(config, &mut hooks).await?;
     let (audit, writer) = audit::start(&config.audit, max_connections)?;
-    let stages = Arc::new(stages(config, &mut hooks, &listeners, audit, policy)?);
+    let stages = Arc::new(stages(config, &mut hooks, audit, policy)?);
 
-    let (counters, log) = (hooks.counters()?, hooks.log());
+    let (counters, wanted, log) = (hooks.counters()?, hooks.wanted()?, hooks.log());
     let hooks = hooks.attach(&cgroup).context("cannot start interception")?;
     info!(ports = ?config.ports, cgroup = %cgroup.path().display(), "interception attached");
     // Only now: a connection made before this line is either redirected or counted.
@@ -120,20 +118,22 @@ async fn start(config: &Config) -> Result<Running> {
     let fixed = Fixed {
         ports: config.ports.clone(),
         cgroup: cgroup.path().to_path_buf(),
-        listen: listeners.addresses()?,
+        namespaces: Arc::clone(&namespaces),
         refusals: config.refusals,
         coverage,
     };
     companions.start(admin.serve(Observed::new(fixed, counters, Arc::clone(&stages))));
     companions.start(reload::on_hangup(Arc::clone(&stages), hangup));
     companions.start(intercept::sweep_forever(Arc::clone(&stages.handover)));
+    companions.start(intercept::answer_forever(wanted, Arc::clone(&namespaces)));
+    companions.start(intercept::look_forever(Arc::clone(&namespaces)));
     match log {
         Ok(log) => companions.start(intercept::forward_log(log)),
         Err(error) => warn!(%error, "the BPF programs' own log cannot be read"),
     }
     Ok(Running {
         stages,
-        listeners,
+        namespaces,
         hooks,
         _claim: claim,
         sessions: TaskTracker::new(),
@@ -142,24 +142,27 @@ async fn start(config: &Config) -> Result<Running> {
     })
 }
 
-fn stages(
-    config: &Config,
-    hooks: &mut Loaded,
-    listeners: &Listeners,
-    audit: Audit,
-    policy: Enforcer,
-) -> Result<Stages> {
+/// Listeners in our own network namespace, and in every other that there is already.
+async fn open_namespaces(config: &Config, hooks: &mut Loaded) -> Result<Arc<Namespaces>> {
+    let (port, limit) = (config.listen_port, config.max_namespaces);
+    let namespaces = Arc::new(Namespaces::start(hooks.listener_table()?, port, limit)?);
+    let others = Arc::clone(&namespaces);
+    let opened = tokio::task::spawn_blocking(move || others.open_all(|_| true).len()).await?;
+    info!(opened, "other network namespaces intercepted");
+    Ok(namespaces)
+}
+
+fn stages(config: &Config, hooks: &mut Loaded, audit: Audit, policy: Enforcer) -> Result<Stages> {
     let root = intercept::cgroup_root().unwrap_or_else(|error| {
         warn!(%error, "cgroup paths in records will not be verified");
         Path::new("/sys/fs/cgroup").to_path_buf()
     });
     Ok(Stages {
         handover: Arc::new(hooks.handover()?),
-        netns_cookie: listeners.netns_cookie(),
         policy,
         cancel_keys: session::CancelKeys::default(),
         identifier: Identifier::new(&root, &config.identity),
-        router: Router::new(listeners.addresses()?, config.limits.dial_timeout),
+        router: Router::new(config.limits.dial_timeout),
         audit,
         audit_limits: (&config.audit).into(),
         sessions: Sessions::new(config.limits.max_sessions.get()),
@@ -198,7 +201,7 @@ async fn accept_forever(running: &Running) {
         let room = running.stages.sessions.room().await;
         // Before accepting: while the audit trail is stuck, connections wait in the accept queue.
         let place = running.stages.audit.closing_place().await;
-        let accepted = running.listeners.accept().await;
+        let accepted = running.namespaces.accept().await;
         let connection = running.stages.sessions.accepted(room);
         let stages = Arc::clone(&running.stages);
         running.sessions.spawn(async move {
@@ -221,7 +224,7 @@ async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Resu
     };
     let Running {
         stages,
-        listeners,
+        namespaces,
         hooks,
         _claim,
         sessions,
@@ -236,9 +239,9 @@ async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Resu
         stages.force.cancel();
         sessions.wait().await;
     }
-    drop(listeners);
     drop(hooks);
     companions.stop().await;
+    drop(namespaces);
     // The last handle on the audit queue; the writer ends when it has written what is queued.
     drop(stages);
     let writing = tokio::task::spawn_blocking(|| writer.join());

@@ -24,6 +24,7 @@ pub use tls::{
     ServerTlsSettings, TerminationSettings, TlsMode, TlsSetting,
 };
 
+use proxy_ebpf::names::MAX_LISTENERS;
 use proxy_ebpf::refusals::Refusals;
 use proxy_ebpf::verdict::Verdict;
 
@@ -39,6 +40,8 @@ const DEFAULT_DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 const DEFAULT_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_MAX_SESSIONS: usize = 10_000;
+/// Three descriptors each.
+const DEFAULT_MAX_NAMESPACES: usize = 1024;
 const DEFAULT_AUDIT_QUEUE: usize = 4096;
 /// Longer than nearly every statement that a person or a program writes by hand; bulk INSERTs are cut.
 const DEFAULT_AUDIT_TEXT_LIMIT: usize = 64 * 1024;
@@ -75,6 +78,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// Which connects fail because they cannot be redirected; the others go direct.
     pub refusals: Refusals,
+    /// The most network namespaces besides our own that have listeners.
+    pub max_namespaces: usize,
     /// Timeouts and limits of a session.
     pub limits: SessionLimits,
     /// How long sessions may go on after SIGTERM.
@@ -194,6 +199,7 @@ impl Config {
                 settings.policy_mode.unwrap_or_default(),
                 settings.unknown_netns,
             ),
+            max_namespaces: checked_namespaces(settings.max_namespaces)?,
             policy: checked_policy(settings.policy_mode, settings.policy, settings.server_group)?,
             limits: SessionLimits {
                 startup_timeout: timeout(
@@ -235,6 +241,18 @@ fn refusals(mode: PolicyMode, unknown_netns: Option<UnknownNetns>) -> Refusals {
         UnknownNetns::Pass => refusals,
         UnknownNetns::Refuse => refusals.and(Verdict::OtherNetns),
     }
+}
+
+/// One place in the hooks' table is for our own.
+fn checked_namespaces(value: Option<usize>) -> Result<usize, ConfigError> {
+    let value = value.unwrap_or(DEFAULT_MAX_NAMESPACES);
+    if value < MAX_LISTENERS {
+        return Ok(value);
+    }
+    Err(ConfigError::Value {
+        setting: "max_namespaces",
+        reason: format!("{value} is more than {}", MAX_LISTENERS - 1),
+    })
 }
 
 fn checked_policy(

@@ -8,7 +8,7 @@ use proxy_ebpf::refusals::Refusals;
 use serde::Serialize;
 
 use crate::app;
-use crate::intercept::{self, Cgroup, Listeners, Loaded};
+use crate::intercept::{self, Cgroup, Loaded};
 
 /// One check's outcome.
 #[derive(Debug, Serialize)]
@@ -205,13 +205,7 @@ fn absent_facts(offsets: &KernelOffsets) -> Vec<&'static str> {
 }
 
 fn listeners() -> Check {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build();
-    let bound = runtime.and_then(|runtime| {
-        let _context = runtime.enter();
-        Listeners::bind(0).and_then(|listeners| listeners.addresses())
-    });
+    let bound = intercept::try_to_listen();
     Check::from_result("listeners", bound, |addresses| match addresses.len() {
         1 => "IPv4 loopback only".to_owned(),
         _ => "IPv4 and IPv6 loopback".to_owned(),

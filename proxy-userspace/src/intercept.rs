@@ -4,18 +4,28 @@
 //! is not found has no original destination, and the next stage refuses it. Next stage: [`crate::identify`].
 
 mod btf;
+mod census;
 mod cgroup;
 mod coverage;
+mod doors;
 mod handover;
 mod hooks;
 mod listener;
 mod log;
+mod namespace;
+mod namespaces;
 mod object;
+mod wanted;
+mod watched;
 
 pub use btf::{BtfError, KERNEL_BTF, kernel_offsets};
 pub use cgroup::{Cgroup, CgroupError, Claim, root as cgroup_root};
 pub use coverage::{Coverage, uncovered};
+pub use doors::Accepted;
 pub use handover::{Handover, HandoverError, MAX_ENTRY_AGE, sweep_forever};
-pub use hooks::{Attached, Counters, HookError, Loaded, Targets};
-pub use listener::{Accepted, ListenAddress, Listeners};
+pub use hooks::{Attached, Counters, HookError, ListenerTable, Loaded, Targets};
+pub use listener::{ListenAddress, try_to_listen};
 pub use log::{HookLog, forward_log};
+pub use namespace::Namespace;
+pub use namespaces::{NamespaceCounts, Namespaces, OpenError, look_forever};
+pub use wanted::{WantedQueue, answer_forever};

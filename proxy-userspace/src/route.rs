@@ -1,7 +1,7 @@
 //! Stage 5, route: from leave to dial to a connected server socket.
 //!
-//! The upstream socket is made in our own network namespace, the only one the hooks redirect from, and leaves as the
-//! client's own would: from the source address, interface and firewall mark the application chose.
+//! The upstream socket is made in the client's network namespace, and leaves as the client's own would: from the source
+//! address, interface and firewall mark the application chose.
 //! Previous stage: [`crate::policy`]; next: [`crate::relay`].
 
 use std::io;
@@ -15,7 +15,7 @@ use proxy_ebpf::interception::Route;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::intercept::ListenAddress;
+use crate::intercept::Namespace;
 use crate::policy::Clearance;
 use crate::socket;
 
@@ -51,20 +51,25 @@ pub enum DialError {
     },
 }
 
+/// How a client's own socket would have gone to its server.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// With which options.
+    pub route: Route,
+    /// From where.
+    pub namespace: Arc<Namespace>,
+}
+
 /// Dials servers.
 #[derive(Clone, Debug)]
 pub struct Router {
-    own: Arc<[ListenAddress]>,
     timeout: Duration,
 }
 
 impl Router {
-    /// Makes a router that never dials `own` and gives up after `timeout`.
-    pub fn new(own: Vec<ListenAddress>, timeout: Duration) -> Self {
-        Self {
-            own: own.into(),
-            timeout,
-        }
+    /// Makes a router that gives up after `timeout`.
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout }
     }
 
     /// Connects to where the clearance allows, the way the client's socket would have.
@@ -74,12 +79,16 @@ impl Router {
     ///
     /// # Cancel safety
     /// Cancel safe: an unfinished connection is closed.
-    pub async fn dial(&self, clearance: &Clearance, route: &Route) -> Result<TcpStream, DialError> {
+    pub async fn dial(&self, clearance: &Clearance, way: &Way) -> Result<TcpStream, DialError> {
         let destination = clearance.destination();
-        if self.own.contains(&ListenAddress(destination)) {
+        if way.namespace.has_listener(destination) {
             return Err(DialError::OwnListener(destination));
         }
-        let socket = upstream_socket(destination, route).map_err(|source| DialError::NoSocket {
+        let route = way.route;
+        let made = way
+            .namespace
+            .make(move || upstream_socket(destination, &route));
+        let socket = made.await.map_err(|source| DialError::NoSocket {
             destination,
             source,
         })?;
@@ -133,6 +142,7 @@ fn upstream_socket(destination: SocketAddr, route: &Route) -> io::Result<TcpSock
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::intercept::ListenAddress;
     use proxy_ebpf::endpoint::Endpoint;
 
     fn permit(destination: SocketAddr) -> Clearance {
@@ -143,12 +153,22 @@ mod tests {
         Route::new(destination.into(), Endpoint::UNSPECIFIED)
     }
 
+    fn way(route: Route, own: Vec<ListenAddress>) -> Way {
+        Way {
+            route,
+            namespace: Arc::new(Namespace::own(own).unwrap()),
+        }
+    }
+
     #[tokio::test]
     async fn our_own_listener_is_never_dialled() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap();
-        let router = Router::new(vec![ListenAddress(own)], Duration::from_secs(1));
-        let error = router.dial(&permit(own), &route_to(own)).await.unwrap_err();
+        let router = Router::new(Duration::from_secs(1));
+        let error = router
+            .dial(&permit(own), &way(route_to(own), vec![ListenAddress(own)]))
+            .await
+            .unwrap_err();
         assert!(matches!(error, DialError::OwnListener(_)), "{error}");
     }
 
@@ -158,8 +178,11 @@ mod tests {
         let server = listener.local_addr().unwrap();
         let source: SocketAddr = "127.0.0.7:40000".parse().unwrap();
         let route = route_to(server).with_socket(source.into(), 0, 0);
-        let router = Router::new(Vec::new(), Duration::from_secs(5));
-        let _stream = router.dial(&permit(server), &route).await.unwrap();
+        let router = Router::new(Duration::from_secs(5));
+        let _stream = router
+            .dial(&permit(server), &way(route, Vec::new()))
+            .await
+            .unwrap();
         let (_, seen) = listener.accept().await.unwrap();
         assert_eq!(seen.ip(), source.ip());
     }
@@ -168,9 +191,9 @@ mod tests {
     async fn a_lack_of_ours_is_not_the_servers_refusal() {
         let server: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let no_such_interface = route_to(server).with_socket(Endpoint::UNSPECIFIED, u32::MAX, 0);
-        let router = Router::new(Vec::new(), Duration::from_secs(5));
+        let router = Router::new(Duration::from_secs(5));
         let error = router
-            .dial(&permit(server), &no_such_interface)
+            .dial(&permit(server), &way(no_such_interface, Vec::new()))
             .await
             .unwrap_err();
         assert!(matches!(error, DialError::NoSocket { .. }), "{error}");
@@ -182,9 +205,9 @@ mod tests {
             .unwrap()
             .local_addr()
             .unwrap();
-        let router = Router::new(Vec::new(), Duration::from_secs(5));
+        let router = Router::new(Duration::from_secs(5));
         let error = router
-            .dial(&permit(closed), &route_to(closed))
+            .dial(&permit(closed), &way(route_to(closed), Vec::new()))
             .await
             .unwrap_err();
         let text = error.to_string();

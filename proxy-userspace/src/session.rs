@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use proxy_ebpf::interception::Interception;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -28,7 +27,7 @@ use crate::intercept::{Accepted, Handover, HandoverError};
 use crate::leg::Leg;
 use crate::policy::{Denial, Enforcer, Permit};
 use crate::relay::{EndedBy, Legs, Observer as _, Side, Stops, relay};
-use crate::route::Router;
+use crate::route::{Router, Way};
 use crate::socket;
 use crate::startup::{self, AuthenticationError, ClientLeg, Encryption};
 use crate::tls::Certificates;
@@ -57,8 +56,6 @@ const GOODBYE_BYTES: usize = 64 * 1024 * 1024;
 pub struct Stages {
     /// Where intercepted connections are handed over.
     pub handover: Arc<Handover>,
-    /// The network namespace of our listeners.
-    pub netns_cookie: u64,
     /// Who is it?
     pub identifier: Identifier,
     /// May it?
@@ -128,8 +125,8 @@ async fn establish(
     guard: &mut SessionGuard,
     deadline: Instant,
 ) -> Result<Established, Refusal> {
-    let (mut client, interception, identity) = identify(stages, accepted, guard).await?;
-    let destination = interception.route().original().socket_addr();
+    let (mut client, way, identity) = identify(stages, accepted, guard).await?;
+    let destination = way.route.original().socket_addr();
     client.address = Some(destination.ip());
     let rule = Arc::clone(stages.routes.find(destination));
     let first = match client.next_packet(deadline).await {
@@ -140,7 +137,7 @@ async fn establish(
     let termination = who.termination(stages, &rule, &first.opening);
     let arrival = Arrival {
         client,
-        interception,
+        way,
         rule,
         who,
         deadline,
@@ -156,8 +153,9 @@ async fn identify(
     stages: &Stages,
     accepted: Accepted,
     guard: &mut SessionGuard,
-) -> Result<(ClientLeg, Interception, Identity), Refusal> {
-    let taken = stages.handover.take(stages.netns_cookie, &accepted);
+) -> Result<(ClientLeg, Way, Identity), Refusal> {
+    let taken = stages.handover.take(accepted.namespace.cookie(), &accepted);
+    let namespace = accepted.namespace;
     let identified = match taken {
         Ok(interception) => {
             let identity = stages.identifier.identify(interception.origin()).await;
@@ -165,7 +163,8 @@ async fn identify(
                 identity.clone(),
                 interception.route().original().socket_addr(),
             );
-            Ok((interception, identity))
+            let route = *interception.route();
+            Ok((Way { route, namespace }, identity))
         }
         Err(error) => Err(error),
     };
@@ -173,7 +172,7 @@ async fn identify(
     let prepared = socket::prepare_leg(&accepted.stream);
     let client = ClientLeg::new(accepted.stream, Arc::clone(&stages.certificates));
     match (identified, prepared) {
-        (Ok((interception, identity)), Ok(())) => Ok((client, interception, identity)),
+        (Ok((way, identity)), Ok(())) => Ok((client, way, identity)),
         (Ok(_), Err(_)) | (Err(HandoverError::Reset), _) => {
             Err(Refusal::Closed(CloseReason::ClientReset))
         }

@@ -5,13 +5,11 @@
 //! A shell keeps the server: it reads a pipe that only the test process holds, and when that closes — normally, or
 //! because the test process was killed — it stops the server and removes the data.
 
-use std::env;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, Command, Stdio};
+use std::process::{self, Child, Command};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -20,75 +18,15 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::certificates;
 use crate::cgroup::TestCgroup;
 use crate::condition::{DEADLINE, Seen, wait_until};
+use crate::netns::NetNs;
 use crate::process::run;
 
+mod keeper;
 mod settings;
+mod version;
 
 pub use settings::{LOGGED_ROLE, PASSWORD};
-
-/// Runs the server until standard input ends, then stops it and removes its directory.
-const KEEPER: &str = r#"
-directory=$1; shift
-"$@" <&- >"$directory/server.log" 2>&1 &
-server=$!
-cat >/dev/null
-kill -QUIT $server; wait $server
-rm -rf "$directory"
-"#;
-
-/// A PostgreSQL major version the tests run against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// The oldest one, of the machine's own distribution.
-    V15,
-    /// The newest one: direct TLS, protocol 3.2, long cancel keys.
-    V18,
-}
-
-/// Every version, for tests that run against all.
-pub const VERSIONS: [Version; 2] = [Version::V15, Version::V18];
-
-impl Version {
-    fn number(self) -> u32 {
-        match self {
-            Self::V15 => 15,
-            Self::V18 => 18,
-        }
-    }
-
-    /// The root directory that this version's programs see.
-    fn root(self) -> Result<PathBuf> {
-        match self {
-            Self::V15 => Ok(PathBuf::from("/")),
-            Self::V18 => env::var_os("PGUSHER_PG18").map(PathBuf::from).context(
-                "PGUSHER_PG18 must name a directory tree with PostgreSQL 18: run the tests with `cargo xtask test`",
-            ),
-        }
-    }
-
-    /// The absolute path of one of this version's programs, inside its root.
-    fn program(self, name: &str) -> String {
-        format!("/usr/lib/postgresql/{}/bin/{name}", self.number())
-    }
-}
-
-/// Whether a server answers SSLRequest with yes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tls {
-    /// `ssl = on`
-    On,
-    /// `ssl = off`: for what clients say in plain text after a no.
-    Off,
-}
-
-impl Tls {
-    fn setting(self) -> &'static str {
-        match self {
-            Self::On => "on",
-            Self::Off => "off",
-        }
-    }
-}
+pub use version::{Tls, VERSIONS, Version};
 
 /// A running PostgreSQL server.
 #[derive(Debug)]
@@ -102,6 +40,8 @@ pub struct Cluster {
     root: PathBuf,
     directory: PathBuf,
     next_scratch: AtomicU32,
+    /// Where it is, if not in our own network namespace.
+    namespace: Option<NetNs>,
     _keeper: Child,
 }
 
@@ -136,12 +76,32 @@ impl Cluster {
         if let Some(cluster) = started.iter().find(is_same) {
             return Ok(cluster);
         }
-        let cluster: &'static Self = Box::leak(Box::new(Self::start(version, tls)?));
+        let name = format!("{}-ssl-{}", version.number(), tls.setting());
+        let cluster = Self::start((version, tls), &name, None)?;
+        let cluster: &'static Self = Box::leak(Box::new(cluster));
         started.push(cluster);
         Ok(cluster)
     }
 
-    fn start(version: Version, tls: Tls) -> Result<Self> {
+    /// A cluster of version 15 in a network namespace of its own, where it listens on every address; started on first
+    /// use.
+    ///
+    /// # Errors
+    /// As [`Cluster::shared`].
+    pub fn shared_elsewhere() -> Result<&'static Self> {
+        static STARTED: Mutex<Option<&'static Cluster>> = Mutex::new(None);
+        let mut started = STARTED
+            .lock()
+            .map_err(|_| anyhow!("an earlier start of the cluster panicked"))?;
+        if let Some(cluster) = *started {
+            return Ok(cluster);
+        }
+        let kind = (Version::V15, Tls::On);
+        let cluster = Self::start(kind, "elsewhere", Some(NetNs::create()?))?;
+        Ok(started.insert(Box::leak(Box::new(cluster))))
+    }
+
+    fn start((version, tls): (Version, Tls), name: &str, namespace: Option<NetNs>) -> Result<Self> {
         let root = version.root()?;
         let initdb = root.join(version.program("initdb").trim_start_matches('/'));
         ensure!(
@@ -150,19 +110,17 @@ impl Cluster {
             initdb.display(),
             version.number()
         );
-        let directory = PathBuf::from(format!(
-            "/tmp/pgusher-tests-{}-{}-ssl-{}",
-            process::id(),
-            version.number(),
-            tls.setting()
-        ));
+        let directory = PathBuf::from(format!("/tmp/pgusher-tests-{}-{name}", process::id()));
         let outside = outside_of(&root, &directory);
         fs::create_dir(&outside)?;
         fs::set_permissions(&outside, fs::Permissions::from_mode(0o755))?;
         certificates::make(&outside)?;
         let port = free_port()?;
-        let configuration = settings::configuration(&directory, port, tls.setting());
-        let keeper = Self::keep(version, &root, &directory, &configuration)?;
+        let mut configuration = settings::configuration(&directory, port, tls.setting());
+        if namespace.is_some() {
+            configuration.push_str("listen_addresses = '*'\n");
+        }
+        let keeper = Self::keep(version, &directory, &configuration, namespace.as_ref())?;
         let cluster = Self {
             version,
             tls,
@@ -170,6 +128,7 @@ impl Cluster {
             root,
             directory,
             next_scratch: AtomicU32::new(0),
+            namespace,
             _keeper: keeper,
         };
         cluster.wait_until_ready()?;
@@ -177,7 +136,13 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn keep(version: Version, root: &Path, directory: &Path, configuration: &str) -> Result<Child> {
+    fn keep(
+        version: Version,
+        directory: &Path,
+        configuration: &str,
+        namespace: Option<&NetNs>,
+    ) -> Result<Child> {
+        let root = &version.root()?;
         let outside = outside_of(root, directory);
         let data = directory.join("data");
         for name in ["data", "tablespace"] {
@@ -210,18 +175,8 @@ impl Cluster {
             outside.join("data/pg_hba.conf"),
             settings::HOST_BASED_AUTHENTICATION,
         )?;
-        let server = as_postgres("postgres");
-        Command::new("sh")
-            .args(["-c", KEEPER, "keeper"])
-            .arg(&outside)
-            .arg(server.get_program())
-            .args(server.get_args())
-            .arg("-D")
-            .arg(&data)
-            .stdin(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .context("cannot start the keeper of a server")
+        let mut server = as_postgres("postgres");
+        keeper::start(&outside, server.arg("-D").arg(&data), namespace)
     }
 
     fn wait_until_ready(&self) -> Result<()> {
@@ -304,10 +259,24 @@ impl Cluster {
         command.env("HOME", &self.directory);
     }
 
-    /// Sets the libpq environment of any client so that it logs in here as superuser over IPv4.
+    /// The network namespace it is in, if that is not our own.
+    ///
+    /// # Errors
+    /// When it is our own.
+    pub fn namespace(&self) -> Result<&NetNs> {
+        self.namespace
+            .as_ref()
+            .context("the server is in our own network namespace")
+    }
+
+    /// Sets the libpq environment of any client so that it logs in here as superuser over IPv4; where the server is in
+    /// another network namespace, over its Unix socket.
     pub fn point_at(&self, command: &mut Command) {
+        match self.namespace {
+            Some(_) => command.env("PGHOST", &self.directory),
+            None => command.env("PGHOST", "127.0.0.1"),
+        };
         command
-            .env("PGHOST", "127.0.0.1")
             .env("PGPORT", self.port.to_string())
             .env("PGUSER", "postgres")
             .env("PGDATABASE", "postgres")

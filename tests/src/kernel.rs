@@ -45,6 +45,23 @@ impl Held {
             .count()
     }
 
+    /// How many entries the map of this name has.
+    ///
+    /// # Errors
+    /// When none of the maps has the name.
+    pub fn entries(&self, name: &str) -> Result<usize> {
+        for (_, id) in self.objects.iter().filter(|(kind, _)| *kind == "map") {
+            let shown = run(bpftool().args(["--json", "map", "show", "id", id]))?;
+            let map: serde_json::Value = serde_json::from_str(shown.success()?)?;
+            if map.get("name").is_some_and(|found| found == name) {
+                let dumped = run(bpftool().args(["--json", "map", "dump", "id", id]))?;
+                let entries: Vec<serde_json::Value> = serde_json::from_str(dumped.success()?)?;
+                return Ok(entries.len());
+            }
+        }
+        anyhow::bail!("no map {name} in {self:?}")
+    }
+
     /// Waits until none of them exists any more; the kernel frees them a moment after the last descriptor closes.
     ///
     /// # Errors

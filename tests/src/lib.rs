@@ -10,6 +10,7 @@
 //! | [`cgroup`] | the cgroup that is intercepted, and starting programs inside it |
 //! | [`authority`] | the certificate authority of pgusher under test |
 //! | [`certificates`] | the certificate authority of the test servers |
+//! | [`netns`] | network namespaces and what joins them |
 //! | [`cluster`] | PostgreSQL 15 and 18, one cluster each for the whole run |
 //! | [`programs`] | the client programs under `clients/`, compiled once |
 //! | [`tours`] | what each driver does in its tour, and how it is told where to connect |
@@ -28,6 +29,7 @@ pub mod cluster;
 pub mod condition;
 pub mod dialer;
 pub mod kernel;
+pub mod netns;
 pub mod pgusher;
 pub mod process;
 pub mod programs;

@@ -29,6 +29,7 @@ pub struct Setup {
     file: Option<String>,
     policy: Option<(&'static str, String)>,
     is_host: bool,
+    is_elsewhere: bool,
 }
 
 impl Setup {
@@ -43,6 +44,7 @@ impl Setup {
             file: None,
             policy: None,
             is_host: false,
+            is_elsewhere: false,
         }
     }
 
@@ -51,6 +53,15 @@ impl Setup {
     pub fn policy(mut self, mode: &'static str, text: impl Into<String>) -> Self {
         self.policy = Some((mode, text.into()));
         self
+    }
+
+    /// A server in a network namespace of its own, and a pgusher with default settings on its port.
+    #[must_use]
+    pub fn elsewhere() -> Self {
+        Self {
+            is_elsewhere: true,
+            ..Self::with(Version::V15)
+        }
     }
 
     /// Makes the test's cgroup the root of the hierarchy that pgusher sees: what lies directly below has the names that
@@ -124,7 +135,11 @@ pub struct Stage {
 
 impl Stage {
     fn set(setup: &Setup) -> Result<Self> {
-        let cluster = Cluster::shared_with(setup.version, setup.tls)?;
+        let cluster = if setup.is_elsewhere {
+            Cluster::shared_elsewhere()?
+        } else {
+            Cluster::shared_with(setup.version, setup.tls)?
+        };
         let cgroup = TestCgroup::create()?;
         let directory = TempDir::new()?;
         let mut ports = vec![cluster.port];

@@ -13,9 +13,10 @@ use proxy_ebpf::decision::{Attempt, Decision, not_redirected, should_intercept};
 use proxy_ebpf::endpoint::Endpoint;
 use proxy_ebpf::interception::Route;
 use proxy_ebpf::verdict::Verdict;
+use proxy_ebpf::wanted::WantedNetns;
 
 use super::context::{octets, read_v4, read_v6, read_words, write_v4, write_v6};
-use super::maps::{Maps, count, forget_socket, socket_record_or_new};
+use super::maps::{Maps, count, forget_socket, socket_record_or_new, want_listener};
 use super::origin;
 
 /// The interface index of `lo` in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
@@ -88,6 +89,9 @@ fn intercept(context: &SockAddrContext, destination: Endpoint) -> Decision {
         Decision::Pass(verdict) | Decision::Refuse(verdict) => {
             forget_socket(socket);
             count(verdict);
+            if matches!(verdict, Verdict::OtherNetns) {
+                want_listener(&WantedNetns::new(netns_cookie, attempt.tgid, context.pid()));
+            }
         }
         Decision::Ignore => forget_socket(socket),
     }

@@ -1,16 +1,19 @@
 //! The maps, and the decision's view of them.
 
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::btf_maps::{HashMap, PerCpuArray, SkStorage};
+use aya_ebpf::btf_maps::{HashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::macros::btf_map;
 use proxy_ebpf::decision::InterceptionState;
 use proxy_ebpf::handover::{HandoverKey, ListenerPorts};
 use proxy_ebpf::interception::Interception;
-use proxy_ebpf::names::{MAX_HANDOVER, MAX_LISTENERS, MAX_OWN_PROCESSES, MAX_PORTS};
+use proxy_ebpf::names::{
+    MAX_HANDOVER, MAX_LISTENERS, MAX_OWN_PROCESSES, MAX_PORTS, MAX_WANTED, WANTED_BYTES,
+};
 use proxy_ebpf::offsets::KernelOffsets;
 use proxy_ebpf::refusals::Refusals;
 use proxy_ebpf::verdict::Verdict;
+use proxy_ebpf::wanted::WantedNetns;
 
 #[btf_map]
 static PORTS: HashMap<u16, u8, MAX_PORTS> = HashMap::new();
@@ -23,6 +26,12 @@ static LISTENERS: HashMap<u64, ListenerPorts, MAX_LISTENERS> = HashMap::new();
 
 #[btf_map]
 static HANDOVER: HashMap<HandoverKey, Interception, MAX_HANDOVER> = HashMap::new();
+
+#[btf_map]
+static WANTED: HashMap<u64, u8, MAX_WANTED> = HashMap::new();
+
+#[btf_map]
+static WANTED_QUEUE: RingBuf<WantedNetns, WANTED_BYTES> = RingBuf::new();
 
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { Verdict::ALL.len() }> = PerCpuArray::new();
@@ -56,7 +65,9 @@ impl InterceptionState for Maps {
 
     #[inline(always)]
     fn listener_ports(&self, netns_cookie: u64) -> Option<ListenerPorts> {
-        // SAFETY: userspace never removes an entry while the programs are attached and values are four bytes.
+        // SAFETY: the value is four bytes of a map that outlives the programs. Userspace removes the entry of a
+        // namespace in which nobody lives any more; whoever comes back at that very moment may read the ports of
+        // another one, and finds no listener of ours behind them.
         LISTENERS
             .get_ptr(netns_cookie)
             .map(|ports| unsafe { *ports })
@@ -80,6 +91,17 @@ pub(super) fn count(verdict: Verdict) {
     if let Some(counter) = COUNTERS.get_ptr_mut(verdict.index()) {
         // SAFETY: a per-CPU slot that only this CPU writes while the program runs.
         unsafe { *counter += 1 };
+    }
+}
+
+/// Tells userspace that a namespace needs a listener; once, until userspace has answered.
+#[inline(always)]
+pub(super) fn want_listener(wanted: &WantedNetns) {
+    const NEW_ONLY: u64 = aya_ebpf::bindings::BPF_NOEXIST as u64;
+    let cookie = wanted.netns_cookie();
+    if WANTED.insert(cookie, 1, NEW_ONLY).is_ok() && WANTED_QUEUE.output(wanted, 0).is_err() {
+        // Best effort: what stays behind here keeps the next connect from telling.
+        let _ = WANTED.remove(cookie);
     }
 }
 

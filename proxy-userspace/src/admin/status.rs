@@ -10,7 +10,7 @@ use proxy_ebpf::verdict::Verdict;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditStats;
-use crate::intercept::{Counters, Coverage, HookError, ListenAddress};
+use crate::intercept::{Counters, Coverage, HookError, NamespaceCounts, Namespaces};
 use crate::policy::{PolicyError, PolicyStatus, Reloaded};
 use crate::session::{SessionCounts, Stages};
 
@@ -31,6 +31,7 @@ pub struct Status {
     ports: Vec<u16>,
     cgroup: PathBuf,
     listen: Vec<std::net::SocketAddr>,
+    namespaces: NamespaceCounts,
     sessions: SessionCounts,
     audit: AuditStats,
     policy: PolicyStatus,
@@ -106,7 +107,7 @@ pub struct Fixed {
     /// The cgroup the hooks are attached to.
     pub cgroup: PathBuf,
     /// Our listeners.
-    pub listen: Vec<ListenAddress>,
+    pub namespaces: Arc<Namespaces>,
     /// Which connects that are not redirected fail.
     pub refusals: Refusals,
     /// What was there before us.
@@ -136,7 +137,11 @@ impl Observed {
             uptime_seconds: self.since.elapsed().as_secs(),
             ports: self.fixed.ports.clone(),
             cgroup: self.fixed.cgroup.clone(),
-            listen: self.fixed.listen.iter().map(|listen| listen.0).collect(),
+            listen: {
+                let own = self.fixed.namespaces.own_listeners().iter();
+                own.map(|listener| listener.0).collect()
+            },
+            namespaces: self.fixed.namespaces.counts(),
             audit: self.stages.audit.stats(),
             policy: self.stages.policy.status(),
             sessions,
@@ -175,6 +180,12 @@ impl fmt::Display for Status {
             list(self.ports.iter().map(u16::to_string).collect()),
             self.cgroup.display(),
             list(self.listen.iter().map(ToString::to_string).collect())
+        )?;
+        let namespaces = &self.namespaces;
+        writeln!(
+            out,
+            "namespaces    {} intercepted, {} opened since start, {} released, {} failures",
+            namespaces.intercepted, namespaces.opened, namespaces.released, namespaces.failed
         )?;
         let sessions = &self.sessions;
         writeln!(

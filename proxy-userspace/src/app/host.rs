@@ -11,8 +11,10 @@ use crate::intercept;
 
 /// The inode of the initial pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const INIT_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
-/// Descriptors besides two for each connection: maps, links, listeners, the sink, /proc while it is read.
-const OTHER_DESCRIPTORS: u64 = 256;
+/// Each has two listeners and is held open itself.
+const DESCRIPTORS_PER_NAMESPACE: usize = 3;
+/// Descriptors besides: maps, links, our own listeners, the sink, /proc while it is read.
+const OTHER_DESCRIPTORS: usize = 256;
 
 /// The hooks number processes as the initial pid namespace does, and so must we.
 ///
@@ -27,12 +29,13 @@ pub(crate) fn check_pid_namespace() -> Result<()> {
     Ok(())
 }
 
-/// Raises the limit on open descriptors to what so many connections need, or as far as we may.
-pub(super) fn raise_descriptor_limit(connections: usize) {
-    let needed = u64::try_from(connections)
-        .unwrap_or(u64::MAX)
+/// Raises the limit on open descriptors to what so many connections and other namespaces need, or as far as we may.
+pub(super) fn raise_descriptor_limit(connections: usize, namespaces: usize) {
+    let needed = connections
         .saturating_mul(2)
+        .saturating_add(namespaces.saturating_mul(DESCRIPTORS_PER_NAMESPACE))
         .saturating_add(OTHER_DESCRIPTORS);
+    let needed = u64::try_from(needed).unwrap_or(u64::MAX);
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         let wanted = needed.max(soft);
         setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted.max(hard))
@@ -46,7 +49,8 @@ pub(super) fn raise_descriptor_limit(connections: usize) {
         Ok(limit) if limit < needed => {
             warn!(
                 limit,
-                needed, "not enough file descriptors for max_sessions; raise LimitNOFILE"
+                needed,
+                "not enough file descriptors for max_sessions and max_namespaces; raise LimitNOFILE"
             );
         }
         Ok(limit) => debug!(limit, "file descriptor limit"),

@@ -71,6 +71,10 @@ pub struct Settings {
     #[arg(long, value_name = "ACTION")]
     pub unknown_netns: Option<UnknownNetns>,
 
+    /// Other network namespaces than pgusher's own that are intercepted at one time, 0 to 4095 [default: 1024]
+    #[arg(long, value_name = "NAMESPACES")]
+    pub max_namespaces: Option<usize>,
+
     /// Close a client that has not completed its startup packet by then [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration")]
@@ -145,6 +149,7 @@ impl Settings {
             log: self.log.or(base.log),
             policy: self.policy.or(base.policy),
             policy_mode: self.policy_mode.or(base.policy_mode),
+            max_namespaces: self.max_namespaces.or(base.max_namespaces),
             unknown_netns: self.unknown_netns.or(base.unknown_netns),
             identity: base.identity,
             route: base.route,

@@ -81,7 +81,7 @@ fn other_network_namespaces_are_refused_where_policies_are_enforced_unless_the_o
 }
 
 #[test]
-fn limits_in_bytes_hold_on_both_sides() {
+fn limits_hold_on_both_sides() {
     let cases = [
         ("audit_text_limit", 1, true),
         ("audit_text_limit", 1024 * 1024, true),
@@ -89,6 +89,9 @@ fn limits_in_bytes_hold_on_both_sides() {
         ("audit_parameter_limit", 1, true),
         ("audit_parameter_limit", 64 * 1024, true),
         ("audit_parameter_limit", 64 * 1024 + 1, false),
+        ("max_namespaces", 0, true),
+        ("max_namespaces", 4095, true),
+        ("max_namespaces", 4096, false),
     ];
     for (setting, value, is_fine) in cases {
         let resolved = from_toml(&format!("{setting} = {value}\n"));

@@ -10,7 +10,7 @@ use proxy_ebpf::interception::Interception;
 use rustix::time::{ClockId, clock_gettime};
 use tracing::{debug, warn};
 
-use super::listener::Accepted;
+use super::doors::Accepted;
 
 /// How old an entry may get: far longer than a SYN waits in an accept queue, far shorter than it takes to fill the
 /// table with connects that died on the way.
@@ -130,6 +130,9 @@ fn boot_time_ns() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::namespace::Namespace;
     use super::*;
     use crate::socket::socket_pair;
 
@@ -139,6 +142,7 @@ mod tests {
         let accepted = Accepted {
             client: client.local_addr().unwrap(),
             listener: client.peer_addr().unwrap(),
+            namespace: Arc::new(Namespace::own(Vec::new()).unwrap()),
             stream,
         };
         assert!(accepted.check_is_up().is_ok());

@@ -3,7 +3,7 @@
 //! States are types: [`Loaded`] programs have passed the verifier and catch nothing, [`Attached`] ones are live.
 //! Dropping either leaves nothing behind in the kernel.
 
-use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
 use aya::programs::sock_ops::SockOpsLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SockOps};
@@ -18,6 +18,7 @@ use super::cgroup::Cgroup;
 use super::handover::Handover;
 use super::log::HookLog;
 use super::object::OBJECT;
+use super::wanted::WantedQueue;
 
 /// Attached before the connect hooks, so that nothing is redirected while its answers are missing.
 const PEERNAME_PROGRAMS: [&str; 2] = [names::PROGRAM_GETPEERNAME4, names::PROGRAM_GETPEERNAME6];
@@ -57,10 +58,6 @@ pub struct Targets {
     pub ports: Vec<u16>,
     /// The process never to intercept: our own, as the initial pid namespace numbers it.
     pub own_tgid: u32,
-    /// The network namespace our listeners are in.
-    pub netns_cookie: u64,
-    /// Our listeners' ports there.
-    pub listeners: ListenerPorts,
 }
 
 /// Programs that passed the verifier and are not attached to anything.
@@ -102,12 +99,7 @@ impl Loaded {
         for port in &targets.ports {
             self.set(names::MAP_PORTS, port, &1_u8)?;
         }
-        self.set(names::MAP_OWN_PROCESSES, &targets.own_tgid, &1_u8)?;
-        self.set(
-            names::MAP_LISTENERS,
-            &targets.netns_cookie,
-            &targets.listeners,
-        )
+        self.set(names::MAP_OWN_PROCESSES, &targets.own_tgid, &1_u8)
     }
 
     fn set<K: aya::Pod, V: aya::Pod>(
@@ -131,6 +123,31 @@ impl Loaded {
         let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
         let entries = HashMap::try_from(map).map_err(|source| HookError::Map { name, source })?;
         Ok(Handover::new(entries))
+    }
+
+    /// Takes the table of listeners out; there is one keeper.
+    ///
+    /// # Errors
+    /// [`HookError::Missing`] when it was taken before.
+    pub fn listener_table(&mut self) -> Result<ListenerTable, HookError> {
+        let name = names::MAP_LISTENERS;
+        let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
+        let ports = HashMap::try_from(map).map_err(|source| HookError::Map { name, source })?;
+        Ok(ListenerTable { ports })
+    }
+
+    /// Takes out what tells of namespaces that want a listener; there is one reader.
+    ///
+    /// # Errors
+    /// [`HookError::Missing`] when it was taken before.
+    pub fn wanted(&mut self) -> Result<WantedQueue, HookError> {
+        let name = names::MAP_WANTED_QUEUE;
+        let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
+        let queue = RingBuf::try_from(map).map_err(|source| HookError::Map { name, source })?;
+        let name = names::MAP_WANTED;
+        let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
+        let waiting = HashMap::try_from(map).map_err(|source| HookError::Map { name, source })?;
+        Ok(WantedQueue::new(queue, waiting))
     }
 
     /// Takes the counters out; there is one reader.
@@ -223,6 +240,35 @@ impl Attached {
     /// Detaches the connect hooks: new connects go direct from here on, redirected sockets stay as they are.
     pub fn stop_redirecting(&mut self) {
         self.redirecting.clear();
+    }
+}
+
+/// The listeners' ports by network namespace, as the hooks see them.
+pub struct ListenerTable {
+    ports: HashMap<MapData, u64, ListenerPorts>,
+}
+
+impl ListenerTable {
+    /// Connects in the namespace go to these ports from now on.
+    ///
+    /// # Errors
+    /// [`HookError::Map`] when the kernel refuses the entry.
+    pub(super) fn insert(&mut self, cookie: u64, ports: ListenerPorts) -> Result<(), HookError> {
+        let inserted = self.ports.insert(cookie, ports, 0);
+        inserted.map_err(Self::failed)
+    }
+
+    /// Connects in the namespace go to no listener any more.
+    ///
+    /// # Errors
+    /// [`HookError::Map`] when the kernel does not do it.
+    pub(super) fn remove(&mut self, cookie: u64) -> Result<(), HookError> {
+        self.ports.remove(&cookie).map_err(Self::failed)
+    }
+
+    fn failed(source: aya::maps::MapError) -> HookError {
+        let name = names::MAP_LISTENERS;
+        HookError::Map { name, source }
     }
 }
 

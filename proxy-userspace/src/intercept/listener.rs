@@ -1,137 +1,115 @@
-//! The sockets redirected connects arrive at, one for each address family, and the accept loop.
+//! The sockets redirected connects arrive at: in each network namespace one for each address family.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use proxy_ebpf::handover::ListenerPorts;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
-use tracing::{error, warn};
 
 use crate::socket;
 
 /// The accept queue; the kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
-const FIRST_BACKOFF: Duration = Duration::from_millis(5);
-const LAST_BACKOFF: Duration = Duration::from_secs(1);
+/// Any port does where nothing is sent.
+const DISCARD_PORT: u16 = 9;
+const LOOPBACK: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
 
 /// An address one of our listeners is bound to; the router refuses to dial it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddress(pub SocketAddr);
 
-/// A connection as it was accepted, before anything is known about it.
-pub struct Accepted {
-    /// The client's socket.
-    pub stream: TcpStream,
-    /// Where the client's socket says it is.
-    pub client: SocketAddr,
-    /// Which of our listeners it came to.
-    pub listener: SocketAddr,
+/// A listener that does not block.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) socket: TcpListener,
+    pub(super) address: SocketAddr,
 }
 
-/// Our listeners in one network namespace.
-pub struct Listeners {
-    v4: TcpListener,
-    v6: Option<TcpListener>,
-    netns_cookie: u64,
+/// The loopback addresses that a connect can be redirected to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Families {
+    pub(super) v4: bool,
+    pub(super) v6: bool,
 }
 
-impl Listeners {
-    /// Binds 127.0.0.1 and, where the host has IPv6, ::1. With port 0 each gets any free one.
+impl Families {
+    /// Those of the calling thread's namespace. With `lo` down there are none.
     ///
     /// # Errors
-    /// The operating system's reason, with the address.
-    pub fn bind(port: u16) -> io::Result<Self> {
-        let v4 = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
-        let v6 = match listen(SocketAddr::from((Ipv6Addr::LOCALHOST, port))) {
-            Ok(listener) => Some(listener),
-            Err(error) if is_without_ipv6(&error) => {
-                warn!(%error, "no IPv6 loopback here; connects over IPv6 are not intercepted");
-                None
-            }
-            Err(error) => return Err(error),
-        };
-        let netns_cookie = socket::netns_cookie(&v4)?;
-        Ok(Self {
-            v4,
-            v6,
-            netns_cookie,
-        })
+    /// The operating system's reason if it cannot be told.
+    pub(super) fn here() -> io::Result<Self> {
+        let [v4, v6] = LOOPBACK.map(is_local);
+        Ok(Self { v4: v4?, v6: v6? })
     }
 
-    /// The cookie of the network namespace they are in.
-    pub fn netns_cookie(&self) -> u64 {
-        self.netns_cookie
-    }
-
-    /// Their ports, as the hooks want them.
-    ///
-    /// # Errors
-    /// The operating system's reason when a bound address cannot be read.
-    pub fn ports(&self) -> io::Result<ListenerPorts> {
-        let v4 = self.v4.local_addr()?.port();
-        let v6 = self.v6.as_ref().map(TcpListener::local_addr).transpose()?;
-        Ok(ListenerPorts::new(
-            Some(v4),
-            v6.map(|address| address.port()),
-        ))
-    }
-
-    /// Their addresses, which the router refuses to dial.
-    ///
-    /// # Errors
-    /// The operating system's reason when a bound address cannot be read.
-    pub fn addresses(&self) -> io::Result<Vec<ListenAddress>> {
-        let all = [Some(&self.v4), self.v6.as_ref()];
-        all.into_iter()
-            .flatten()
-            .map(|listener| listener.local_addr().map(ListenAddress))
-            .collect()
-    }
-
-    /// Waits for the next connection. When the process is out of descriptors or memory it backs off and tries
-    /// again: the connection stays in the accept queue meanwhile.
-    ///
-    /// # Cancel safety
-    /// Cancel safe: a connection is either returned or still in the queue.
-    pub async fn accept(&self) -> Accepted {
-        let mut backoff = FIRST_BACKOFF;
-        loop {
-            let (accepted, listener) = tokio::select! {
-                accepted = self.v4.accept() => (accepted, &self.v4),
-                accepted = accept_from(self.v6.as_ref()) => (accepted, self.v6.as_ref().unwrap_or(&self.v4)),
-            };
-            match accepted.and_then(|(stream, client)| Ok((stream, client, listener.local_addr()?)))
-            {
-                Ok((stream, client, listener)) => {
-                    return Accepted {
-                        stream,
-                        client,
-                        listener,
-                    };
-                }
-                // The client gave up between SYN and accept; the queue is fine.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    error!(%error, ?backoff, "cannot accept a connection; raise LimitNOFILE if descriptors ran out");
-                    tokio::time::sleep(backoff).await;
-                    backoff = (backoff * 2).min(LAST_BACKOFF);
-                }
-            }
+    /// Those that have a listener.
+    pub(super) fn of(listeners: &[ListenAddress]) -> Self {
+        Self {
+            v4: listeners.iter().any(|listener| listener.0.is_ipv4()),
+            v6: listeners.iter().any(|listener| listener.0.is_ipv6()),
         }
     }
-}
 
-async fn accept_from(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
-    match listener {
-        Some(listener) => listener.accept().await,
-        None => std::future::pending().await,
+    pub(super) fn is_none(self) -> bool {
+        self == Self::default()
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let bound = || -> io::Result<TcpListener> {
+/// Listens in the calling thread's namespace on 127.0.0.1 and ::1, as far as they are there. With port 0 each gets any
+/// free one.
+///
+/// # Errors
+/// The operating system's reason, with the address.
+pub(super) fn listen_here(port: u16, families: Families) -> io::Result<Vec<Listener>> {
+    let wanted = [families.v4, families.v6];
+    LOOPBACK
+        .into_iter()
+        .zip(wanted)
+        .filter(|(_, is_wanted)| *is_wanted)
+        .map(|(ip, _)| listen(SocketAddr::new(ip, port)))
+        .collect()
+}
+
+/// Listens for a moment where the calling thread is; returns the addresses.
+///
+/// # Errors
+/// The operating system's reason, or that there is no loopback address.
+pub fn try_to_listen() -> io::Result<Vec<ListenAddress>> {
+    let families = Families::here()?;
+    if families.is_none() {
+        return Err(io::Error::other(
+            "there is no loopback address: is `lo` down?",
+        ));
+    }
+    let listeners = listen_here(0, families)?;
+    Ok(listeners
+        .iter()
+        .map(|one| ListenAddress(one.address))
+        .collect())
+}
+
+/// The cookie of the calling thread's network namespace.
+///
+/// # Errors
+/// The operating system's reason.
+pub(super) fn cookie_here() -> io::Result<u64> {
+    socket::netns_cookie(&Socket::new(Domain::IPV4, Type::DGRAM, None)?)
+}
+
+/// The listeners' ports, as the hooks want them.
+pub(super) fn ports(listeners: &[ListenAddress]) -> ListenerPorts {
+    let port = |is_wanted: fn(&SocketAddr) -> bool| {
+        let mut addresses = listeners.iter().map(|listener| listener.0);
+        addresses.find(is_wanted).map(|address| address.port())
+    };
+    ListenerPorts::new(port(SocketAddr::is_ipv4), port(SocketAddr::is_ipv6))
+}
+
+fn listen(address: SocketAddr) -> io::Result<Listener> {
+    let bound = || -> io::Result<Listener> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -144,17 +122,70 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
+        let socket = TcpListener::from(socket);
+        let address = socket.local_addr()?;
+        Ok(Listener { socket, address })
     };
     bound().map_err(|error| {
         io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
     })
 }
 
-/// Whether the host has no IPv6 at all, or no ::1.
-fn is_without_ipv6(error: &io::Error) -> bool {
+/// Whether what is sent to this address stays here. Being able to bind it proves nothing where `ip_nonlocal_bind` is
+/// set, nor does a route, which may lead outside; nothing is sent to find out.
+fn is_local(ip: IpAddr) -> io::Result<bool> {
+    let unspecified = match ip {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let source = || -> io::Result<IpAddr> {
+        let socket = UdpSocket::bind((unspecified, 0))?;
+        socket.connect((ip, DISCARD_PORT))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    match source() {
+        Ok(source) => Ok(source == ip),
+        Err(error) if is_lack_of_ours(&error) => Err(error),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Whether the error says nothing about the namespace.
+fn is_lack_of_ours(error: &io::Error) -> bool {
     matches!(
-        error.kind(),
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_that_is_there_counts_and_gets_a_listener() {
+        let families = Families::here().unwrap();
+        assert!(families.v4);
+        assert!(!is_local("192.0.2.1".parse().unwrap()).unwrap());
+        let only_v4 = Families {
+            v4: true,
+            v6: false,
+        };
+        for wanted in [families, only_v4, Families::default()] {
+            let listeners = listen_here(0, wanted).unwrap();
+            let addresses: Vec<_> = listeners
+                .iter()
+                .map(|one| ListenAddress(one.address))
+                .collect();
+            assert_eq!(Families::of(&addresses), wanted);
+        }
+    }
+
+    #[test]
+    fn the_hooks_get_the_port_of_each_family() {
+        let listener = |text: &str| ListenAddress(text.parse().unwrap());
+        let (four, six) = (listener("127.0.0.1:40"), listener("[::1]:60"));
+        assert_eq!(ports(&[six, four]), ListenerPorts::new(Some(40), Some(60)));
+        assert_eq!(ports(&[six]), ListenerPorts::new(None, Some(60)));
+    }
 }

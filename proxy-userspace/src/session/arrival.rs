@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use proxy_ebpf::interception::Interception;
 use tokio::time::Instant;
 
 use super::Stages;
@@ -14,6 +13,7 @@ use crate::identify::Identity;
 use crate::policy::{
     CancelFacts, Decision, Denial, Permit, PolicyMode, Question, Subject, TlsFacts,
 };
+use crate::route::Way;
 use crate::startup::ClientLeg;
 use crate::tls::Termination;
 use crate::wire::login::CancelKey;
@@ -25,7 +25,7 @@ const CANCEL_HEADER_BYTES: usize = 8;
 /// A connection whose destination and owner are known.
 pub(super) struct Arrival {
     pub(super) client: ClientLeg,
-    pub(super) interception: Interception,
+    pub(super) way: Way,
     pub(super) rule: Arc<RouteRule>,
     pub(super) who: Who,
     pub(super) deadline: Instant,

@@ -6,7 +6,6 @@
 //! agrees to encrypt and so hides it for good.
 
 use bytes::BytesMut;
-use proxy_ebpf::interception::Route;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -16,6 +15,7 @@ use super::{Established, Stages, record_opening};
 use crate::audit::SessionGuard;
 use crate::policy::{Denial, Permit, TlsFacts};
 use crate::relay::EndedBy;
+use crate::route::Way;
 use crate::startup::{self, ClientLeg, Encryption, Negotiated, StartupError};
 use crate::wire::opening::{Opening, Packet};
 
@@ -37,7 +37,7 @@ pub(super) async fn establish(
 ) -> Result<Established, Refusal> {
     let Arrival {
         client,
-        interception,
+        way,
         rule,
         who,
         ..
@@ -61,7 +61,7 @@ pub(super) async fn establish(
     if !asks_first && let Err(denial) = passage.decide(&first, &client.buffer, encryption) {
         return Err(Refusal::denied(client, &denial));
     }
-    let (mut client, mut upstream) = passage.dial(client, interception.route()).await?;
+    let (mut client, mut upstream) = passage.dial(client, &way).await?;
     let mut negotiated = Negotiated::from(first.opening);
     let outcome = passage
         .negotiate(&mut client, &mut upstream, &mut negotiated)
@@ -115,15 +115,15 @@ impl Passage<'_> {
     async fn dial(
         &mut self,
         client: ClientLeg,
-        route: &Route,
+        way: &Way,
     ) -> Result<(ClientLeg, TcpStream), Refusal> {
         let router = &self.stages.router;
         let dialled = match &self.permit {
-            Some(permit) => router.dial(permit.clearance(), route).await,
+            Some(permit) => router.dial(permit.clearance(), way).await,
             None => {
                 let hidden = self.who.hidden(TlsFacts::default());
                 match self.stages.policy.consider(&hidden) {
-                    Ok(clearance) => router.dial(&clearance, route).await,
+                    Ok(clearance) => router.dial(&clearance, way).await,
                     Err(denial) => {
                         self.guard.ruled(denial.ruling());
                         return Err(Refusal::denied(client, &denial));

@@ -28,7 +28,7 @@ pub(super) async fn establish(
 ) -> Result<Established, Refusal> {
     let Arrival {
         mut client,
-        interception,
+        way,
         rule,
         who,
         deadline,
@@ -67,7 +67,7 @@ pub(super) async fn establish(
         name: client.tls.as_ref().and_then(|tls| tls.facts.sni.as_deref()),
         startup,
         clearance: permit.clearance(),
-        route: interception.route(),
+        way: &way,
         router: &stages.router,
     };
     let upstream = match reach(stages, &wanted).await {

@@ -6,13 +6,12 @@
 //! server has answered it with nothing but an error: nothing else of a login can be said twice.
 
 use bytes::BytesMut;
-use proxy_ebpf::interception::Route;
 use rustls::pki_types::CertificateDer;
 
 use crate::config::ServerSslMode;
 use crate::leg::Leg;
 use crate::policy::Clearance;
-use crate::route::{DialError, Router};
+use crate::route::{DialError, Router, Way};
 use crate::tls::{SecureError, Secured, ServerTls};
 use crate::wire::login::{LoginOutcome, LoginWatch};
 
@@ -67,7 +66,7 @@ pub(super) struct Wanted<'a> {
     pub(super) startup: Option<&'a [u8]>,
     /// The leave to go there, the way, and who goes it, once for each attempt.
     pub(super) clearance: &'a Clearance,
-    pub(super) route: &'a Route,
+    pub(super) way: &'a Way,
     pub(super) router: &'a Router,
 }
 
@@ -112,7 +111,7 @@ async fn attempt(
     way: Attempt,
     is_last: bool,
 ) -> Result<Attempted, ConnectError> {
-    let dialled = wanted.router.dial(wanted.clearance, wanted.route).await;
+    let dialled = wanted.router.dial(wanted.clearance, wanted.way).await;
     let stream = dialled.map_err(ConnectError::Dial)?;
     let (leg, shown, is_last) = match way {
         Attempt::Plain => (stream.into(), None, is_last),

@@ -2,11 +2,10 @@
 
 use std::net::SocketAddr;
 
-use proxy_ebpf::interception::Route;
-use proxy_userspace::route::Router;
+use proxy_userspace::route::{Router, Way};
 
-async fn dial(router: &Router, server: SocketAddr, route: &Route) {
-    let _ = router.dial(&server, route).await;
+async fn dial(router: &Router, server: SocketAddr, way: &Way) {
+    let _ = router.dial(&server, way).await;
 }
 
 fn main() {}

@@ -19,6 +19,8 @@ local   all          postgres                    trust
 local   all          app_trust                   trust
 host    all          postgres   127.0.0.0/8      trust
 host    all          postgres   ::1/128          trust
+host    all          postgres   10.77.0.0/16     trust
+host    all          postgres   fd77::/16        trust
 host    replication  postgres   127.0.0.0/8      trust
 host    all          app_trust  127.0.0.0/8      trust
 host    all          app_trust  ::1/128          trust

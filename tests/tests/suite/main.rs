@@ -17,6 +17,7 @@ mod identity;
 mod intercept;
 mod lifecycle;
 mod log_comparison;
+mod namespaces;
 mod policy;
 mod scale;
 mod sinks;
