@@ -245,6 +245,14 @@ impl Namespaces {
         let namespace = Arc::new(namespace);
         let cookie = namespace.cookie();
         let mut known = self.lock();
+        if known
+            .by_cookie
+            .get(&cookie)
+            .is_some_and(|entry| entry.is_listed)
+        {
+            // Somebody else was faster: these are one pair too many, and go.
+            return Ok(());
+        }
         self.doors.open(listeners, &namespace)?;
         if let Err(error) = known.table.insert(cookie, ports(namespace.listeners())) {
             self.doors.close(&namespace);
