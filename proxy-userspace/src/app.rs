@@ -145,7 +145,9 @@ async fn start(config: &Config) -> Result<Running> {
 /// Listeners in our own network namespace, and in every other that there is already.
 async fn open_namespaces(config: &Config, hooks: &mut Loaded) -> Result<Arc<Namespaces>> {
     let (port, limit) = (config.listen_port, config.max_namespaces);
-    let namespaces = Arc::new(Namespaces::start(hooks.listener_table()?, port, limit)?);
+    let table = hooks.listener_table()?;
+    let namespaces = Namespaces::start(table, port, limit, config.ports.clone())?;
+    let namespaces = Arc::new(namespaces);
     let others = Arc::clone(&namespaces);
     let opened = tokio::task::spawn_blocking(move || others.open_all(|_| true).len()).await?;
     info!(opened, "other network namespaces intercepted");

@@ -59,18 +59,44 @@ impl Families {
 }
 
 /// Listens in the calling thread's namespace on 127.0.0.1 and ::1, as far as they are there. With port 0 each gets any
-/// free one.
+/// free one that is not `intercepted`: a server could be dialled there, and would be taken for us.
 ///
 /// # Errors
 /// The operating system's reason, with the address.
-pub(super) fn listen_here(port: u16, families: Families) -> io::Result<Vec<Listener>> {
+pub(super) fn listen_here(
+    port: u16,
+    intercepted: &[u16],
+    families: Families,
+) -> io::Result<Vec<Listener>> {
     let wanted = [families.v4, families.v6];
     LOOPBACK
         .into_iter()
         .zip(wanted)
         .filter(|(_, is_wanted)| *is_wanted)
-        .map(|(ip, _)| listen(SocketAddr::new(ip, port)))
+        .map(|(ip, _)| {
+            let bind = || {
+                let listener = listen(SocketAddr::new(ip, port))?;
+                Ok((listener.address.port(), listener))
+            };
+            first_besides(intercepted, bind)
+        })
         .collect()
+}
+
+/// What is bound to a port that is not `intercepted`. What is bound to one that is, is held until then: the kernel gives
+/// each port once, so this ends.
+fn first_besides<T>(
+    intercepted: &[u16],
+    mut bind: impl FnMut() -> io::Result<(u16, T)>,
+) -> io::Result<T> {
+    let mut held = Vec::new();
+    loop {
+        let (port, bound) = bind()?;
+        if !intercepted.contains(&port) {
+            return Ok(bound);
+        }
+        held.push(bound);
+    }
 }
 
 /// Listens for a moment where the calling thread is; returns the addresses.
@@ -84,7 +110,7 @@ pub fn try_to_listen() -> io::Result<Vec<ListenAddress>> {
             "there is no loopback address: is `lo` down?",
         ));
     }
-    let listeners = listen_here(0, families)?;
+    let listeners = listen_here(0, &[], families)?;
     Ok(listeners
         .iter()
         .map(|one| ListenAddress(one.address))
@@ -163,6 +189,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_port_that_is_intercepted_is_held_until_another_is_found() {
+        let mut given = [5432, 6432, 40_000].into_iter();
+        let bound = first_besides(&[5432, 6432], || {
+            let port = given.next().unwrap();
+            Ok((port, port))
+        });
+        assert_eq!(bound.unwrap(), 40_000);
+        let failed = first_besides::<()>(&[], || Err(io::ErrorKind::AddrInUse.into()));
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
     fn only_loopback_that_is_there_counts_and_gets_a_listener() {
         let families = Families::here().unwrap();
         assert!(families.v4);
@@ -172,7 +210,7 @@ mod tests {
             v6: false,
         };
         for wanted in [families, only_v4, Families::default()] {
-            let listeners = listen_here(0, wanted).unwrap();
+            let listeners = listen_here(0, &[], wanted).unwrap();
             let addresses: Vec<_> = listeners
                 .iter()
                 .map(|one| ListenAddress(one.address))

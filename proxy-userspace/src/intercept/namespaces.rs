@@ -78,6 +78,8 @@ pub struct Namespaces {
     own: Namespace,
     /// The most besides it.
     limit: usize,
+    /// Ports that no listener may have.
+    intercepted: Vec<u16>,
     opened: AtomicU64,
     released: AtomicU64,
     failed: AtomicU64,
@@ -97,11 +99,17 @@ struct Entry {
 }
 
 impl Namespaces {
-    /// Starts with listeners on `port` in our own namespace; in at most `limit` others they may be on any port.
+    /// Starts with listeners on `port` in our own namespace; in at most `limit` others they may be on any port but those
+    /// that are `intercepted`.
     ///
     /// # Errors
     /// [`OpenError`]; nobody can be intercepted then.
-    pub fn start(table: ListenerTable, port: u16, limit: usize) -> Result<Self, OpenError> {
+    pub fn start(
+        table: ListenerTable,
+        port: u16,
+        limit: usize,
+        intercepted: Vec<u16>,
+    ) -> Result<Self, OpenError> {
         let families = Families::here()?;
         if families.is_none() {
             return Err(OpenError::NoLoopback);
@@ -109,7 +117,7 @@ impl Namespaces {
         if !families.v6 {
             warn!("no IPv6 loopback here; connects over IPv6 are not intercepted");
         }
-        let listeners = listen_here(port, families)?;
+        let listeners = listen_here(port, &intercepted, families)?;
         let own = Namespace::own(addresses(&listeners))?;
         let namespaces = Self {
             doors: Doors::new()?,
@@ -120,6 +128,7 @@ impl Namespaces {
             }),
             own: own.clone(),
             limit,
+            intercepted,
             opened: AtomicU64::new(0),
             released: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -208,15 +217,17 @@ impl Namespaces {
         if !self.make_room(cookie)? {
             return Ok(cookie);
         }
-        let listeners = visit(entrance.as_fd(), || listen_here(0, Families::here()?))?;
+        let listen = || listen_here(0, &self.intercepted, Families::here()?);
+        let listeners = visit(entrance.as_fd(), listen)?;
         if listeners.is_empty() {
             return Err(OpenError::NoLoopback);
         }
         let inode = entrance.metadata()?.ino();
         let entrance = Some(OwnedFd::from(entrance));
         let namespace = Namespace::new(cookie, inode, entrance, addresses(&listeners));
-        self.enter(namespace, listeners)?;
-        self.opened.fetch_add(1, Ordering::Relaxed);
+        if self.enter(namespace, listeners)? {
+            self.opened.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(cookie)
     }
 
@@ -240,8 +251,8 @@ impl Namespaces {
         Ok(true)
     }
 
-    /// Accepts behind these listeners, and then has connects sent to them.
-    fn enter(&self, namespace: Namespace, listeners: Vec<Listener>) -> Result<(), OpenError> {
+    /// Accepts behind these listeners, and then has connects sent to them; not if there are others by now.
+    fn enter(&self, namespace: Namespace, listeners: Vec<Listener>) -> Result<bool, OpenError> {
         let namespace = Arc::new(namespace);
         let cookie = namespace.cookie();
         let mut known = self.lock();
@@ -250,8 +261,7 @@ impl Namespaces {
             .get(&cookie)
             .is_some_and(|entry| entry.is_listed)
         {
-            // Somebody else was faster: these are one pair too many, and go.
-            return Ok(());
+            return Ok(false);
         }
         self.doors.open(listeners, &namespace)?;
         if let Err(error) = known.table.insert(cookie, ports(namespace.listeners())) {
@@ -267,7 +277,7 @@ impl Namespaces {
                 is_listed,
             },
         );
-        Ok(())
+        Ok(true)
     }
 
     /// Waits for the next connection. When the process is out of descriptors or memory it backs off and tries again: the
