@@ -16,7 +16,6 @@ use jiff::{Timestamp, Zoned};
 use crate::audit::reading::{Kind, SessionRecord, TrailError, sessions};
 use crate::config::ServerGroups;
 use crate::policy::{Action, Policies, PolicyError, Question, Source};
-use crate::wire::negotiation::Encryption;
 
 use principal::Principal;
 
@@ -178,13 +177,9 @@ impl Lesson {
 
 /// Whether the server let it in; of a session that encryption hides nobody knows.
 fn has_succeeded(record: &SessionRecord) -> bool {
-    let is_hidden = matches!(
-        record.encryption(),
-        Encryption::Tls | Encryption::DirectTls | Encryption::Gss
-    );
     match record.kind {
         Kind::Session | Kind::Replication => record.login.outcome == "accepted",
-        Kind::Opaque => is_hidden,
+        Kind::Opaque => record.encryption().is_with_the_server(),
         Kind::Cancel | Kind::None => false,
     }
 }

@@ -196,9 +196,7 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
     } = established;
     debug!(session = %guard.id(), route = rule.name, "session established");
     let mut scope = rule.audit;
-    scope.level = scope
-        .level
-        .max(permit.obligations().audit.unwrap_or(scope.level));
+    scope.level = scope.level.max(permit.audit().unwrap_or(scope.level));
     let observation = guard.observe(&stages.audit, scope, stages.audit_limits, readable);
     let mut watch = Watch::new(
         observation,

@@ -14,13 +14,12 @@ use uuid::Uuid;
 use super::tally::{Counts, Tally};
 use crate::identify::{Grade, Identity};
 use crate::intercept::Coverage;
-use crate::policy::Ruling;
+use crate::policy::{Ruling, StartupFacts};
 use crate::relay::EndedBy;
 use crate::wire::login::{LoginOutcome, LoginWatch, Method};
 use crate::wire::negotiation::Encryption;
 use crate::wire::opening::StartupMessage;
 use crate::wire::session::{ServerError, Violation};
-use crate::wire::text::printable;
 use disruption::Disruption;
 use statement::Statement;
 
@@ -203,16 +202,13 @@ impl Startup {
 
 impl From<&StartupMessage> for Startup {
     fn from(message: &StartupMessage) -> Self {
-        let (major, minor) = message.protocol();
+        let facts = StartupFacts::from(message);
         Self {
-            protocol: format!("{major}.{minor}"),
-            user: message.user().map(printable),
-            database: message.database().map(printable),
-            application_name: message.last("application_name").map(printable),
-            parameters: message
-                .parameters()
-                .map(|(name, value)| (printable(name), printable(value)))
-                .collect(),
+            application_name: facts.last("application_name").map(str::to_owned),
+            protocol: facts.protocol,
+            user: facts.user,
+            database: facts.database,
+            parameters: facts.parameters,
             grade: Grade::Claimed,
         }
     }

@@ -1,7 +1,7 @@
 //! The commands about policies.
 
 use std::fs::File;
-use std::io::{BufReader, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,9 +15,7 @@ use crate::config::{Config, DEFAULT_ADMIN_SOCKET, Settings};
 use crate::explain::Explanation;
 use crate::identify::{Identifier, Identity};
 use crate::learn::Lesson;
-use crate::policy::{
-    Action, Policies, Question, SCHEMA, Source, StartupFacts, Subject, Table, TlsFacts,
-};
+use crate::policy::{Action, Policies, Question, SCHEMA, StartupFacts, Subject, Table, TlsFacts};
 use crate::wire::negotiation::Encryption;
 use crate::{admin, intercept};
 
@@ -44,14 +42,9 @@ impl Which {
 }
 
 fn policies(config: &Config) -> Result<Option<Policies>> {
-    let Some(path) = &config.policy.path else {
-        return Ok(None);
-    };
-    let sources = Source::read(path)?;
-    Ok(Some(Policies::check(
-        &sources,
-        Arc::clone(&config.policy.groups),
-    )?))
+    let path = config.policy.path.as_deref();
+    let loaded = path.map(|path| Policies::load(path, Arc::clone(&config.policy.groups)));
+    Ok(loaded.transpose()?)
 }
 
 fn required_policies(which: &Which) -> Result<Policies> {
@@ -196,17 +189,22 @@ fn reload(socket: &Path, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Learns from trails; `-` is standard input.
+/// Opens an audit trail; `-` is standard input.
+fn open_trail(trail: &Path) -> Result<Box<dyn BufRead>> {
+    if trail.as_os_str() == "-" {
+        return Ok(Box::new(std::io::stdin().lock()));
+    }
+    let file = File::open(trail).with_context(|| trail.display().to_string())?;
+    Ok(Box::new(BufReader::new(file)))
+}
+
+/// Learns from trails.
 pub(super) fn learn(trails: &[PathBuf]) -> Result<()> {
     let mut lesson = Lesson::default();
     for trail in trails {
-        let read = |lesson: &mut Lesson| -> Result<()> {
-            if trail.as_os_str() == "-" {
-                return Ok(lesson.read(std::io::stdin().lock())?);
-            }
-            Ok(lesson.read(BufReader::new(File::open(trail)?))?)
-        };
-        read(&mut lesson).with_context(|| trail.display().to_string())?;
+        lesson
+            .read(open_trail(trail)?)
+            .with_context(|| trail.display().to_string())?;
     }
     std::io::stdout().write_all(lesson.draft()?.as_bytes())?;
     Ok(())
@@ -308,12 +306,7 @@ fn recorded(trail: &Path, session: Option<uuid::Uuid>) -> Result<Inquiry> {
             found = Some(record);
         }
     };
-    if trail.as_os_str() == "-" {
-        sessions(std::io::stdin().lock(), &mut keep)?;
-    } else {
-        let file = File::open(trail).with_context(|| trail.display().to_string())?;
-        sessions(BufReader::new(file), &mut keep).with_context(|| trail.display().to_string())?;
-    }
+    sessions(open_trail(trail)?, &mut keep).with_context(|| trail.display().to_string())?;
     let record = found.with_context(|| match session {
         Some(session) => format!("{}: no record of session {session}", trail.display()),
         None => format!("{}: no session record", trail.display()),

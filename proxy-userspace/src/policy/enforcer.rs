@@ -16,7 +16,7 @@ use super::permit::{Clearance, Permit};
 use super::policies::{Policies, Prospect};
 use super::question::Question;
 use super::ruling::{Cause, Denial, PolicyMode, Ruling};
-use super::source::{PolicyError, Source};
+use super::source::PolicyError;
 use super::status::{PolicyStatus, Reloaded};
 use crate::config::{PolicyConfig, ServerGroups};
 
@@ -38,11 +38,19 @@ struct State {
     loaded: Option<Timestamp>,
     failure: Option<String>,
     /// Sessions that were permitted and live.
-    live: HashMap<u64, Arc<Live>>,
+    live: HashMap<u64, Entry>,
     next: u64,
     /// Live sessions by policy, of policies that limit them.
     counts: HashMap<String, usize>,
     denied: u64,
+}
+
+/// A session among the live ones.
+#[derive(Debug)]
+struct Entry {
+    session: Arc<Live>,
+    /// Policies it is counted under.
+    counted: Vec<String>,
 }
 
 /// A session that was permitted.
@@ -50,8 +58,6 @@ struct State {
 struct Live {
     number: u64,
     question: Question,
-    /// Policies it is counted under.
-    counted: Mutex<Vec<String>>,
     denial: OnceLock<Denial>,
     revoked: CancellationToken,
 }
@@ -71,10 +77,7 @@ impl Enforcer {
     pub fn load(config: &PolicyConfig) -> Result<Self, PolicyError> {
         let groups = Arc::clone(&config.groups);
         let policies = match &config.path {
-            Some(path) => Some(Arc::new(Policies::check(
-                &Source::read(path)?,
-                Arc::clone(&groups),
-            )?)),
+            Some(path) => Some(Arc::new(Policies::load(path, Arc::clone(&groups))?)),
             None => None,
         };
         for warning in policies.iter().flat_map(|policies| policies.warnings()) {
@@ -133,7 +136,7 @@ impl Enforcer {
     /// Whether a session of the same workload lives on that server.
     fn has_session_of(&self, question: &Question) -> bool {
         let state = lock(&self.state);
-        let mut live = state.live.values().map(|session| &session.question);
+        let mut live = state.live.values().map(|entry| &entry.session.question);
         live.any(|other| {
             other.server == question.server && other.subject.is_same_workload(&question.subject)
         })
@@ -155,7 +158,7 @@ impl Enforcer {
             let Some(policies) = lock(&self.state).policies.clone() else {
                 return Ok(Permit::new(server, None, None));
             };
-            let ruling = Arc::new(policies.rule(&question, self.mode, &Zoned::now()));
+            let mut ruling = policies.rule(&question, self.mode, &Zoned::now());
             let mut state = lock(&self.state);
             if !state
                 .policies
@@ -164,16 +167,19 @@ impl Enforcer {
             {
                 continue;
             }
-            let ruling = match state.full(&ruling) {
-                Some(full) => Arc::new(Ruling::clone(&ruling).denied(Some(full))),
-                None => ruling,
-            };
+            if let Some(full) = state.full(&ruling) {
+                ruling = ruling.denied(Some(full));
+            }
             state.denied += u64::from(!ruling.permits());
             if !ruling.lets_through() {
-                return Err(Denial::new(ruling));
+                return Err(Denial::new(Arc::new(ruling)));
             }
             let registration = state.register(question, &ruling, &self.state);
-            return Ok(Permit::new(server, Some(ruling), Some(registration)));
+            return Ok(Permit::new(
+                server,
+                Some(Arc::new(ruling)),
+                Some(registration),
+            ));
         }
     }
 
@@ -190,9 +196,7 @@ impl Enforcer {
             .reloading
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let checked = Source::read(path)
-            .and_then(|sources| Policies::check(&sources, Arc::clone(&self.groups)));
-        let policies = match checked {
+        let policies = match Policies::load(path, Arc::clone(&self.groups)) {
             Ok(policies) => Arc::new(policies),
             Err(error) => {
                 lock(&self.state).failure = Some(error.to_string());
@@ -204,7 +208,8 @@ impl Enforcer {
             state.policies = Some(Arc::clone(&policies));
             state.loaded = Some(Timestamp::now());
             state.failure = None;
-            state.live.values().map(Arc::clone).collect()
+            let entries = state.live.values();
+            entries.map(|entry| Arc::clone(&entry.session)).collect()
         };
         let mut ended = 0;
         for session in &live {
@@ -241,11 +246,7 @@ impl Enforcer {
             session.revoked.cancel();
             return is_first;
         }
-        let mut state = lock(&self.state);
-        // It may have ended meanwhile.
-        if state.live.contains_key(&session.number) {
-            state.count(session, &ruling);
-        }
+        lock(&self.state).count(session.number, &ruling);
         false
     }
 
@@ -291,33 +292,36 @@ impl State {
     ) -> Registration {
         let number = self.next;
         self.next += 1;
-        let live = Arc::new(Live {
+        let session = Arc::new(Live {
             number,
             question,
-            counted: Mutex::new(Vec::new()),
             denial: OnceLock::new(),
             revoked: CancellationToken::new(),
         });
-        self.live.insert(number, Arc::clone(&live));
-        self.count(&live, ruling);
+        let entry = Entry {
+            session: Arc::clone(&session),
+            counted: Vec::new(),
+        };
+        self.live.insert(number, entry);
+        self.count(number, ruling);
         Registration {
-            live,
+            live: session,
             state: Arc::clone(state),
         }
     }
 
-    /// Counts a session under the policies that limit it now, and no longer under those that did before.
-    fn count(&mut self, session: &Live, ruling: &Ruling) {
-        let mut counted = session
-            .counted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        self.release(&counted);
-        counted.clear();
-        for policy in ruling.obligations.max_sessions.keys() {
+    /// Counts a session, unless it has ended, under the policies that limit it now, and no longer under those that did
+    /// before.
+    fn count(&mut self, number: u64, ruling: &Ruling) {
+        let Some(entry) = self.live.get_mut(&number) else {
+            return;
+        };
+        let limits = ruling.obligations.max_sessions.keys().cloned().collect();
+        let before = std::mem::replace(&mut entry.counted, limits);
+        for policy in &entry.counted {
             *self.counts.entry(policy.clone()).or_default() += 1;
-            counted.push(policy.clone());
         }
+        self.release(&before);
     }
 
     fn release(&mut self, policies: &[String]) {
@@ -347,12 +351,8 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let mut state = lock(&self.state);
-        state.live.remove(&self.live.number);
-        let counted = self
-            .live
-            .counted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        state.release(&counted);
+        if let Some(entry) = state.live.remove(&self.live.number) {
+            state.release(&entry.counted);
+        }
     }
 }

@@ -7,8 +7,8 @@ use std::sync::{Arc, LazyLock};
 use tokio_util::sync::CancellationToken;
 
 use super::enforcer::Registration;
-use super::obligations::Obligations;
 use super::ruling::{Denial, PolicyMode, Ruling};
+use crate::config::AuditLevel;
 
 /// Leave to connect to one server.
 #[derive(Debug)]
@@ -58,12 +58,9 @@ impl Permit {
         self.ruling.as_ref()
     }
 
-    /// What else they ask for.
-    pub fn obligations(&self) -> Obligations {
-        let ruling = self.ruling.as_ref();
-        ruling
-            .map(|ruling| ruling.obligations.clone())
-            .unwrap_or_default()
+    /// What they ask to be recorded.
+    pub fn audit(&self) -> Option<AuditLevel> {
+        self.ruling.as_ref()?.obligations.audit
     }
 
     /// Whether it may be taken back while the session lives.

@@ -4,6 +4,7 @@
 //! policy out that fails, which for a `forbid` would let somebody in.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use cedar_policy::{Authorizer, Decision, Effect, Entities, PolicySet, Request, Schema};
@@ -63,6 +64,14 @@ pub struct Verdict {
 }
 
 impl Policies {
+    /// Reads and checks the policies of a file or directory.
+    ///
+    /// # Errors
+    /// [`PolicyError`]
+    pub fn load(path: &Path, groups: Arc<ServerGroups>) -> Result<Self, PolicyError> {
+        Self::check(&Source::read(path)?, groups)
+    }
+
     /// Checks the sources: syntax, the schema (strictly), names and annotations.
     ///
     /// # Errors
@@ -116,13 +125,6 @@ impl Policies {
         self.set
             .policy(&cedar_policy::PolicyId::new(id))?
             .to_cedar()
-    }
-
-    /// Whether any policy asks for TLS to end at pgusher.
-    pub fn may_terminate(&self) -> bool {
-        self.annotations
-            .values()
-            .any(|annotations| annotations.tls == Some(TlsMode::Terminate))
     }
 
     /// Answers a question in a mode, for records.

@@ -158,14 +158,6 @@ impl Question {
         }
     }
 
-    /// Whether client and server encrypt between themselves.
-    pub(super) fn is_encrypted_to_the_server(&self) -> bool {
-        matches!(
-            self.tls.encryption,
-            Encryption::Tls | Encryption::DirectTls | Encryption::Gss
-        )
-    }
-
     /// A question about what an opening asks for; a cancel request asks for more than its packet says.
     pub fn of_opening(
         subject: Arc<Subject>,

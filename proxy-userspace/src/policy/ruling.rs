@@ -109,7 +109,7 @@ impl Ruling {
             revision: revision.to_owned(),
         };
         let wants_to_see = ruling.obligations.tls == Some(TlsMode::Terminate);
-        if wants_to_see && question.is_encrypted_to_the_server() {
+        if wants_to_see && question.tls.encryption.is_with_the_server() {
             return ruling.denied(Some(Cause::CannotTerminate));
         }
         ruling

@@ -10,14 +10,13 @@ use super::cancel::CancelTarget;
 use crate::audit::SessionGuard;
 use crate::config::{RouteRule, TlsMode};
 use crate::identify::Identity;
-use crate::policy::{
-    CancelFacts, Decision, Denial, Permit, PolicyMode, Question, Subject, TlsFacts,
-};
+use crate::policy::{CancelFacts, Denial, Permit, PolicyMode, Question, Subject, TlsFacts};
 use crate::route::Way;
 use crate::startup::ClientLeg;
 use crate::tls::Termination;
 use crate::wire::login::CancelKey;
 use crate::wire::opening::{Opening, Packet};
+use crate::wire::text::printable;
 
 /// What of a CancelRequest comes before the backend's process id: length and code.
 const CANCEL_HEADER_BYTES: usize = 8;
@@ -122,7 +121,7 @@ impl Who {
         let may_connect = stages
             .policy
             .rule(&hidden)
-            .is_none_or(|ruling| ruling.decision == Decision::Allow);
+            .is_none_or(|ruling| ruling.permits());
         let cancel = CancelFacts {
             known: target.is_some(),
             same_workload: target
@@ -139,7 +138,7 @@ impl Who {
             session: guard.id(),
             server: self.server,
             database: match opening {
-                Opening::Startup(message) => message.database().map(crate::wire::text::printable),
+                Opening::Startup(message) => message.database().map(printable),
                 _ => None,
             },
             subject: Arc::clone(&self.subject),

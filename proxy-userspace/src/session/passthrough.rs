@@ -58,8 +58,11 @@ pub(super) async fn establish(
         Opening::DirectTls => Encryption::DirectTls,
         _ => Encryption::None,
     };
-    if !asks_first && let Err(denial) = passage.decide(&first, &client.buffer, encryption) {
-        return Err(Refusal::denied(client, &denial));
+    if !asks_first {
+        match passage.decide(&first, &client.buffer, encryption) {
+            Ok(permit) => passage.permit = Some(permit),
+            Err(denial) => return Err(Refusal::denied(client, &denial)),
+        }
     }
     let (mut client, mut upstream) = passage.dial(client, &way).await?;
     let mut negotiated = Negotiated::from(first.opening);
@@ -102,13 +105,10 @@ impl Passage<'_> {
         packet: &Packet,
         buffer: &[u8],
         encryption: Encryption,
-    ) -> Result<(), Denial> {
+    ) -> Result<Permit, Denial> {
         let facts = facts(encryption);
-        let decided = self
-            .who
-            .decide(self.stages, (packet, buffer), facts, self.guard);
-        self.permit = Some(decided?);
-        Ok(())
+        self.who
+            .decide(self.stages, (packet, buffer), facts, self.guard)
     }
 
     /// Dials for a client that has a permit, or may come to have one.
@@ -149,8 +149,7 @@ impl Passage<'_> {
         let (stages, who) = (self.stages, &self.who);
         let (guard, permit) = (&mut *self.guard, &mut self.permit);
         let mut may_hide = |encryption| {
-            let decided = who.decide_hidden(stages, facts(encryption), guard);
-            *permit = Some(decided?);
+            *permit = Some(who.decide_hidden(stages, facts(encryption), guard)?);
             Ok(())
         };
         let outcome = startup::negotiate(client, upstream, deadline, so_far, &mut may_hide).await;
@@ -167,11 +166,9 @@ impl Passage<'_> {
         buffer: &[u8],
         encryption: Encryption,
     ) -> Result<Permit, Denial> {
-        loop {
-            match self.permit.take() {
-                Some(permit) => return Ok(permit),
-                None => self.decide(packet, buffer, encryption)?,
-            }
+        match self.permit.take() {
+            Some(permit) => Ok(permit),
+            None => self.decide(packet, buffer, encryption),
         }
     }
 }

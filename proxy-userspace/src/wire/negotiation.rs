@@ -37,6 +37,13 @@ pub enum Encryption {
     DirectTlsTerminated,
 }
 
+impl Encryption {
+    /// Whether client and server encrypt between themselves, so that nobody else can read what they say.
+    pub fn is_with_the_server(self) -> bool {
+        matches!(self, Self::Tls | Self::DirectTls | Self::Gss)
+    }
+}
+
 /// What is to be done next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {

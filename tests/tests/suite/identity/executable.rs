@@ -10,6 +10,7 @@ use pgusher_tests::cluster::Version;
 use pgusher_tests::process::{Running, run};
 use pgusher_tests::programs::{compiled, copy_of, copy_program};
 use pgusher_tests::stage::{Setup, Stage};
+use serde_json::Value;
 
 use super::{connect, identified, is_at_most_late, is_unknown};
 use crate::expect::{fact, fact_is};
@@ -111,20 +112,26 @@ fn a_program_that_replaces_the_one_that_connected_is_not_hashed() -> Result<()> 
     })
 }
 
+/// The record of `clients/disguise.c`, run by a script (program and port are its arguments) in a mount namespace.
+fn connected_from_own_mounts(stage: &Stage, script: &str) -> Result<Value> {
+    let mut command = stage.cgroup.command("unshare")?;
+    command.args(["--mount", "sh", "-c", script, "sh"]);
+    command
+        .arg(compiled("disguise")?)
+        .arg(stage.cluster.port.to_string());
+    let mut client = Running::start(&mut command)?;
+    client.wait_for_value("connected")?;
+    let record = identified(stage, client.pid())?;
+    client.finish()?.success()?;
+    Ok(record)
+}
+
 #[test]
 fn a_program_on_what_is_mounted_elsewhere_has_no_hash_and_no_verified_path() -> Result<()> {
     hashing().play(|stage| {
         let script =
             r#"mount -t tmpfs none /mnt && cp "$1" /mnt/psql && exec /mnt/psql plain "$2""#;
-        let mut command = stage.cgroup.command("unshare")?;
-        command.args(["--mount", "sh", "-c", script, "sh"]);
-        command
-            .arg(compiled("disguise")?)
-            .arg(stage.cluster.port.to_string());
-        let mut client = Running::start(&mut command)?;
-        client.wait_for_value("connected")?;
-        let record = identified(stage, client.pid())?;
-        client.finish()?.success()?;
+        let record = connected_from_own_mounts(stage, script)?;
         fact_is(&record, "exe", "late", "/mnt/psql")?;
         is_unknown(&record, "exe_sha256")
     })
@@ -134,15 +141,7 @@ fn a_program_on_what_is_mounted_elsewhere_has_no_hash_and_no_verified_path() -> 
 fn a_program_mounted_over_another_is_hashed_as_itself() -> Result<()> {
     hashing().play(|stage| {
         let script = r#"mount --bind "$1" /usr/bin/env && exec /usr/bin/env plain "$2""#;
-        let mut command = stage.cgroup.command("unshare")?;
-        command.args(["--mount", "sh", "-c", script, "sh"]);
-        command
-            .arg(compiled("disguise")?)
-            .arg(stage.cluster.port.to_string());
-        let mut client = Running::start(&mut command)?;
-        client.wait_for_value("connected")?;
-        let record = identified(stage, client.pid())?;
-        client.finish()?.success()?;
+        let record = connected_from_own_mounts(stage, script)?;
         fact_is(&record, "exe", "late", "/usr/bin/env")?;
         let own = sha256(&compiled("disguise")?)?;
         fact_is(&record, "exe_sha256", "verified", own)

@@ -59,6 +59,18 @@ fn warm_up(stage: &Stage) -> Result<Load> {
     Load::of(&stage.pgusher)
 }
 
+/// Waits until pgusher has looked who is left: another namespace that goes meanwhile shows it.
+fn look_passes(stage: &Stage) -> Result<()> {
+    let released = stage.pgusher.counter("/namespaces/released")?;
+    let other = NetNs::create()?;
+    open(stage, &other, "127.0.0.1")?;
+    drop(other);
+    stage
+        .pgusher
+        .wait_for_counter("/namespaces/released", |now| now > released)?;
+    Ok(())
+}
+
 #[test]
 fn a_namespace_that_nobody_is_left_in_is_released() -> Result<()> {
     Setup::elsewhere().play(|stage| {
@@ -117,14 +129,7 @@ fn a_named_namespace_is_kept_without_any_process_in_it() -> Result<()> {
         stage
             .pgusher
             .wait_for_counter("/namespaces/opened", |now| now == opened + 1)?;
-        // Another one that goes meanwhile shows that pgusher has looked.
-        let released = stage.pgusher.counter("/namespaces/released")?;
-        let other = NetNs::create()?;
-        open(stage, &other, "127.0.0.1")?;
-        drop(other);
-        stage
-            .pgusher
-            .wait_for_counter("/namespaces/released", |now| now > released)?;
+        look_passes(stage)?;
         connect()?;
         ensure!(stage.redirected()? == 1, "{}", stage.pgusher.status()?);
         let intercepted = stage.pgusher.counter("/namespaces/intercepted")?;
@@ -147,14 +152,8 @@ fn sessions_go_on_in_a_namespace_that_is_known_to_nobody_else() -> Result<()> {
         let mut session = Running::start(&mut command)?;
         session.wait_for_line("1")?;
         // Only the session's own process is left.
-        let released = stage.pgusher.counter("/namespaces/released")?;
         drop(client);
-        let other = NetNs::create()?;
-        open(stage, &other, "127.0.0.1")?;
-        drop(other);
-        stage
-            .pgusher
-            .wait_for_counter("/namespaces/released", |now| now > released)?;
+        look_passes(stage)?;
         session.say("select host(inet_client_addr());")?;
         session.wait_for_line(&link.client[0])?;
         session.finish()?.success()?;
