@@ -17,12 +17,16 @@ pub(super) type Census = HashMap<u64, PathBuf>;
 pub(super) fn take() -> io::Result<Census> {
     let mounts = Process::myself().and_then(|process| process.mountinfo());
     let mounts = mounts.map_err(io::Error::other)?;
-    let mut found: Census = mounts.into_iter().filter_map(mounted_namespace).collect();
+    let mut found = Census::new();
     for process in numbered(Path::new("/proc"))? {
         let path = process.join("ns/net");
         if let Some(number) = number_of(&path) {
-            found.insert(number, path);
+            // The first of them, which is the oldest: the last may be a client that is gone before its path is opened.
+            found.entry(number).or_insert(path);
         }
+    }
+    for (number, path) in mounts.into_iter().filter_map(mounted_namespace) {
+        found.entry(number).or_insert(path);
     }
     Ok(found)
 }
