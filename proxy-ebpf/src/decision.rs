@@ -36,6 +36,10 @@ pub trait InterceptionState {
     fn is_own_process(&self, tgid: u32) -> bool;
     /// The listener ports of a network namespace, if it has any.
     fn listener_ports(&self, netns_cookie: u64) -> Option<ListenerPorts>;
+    /// Whether a listener of ours is there.
+    fn is_listening(&self, listener: &Endpoint) -> bool;
+    /// Whether whoever listens is alive and well.
+    fn is_alive(&self) -> bool;
     /// What is refused rather than let go direct.
     fn refusals(&self) -> Refusals;
 }
@@ -47,7 +51,7 @@ pub enum Decision {
     Ignore,
     /// Ours by port, but it goes direct; counted under the verdict.
     Pass(Verdict),
-    /// connect() fails with EPERM; counted under the verdict.
+    /// connect() fails, with ECONNREFUSED if nobody serves and with EPERM otherwise; counted under the verdict.
     Refuse(Verdict),
     /// It goes to this listener; `destination` is what connect() would have reached, with `0.0.0.0` and `::`
     /// resolved to loopback as the kernel does.
@@ -85,12 +89,15 @@ pub fn should_intercept(attempt: &Attempt, state: &impl InterceptionState) -> De
     let Some(ports) = state.listener_ports(attempt.netns_cookie) else {
         return not_redirected(Verdict::OtherNetns, state);
     };
-    match ports.for_destination(&destination) {
-        Some(listener) => Decision::Redirect {
-            destination,
-            listener,
-        },
-        None => not_redirected(Verdict::NoListener, state),
+    let Some(listener) = ports.for_destination(&destination) else {
+        return not_redirected(Verdict::NoListener, state);
+    };
+    if !state.is_alive() || !state.is_listening(&listener) {
+        return not_redirected(Verdict::Unserved, state);
+    }
+    Decision::Redirect {
+        destination,
+        listener,
     }
 }
 
@@ -118,6 +125,8 @@ fn is_own_listener(
             .and_then(|ports| ports.for_destination(destination))
             .is_some_and(|listener| listener == *destination)
         && !state.is_own_process(attempt.tgid)
+        // If we are gone, the port is anybody's.
+        && state.is_listening(destination)
 }
 
 #[cfg(test)]
@@ -125,11 +134,23 @@ mod tests {
     use super::*;
     use core::net::SocketAddr;
 
-    /// Listeners in two namespaces, and what is refused.
-    struct State(Refusals);
+    /// Listeners in two namespaces, what is refused, and whether we are well.
+    struct State {
+        refusals: Refusals,
+        is_listening: bool,
+        is_alive: bool,
+    }
 
     /// Where nothing is enforced.
-    const OBSERVING: State = State(Refusals::ALWAYS);
+    const OBSERVING: State = serving(Refusals::ALWAYS);
+
+    const fn serving(refusals: Refusals) -> State {
+        State {
+            refusals,
+            is_listening: true,
+            is_alive: true,
+        }
+    }
 
     impl InterceptionState for State {
         fn intercepts_port(&self, port: u16) -> bool {
@@ -145,8 +166,14 @@ mod tests {
                 _ => None,
             }
         }
+        fn is_listening(&self, _: &Endpoint) -> bool {
+            self.is_listening
+        }
+        fn is_alive(&self) -> bool {
+            self.is_alive
+        }
         fn refusals(&self) -> Refusals {
-            self.0
+            self.refusals
         }
     }
 
@@ -278,8 +305,8 @@ mod tests {
                 Decision::Pass(verdict)
             }
         };
-        let enforcing = State(Refusals::ENFORCING);
-        let everywhere = State(Refusals::ENFORCING.and(Verdict::OtherNetns));
+        let enforcing = serving(Refusals::ENFORCING);
+        let everywhere = serving(Refusals::ENFORCING.and(Verdict::OtherNetns));
         for (attempt, verdict, here, there) in cases {
             assert_eq!(
                 should_intercept(&attempt, &OBSERVING),
@@ -330,5 +357,41 @@ mod tests {
             };
             assert_eq!(should_intercept(&elsewhere, &OBSERVING), Decision::Ignore);
         }
+    }
+    #[test]
+    fn while_nobody_serves_connects_go_as_declared() {
+        let closed = Refusals::ALWAYS.and(Verdict::Unserved);
+        let cases = [
+            (Refusals::ALWAYS, Decision::Pass(Verdict::Unserved)),
+            (closed, Decision::Refuse(Verdict::Unserved)),
+        ];
+        for (refusals, expected) in cases {
+            for (is_listening, is_alive) in [(false, true), (true, false), (false, false)] {
+                let down = State {
+                    refusals,
+                    is_listening,
+                    is_alive,
+                };
+                for destination in ["192.0.2.1:5432", "[2001:db8::1]:5432"] {
+                    assert_eq!(should_intercept(&attempt(destination), &down), expected);
+                }
+                let other_port = attempt("192.0.2.1:5433");
+                assert_eq!(should_intercept(&other_port, &down), Decision::Ignore);
+            }
+            let up = should_intercept(&attempt("192.0.2.1:5432"), &serving(refusals));
+            assert_eq!(up, redirect("192.0.2.1:5432", "127.0.0.1:15432"));
+        }
+    }
+
+    #[test]
+    fn a_port_that_was_ours_is_anybodys_once_we_are_gone() {
+        let gone = State {
+            is_listening: false,
+            ..OBSERVING
+        };
+        assert_eq!(
+            should_intercept(&attempt("127.0.0.1:15432"), &gone),
+            Decision::Ignore
+        );
     }
 }

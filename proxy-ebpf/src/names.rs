@@ -2,7 +2,7 @@
 
 /// Hash map: intercepted destination ports (`u16`, host order) → 1.
 pub const MAP_PORTS: &str = "PORTS";
-/// Hash map: thread group ids that are never intercepted → 1.
+/// Hash map: thread group ids that are never intercepted → when their leader was started, in clock ticks since boot.
 pub const MAP_OWN_PROCESSES: &str = "OWN_PROCESSES";
 /// Hash map: network namespace cookie → [`crate::handover::ListenerPorts`].
 pub const MAP_LISTENERS: &str = "LISTENERS";
@@ -12,6 +12,10 @@ pub const MAP_HANDOVER: &str = "HANDOVER";
 pub const MAP_WANTED: &str = "WANTED";
 /// Ring buffer of [`crate::wanted::WantedNetns`].
 pub const MAP_WANTED_QUEUE: &str = "WANTED_QUEUE";
+/// Socket storage: our listening sockets → 1.
+pub const MAP_LISTENING: &str = "LISTENING";
+/// Array of one `u64`: when userspace was last alive, in monotonic nanoseconds; 0 for never.
+pub const MAP_HEARTBEAT: &str = "HEARTBEAT";
 /// Per-CPU array of `u64`, indexed by [`crate::verdict::Verdict`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
 
@@ -19,6 +23,9 @@ pub const MAP_COUNTERS: &str = "COUNTERS";
 pub const GLOBAL_OFFSETS: &str = "OFFSETS";
 /// The global that holds [`crate::refusals::Refusals`].
 pub const GLOBAL_REFUSALS: &str = "REFUSALS";
+
+/// The global that holds [`crate::serving::Serving`].
+pub const GLOBAL_SERVING: &str = "SERVING";
 
 /// Program on `cgroup/connect4`.
 pub const PROGRAM_CONNECT4: &str = "pgusher_connect4";

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod detach;
 mod policy;
 
 use std::io::IsTerminal as _;
@@ -28,8 +29,18 @@ enum Command {
         /// Settings file (TOML); flags win over it
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Take over from the instance that answers at the admin socket, if there is one: it serves the sessions it has, and
+        /// this one everything new
+        #[arg(long)]
+        takeover: bool,
         #[command(flatten)]
         settings: Box<Settings>,
+    },
+    /// Remove the hooks that stay attached while no instance runs (`when_down = "closed"`): connects go direct from then on
+    Detach {
+        /// Only those of this cgroup [default: of every cgroup]
+        #[arg(long, value_name = "PATH")]
+        cgroup: Option<PathBuf>,
     },
     /// Show what a running instance is doing
     Status {
@@ -85,7 +96,12 @@ enum CaCommand {
 /// Runs the command line; the exit code is 0 for success, 1 for failure, 2 for a command line that was refused.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run { config, settings } => run(*settings, config),
+        Command::Run {
+            config,
+            takeover,
+            settings,
+        } => run(*settings, config, takeover),
+        Command::Detach { cgroup } => detach::run(cgroup.as_deref()),
         Command::Status { admin_socket, json } => status(&admin_socket, json),
         Command::Policy { command } => match policy::run(command) {
             Ok(code) => return code,
@@ -105,14 +121,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(settings: Settings, file: Option<PathBuf>) -> Result<()> {
+fn run(settings: Settings, file: Option<PathBuf>, takes_over: bool) -> Result<()> {
     let config = Config::resolve(settings, file.as_deref())?;
     start_log(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(app::run(config));
+    let result = runtime.block_on(app::run(config, takes_over));
     // A /proc read may hang for as long as the process it reads likes; it must not hold up the exit.
     runtime.shutdown_background();
     result

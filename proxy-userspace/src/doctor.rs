@@ -8,7 +8,7 @@ use proxy_ebpf::refusals::Refusals;
 use serde::Serialize;
 
 use crate::app;
-use crate::intercept::{self, Cgroup, Loaded};
+use crate::intercept::{self, Cgroup, Loaded, MIN_STALL_TIMEOUT, Terms};
 
 /// One check's outcome.
 #[derive(Debug, Serialize)]
@@ -215,7 +215,11 @@ fn listeners() -> Check {
 /// The verifier's word on every program; nothing is attached.
 fn programs() -> Check {
     let offsets = intercept::kernel_offsets().unwrap_or(KernelOffsets::ABSENT);
-    let loaded = Loaded::load(&offsets, &Refusals::ALWAYS);
+    let loaded = Loaded::load(&Terms {
+        offsets,
+        refusals: Refusals::ALWAYS,
+        stall_timeout: MIN_STALL_TIMEOUT,
+    });
     Check::from_result("BPF programs", loaded, |_| {
         "connect4/6, getpeername4/6 and sock_ops load".to_owned()
     })

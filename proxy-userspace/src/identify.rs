@@ -47,6 +47,7 @@ pub use fact::{Fact, Grade};
 pub use identity::Identity;
 pub use namespaces::Namespaces;
 pub use observed::UnknownProcess;
+pub use pinned::ProcessId;
 pub use script::Script;
 pub use status::Seccomp;
 

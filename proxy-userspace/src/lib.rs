@@ -13,7 +13,7 @@
 //! | 7 audit | [`audit`] | one pair of records for every connection |
 //!
 //! [`session`] calls the stages, [`wire`] knows the protocol and nothing of sockets, [`app`] wires and unwires it
-//! all. docs/architecture.md tells the same at length.
+//! all, [`succession`] hands over to another instance. docs/architecture.md tells the same at length.
 
 pub mod admin;
 pub mod app;
@@ -32,5 +32,6 @@ pub mod route;
 pub mod session;
 pub mod socket;
 pub mod startup;
+pub mod succession;
 pub mod tls;
 pub mod wire;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
+use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -58,21 +59,32 @@ pub async fn request_policy_reload(socket: &Path) -> Result<Reloaded, ClientErro
     ask(socket, Method::POST, RELOAD_PATH).await
 }
 
+/// Connects to the instance at `socket`.
+pub(super) async fn connect(
+    socket: &Path,
+) -> Result<
+    (
+        http1::SendRequest<Empty<Bytes>>,
+        http1::Connection<TokioIo<UnixStream>, Empty<Bytes>>,
+    ),
+    ClientError,
+> {
+    let stream = UnixStream::connect(socket).await;
+    let stream = stream.map_err(|source| ClientError::NotRunning {
+        path: socket.to_path_buf(),
+        source,
+    })?;
+    let shaken = http1::handshake(TokioIo::new(stream)).await;
+    shaken.map_err(|error| ClientError::Transport(error.into()))
+}
+
 async fn ask<T: DeserializeOwned>(
     socket: &Path,
     method: Method,
     path: &str,
 ) -> Result<T, ClientError> {
     let transport = |error: Box<dyn std::error::Error + Send + Sync>| ClientError::Transport(error);
-    let stream = UnixStream::connect(socket)
-        .await
-        .map_err(|source| ClientError::NotRunning {
-            path: socket.to_path_buf(),
-            source,
-        })?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| transport(error.into()))?;
+    let (mut sender, connection) = connect(socket).await?;
     let request = Request::builder()
         .method(method)
         .uri(path)

@@ -56,6 +56,11 @@ pub enum Body {
     },
     /// What interception does not reach, at start-up.
     Coverage(Coverage),
+    /// Nobody served for a while before this start, and connects were refused.
+    Outage {
+        /// How many.
+        refused: u64,
+    },
 }
 
 impl Record {

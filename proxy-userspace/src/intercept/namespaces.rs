@@ -20,9 +20,10 @@ use tracing::{debug, error, warn};
 
 use super::census::{self, Census};
 use super::doors::{Accepted, Doors, NotAccepted};
-use super::hooks::{HookError, ListenerTable};
+use super::hooks::HookError;
 use super::listener::{Families, ListenAddress, Listener, cookie_here, listen_here, ports};
 use super::namespace::{Namespace, visit};
+use super::tables::ListenerTable;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
@@ -262,6 +263,9 @@ impl Namespaces {
             .is_some_and(|entry| entry.is_listed)
         {
             return Ok(false);
+        }
+        for listener in &listeners {
+            known.table.mark(&listener.socket)?;
         }
         self.doors.open(listeners, &namespace)?;
         if let Err(error) = known.table.insert(cookie, ports(namespace.listeners())) {

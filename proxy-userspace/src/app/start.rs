@@ -1,0 +1,358 @@
+//! Starting: everything that can fail, in an order that leaves interception for last.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use super::{Companions, Running, check_pid_namespace, host, reload, signals};
+use crate::admin::{AdminSocket, Fixed, Observed, Seen};
+use crate::audit::record::{Body, Record};
+use crate::audit::{self, Audit, Writer};
+use crate::config::{Config, WhenDown};
+use crate::identify::{Identifier, ProcessId};
+use crate::intercept::{
+    self, Attached, Cgroup, Claim, Counters, Coverage, Generation, Heartbeat, HookError, HookLog,
+    Loaded, Namespaces, OwnProcesses, PinFolder, Terms, WantedQueue,
+};
+use crate::policy::Enforcer;
+use crate::route::Router;
+use crate::session::{self, Sessions, Stages};
+use crate::succession::{Channel, ChannelError, Predecessor, Predecessors, Retired, TakeoverError};
+use crate::tls::Certificates;
+
+/// Everything but interception itself.
+struct Prepared {
+    place: Place,
+    admin: AdminSocket,
+    hooks: Loaded,
+    own_processes: Arc<OwnProcesses>,
+    namespaces: Arc<Namespaces>,
+    stages: Arc<Stages>,
+    writer: Writer,
+}
+
+/// The cgroup to attach to, and who has it.
+struct Place {
+    cgroup: Cgroup,
+    pins: PinFolder,
+    holder: Holder,
+}
+
+enum Holder {
+    /// We do: nobody runs.
+    Us(Claim),
+    /// A running instance, which will hand it over.
+    Predecessor(Predecessor),
+}
+
+/// Starts, in place of a running instance if it shall take over and there is one.
+pub(super) async fn start(
+    config: &Config,
+    takes_over: bool,
+) -> Result<(Running, mpsc::Receiver<Channel>)> {
+    // Before anything can take long: the signal's default is to end the process.
+    let hangup = signals::hangup()?;
+    let Prepared {
+        place,
+        admin,
+        mut hooks,
+        own_processes,
+        namespaces,
+        stages,
+        writer,
+    } = prepare(config, takes_over).await?;
+    let tables = Tables::take(&mut hooks)?;
+    let hooks = attach(config, hooks, &place, &tables)?;
+    let (cgroup, pins) = (place.cgroup.number(), place.pins.clone());
+    let path = place.cgroup.path().to_path_buf();
+    let (claim, retired) = place.relieve(&namespaces).await?;
+    let admin = match retired {
+        Some(_) => admin.replace(&config.admin_socket)?,
+        None => admin,
+    };
+    clear_away(pins.others()?, &stages.audit).await;
+    // Only now: a connection made before this line is either redirected or counted.
+    let coverage = report_coverage(config, &stages.audit).await;
+    let fixed = Fixed {
+        ports: config.ports.clone(),
+        cgroup: path,
+        namespaces: Arc::clone(&namespaces),
+        refusals: config.refusals,
+        coverage,
+        when_down: config.when_down,
+    };
+    let (successors, requests) = mpsc::channel(1);
+    let running = Running {
+        stages,
+        namespaces,
+        hooks,
+        heartbeat: Arc::clone(&tables.heartbeat),
+        own_processes,
+        when_down: config.when_down,
+        cgroup,
+        claim: Some(claim),
+        sessions: TaskTracker::new(),
+        predecessors: Predecessors::none(),
+        lineage: TaskTracker::new(),
+        companions: Companions::new(),
+        writer,
+    };
+    if let Some(retired) = retired {
+        running.follow(retired);
+    }
+    let seen = Seen {
+        stages: Arc::clone(&running.stages),
+        predecessors: running.predecessors.clone(),
+        successors,
+    };
+    let observed = Observed::new(fixed, Arc::clone(&tables.counters), seen);
+    running.companions.start(admin.serve(observed));
+    running.accompany(hangup, tables);
+    Ok((running, requests))
+}
+
+/// Makes and checks everything that interception needs.
+async fn prepare(config: &Config, takes_over: bool) -> Result<Prepared> {
+    let policy = Enforcer::load(&config.policy)?;
+    let predecessor = if takes_over {
+        Predecessor::find(&config.admin_socket).await?
+    } else {
+        None
+    };
+    let admin = match predecessor {
+        Some(_) => AdminSocket::bind_beside(&config.admin_socket)?,
+        None => AdminSocket::bind(&config.admin_socket)?,
+    };
+    check_pid_namespace()?;
+    let max_connections = Sessions::max_connections(config.limits.max_sessions.get());
+    host::raise_descriptor_limit(max_connections, config.max_namespaces);
+    let place = Place::find(config, predecessor)?;
+    let (mut hooks, own_processes) = load(config, &place)?;
+    let namespaces = open_namespaces(config, &mut hooks).await?;
+    let (audit, writer) = audit::start(&config.audit, max_connections)?;
+    let stages = Arc::new(stages(config, &mut hooks, audit, policy)?);
+    Ok(Prepared {
+        place,
+        admin,
+        hooks,
+        own_processes,
+        namespaces,
+        stages,
+        writer,
+    })
+}
+
+impl Place {
+    fn find(config: &Config, predecessor: Option<Predecessor>) -> Result<Self> {
+        let cgroup = Cgroup::open(config.cgroup.as_deref())?;
+        let pins = PinFolder::of(cgroup.number());
+        if config.when_down == WhenDown::Closed {
+            pins.check()?;
+        }
+        let holder = match predecessor {
+            Some(predecessor) => {
+                predecessor.check(cgroup.number())?;
+                Holder::Predecessor(predecessor)
+            }
+            None => Holder::Us(cgroup.claim()?),
+        };
+        Ok(Self {
+            cgroup,
+            pins,
+            holder,
+        })
+    }
+
+    /// Instances besides us that go on serving.
+    fn others(&self) -> &[ProcessId] {
+        match &self.holder {
+            Holder::Us(_) => &[],
+            Holder::Predecessor(predecessor) => predecessor.processes(),
+        }
+    }
+
+    /// Has whoever was here before us let go, now that our hooks are attached.
+    async fn relieve(self, namespaces: &Arc<Namespaces>) -> Result<(Claim, Option<Retired>)> {
+        let predecessor = match self.holder {
+            Holder::Us(claim) => return Ok((claim, None)),
+            Holder::Predecessor(predecessor) => predecessor,
+        };
+        // It has listeners where somebody needed one since we looked.
+        open_others(namespaces).await?;
+        match predecessor.retire().await {
+            Ok((claim, retired)) => Ok((claim, Some(retired))),
+            Err(TakeoverError::Channel(ChannelError::Closed)) => {
+                warn!("the running pgusher has ended meanwhile; starting without it");
+                Ok((self.cgroup.claim()?, None))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The hooks' maps that outlast their loading.
+struct Tables {
+    counters: Arc<Counters>,
+    wanted: WantedQueue,
+    heartbeat: Arc<Heartbeat>,
+    log: Result<HookLog, aya_log::Error>,
+}
+
+impl Tables {
+    fn take(hooks: &mut Loaded) -> Result<Self, HookError> {
+        Ok(Self {
+            counters: Arc::new(hooks.counters()?),
+            wanted: hooks.wanted()?,
+            heartbeat: Arc::new(hooks.heartbeat()?),
+            log: hooks.log(),
+        })
+    }
+}
+
+fn load(config: &Config, place: &Place) -> Result<(Loaded, Arc<OwnProcesses>)> {
+    // Said before it is done: loading can block for long while the kernel is stuck elsewhere.
+    info!("loading the BPF programs");
+    let mut hooks = Loaded::load(&Terms {
+        offsets: host::kernel_offsets(),
+        refusals: config.refusals,
+        stall_timeout: config.stall_timeout,
+    })
+    .context("cannot start interception")?;
+    hooks.intercept(&config.ports)?;
+    let own_processes = hooks.own_processes(ProcessId::own())?;
+    for other in place.others() {
+        own_processes.exempt(*other)?;
+    }
+    Ok((hooks, Arc::new(own_processes)))
+}
+
+fn attach(config: &Config, hooks: Loaded, place: &Place, tables: &Tables) -> Result<Attached> {
+    tables
+        .heartbeat
+        .beat()
+        .context("cannot tell the hooks that pgusher lives")?;
+    let hooks = hooks
+        .attach(&place.cgroup)
+        .context("cannot start interception")?;
+    info!(
+        ports = ?config.ports,
+        cgroup = %place.cgroup.path().display(),
+        when_down = ?config.when_down,
+        "interception attached"
+    );
+    match config.when_down {
+        WhenDown::Open => Ok(hooks),
+        WhenDown::Closed => Ok(hooks.pin(&place.pins, &tables.counters)?),
+    }
+}
+
+/// Removes what instances before us have pinned and left behind; what cannot be removed refuses connects, or not, as it did
+/// before.
+async fn clear_away(left_behind: Vec<Generation>, audit: &Audit) {
+    for generation in left_behind {
+        let name = generation.name();
+        let refused = generation.unserved();
+        if let Err(error) = generation.remove() {
+            error!(%error, "hooks of an earlier pgusher stay attached; `pgusher detach` removes them");
+            continue;
+        }
+        info!(
+            name,
+            refused, "took over from hooks that an earlier pgusher had left pinned"
+        );
+        if let Some(refused) = refused.filter(|refused| *refused > 0) {
+            audit.record(Record::now(Body::Outage { refused })).await;
+        }
+    }
+}
+
+impl Running {
+    /// Goes on with a predecessor that has let go, until it has ended.
+    fn follow(&self, retired: Retired) {
+        let keys = self.stages.cancel_keys.clone();
+        let exempt = Arc::clone(&self.own_processes);
+        let predecessors = self.predecessors.clone();
+        self.lineage
+            .spawn(retired.follow(predecessors, keys, exempt));
+    }
+
+    /// Starts everything that goes on beside the sessions.
+    fn accompany(&self, hangup: Signal, tables: Tables) {
+        let (stages, companions) = (&self.stages, &self.companions);
+        let predecessors = self.predecessors.clone();
+        companions.start(reload::on_hangup(Arc::clone(stages), predecessors, hangup));
+        companions.start(intercept::beat_forever(tables.heartbeat));
+        companions.start(intercept::sweep_forever(Arc::clone(&stages.handover)));
+        let namespaces = Arc::clone(&self.namespaces);
+        companions.start(intercept::answer_forever(tables.wanted, namespaces));
+        companions.start(intercept::look_forever(Arc::clone(&self.namespaces)));
+        match tables.log {
+            Ok(log) => companions.start(intercept::forward_log(log)),
+            Err(error) => warn!(%error, "the BPF programs' own log cannot be read"),
+        }
+    }
+}
+
+/// Listeners in our own network namespace, and in every other that there is already.
+async fn open_namespaces(config: &Config, hooks: &mut Loaded) -> Result<Arc<Namespaces>> {
+    let (port, limit) = (config.listen_port, config.max_namespaces);
+    let table = hooks.listener_table()?;
+    let namespaces = Namespaces::start(table, port, limit, config.ports.clone())?;
+    let namespaces = Arc::new(namespaces);
+    open_others(&namespaces).await?;
+    Ok(namespaces)
+}
+
+/// Listeners in every other network namespace that has none.
+async fn open_others(namespaces: &Arc<Namespaces>) -> Result<()> {
+    let others = Arc::clone(namespaces);
+    let opened = tokio::task::spawn_blocking(move || others.open_all(|_| true).len()).await?;
+    info!(opened, "other network namespaces intercepted");
+    Ok(())
+}
+
+fn stages(config: &Config, hooks: &mut Loaded, audit: Audit, policy: Enforcer) -> Result<Stages> {
+    let root = intercept::cgroup_root().unwrap_or_else(|error| {
+        warn!(%error, "cgroup paths in records will not be verified");
+        Path::new("/sys/fs/cgroup").to_path_buf()
+    });
+    Ok(Stages {
+        handover: Arc::new(hooks.handover()?),
+        policy,
+        cancel_keys: session::CancelKeys::default(),
+        identifier: Identifier::new(&root, &config.identity),
+        router: Router::new(config.limits.dial_timeout),
+        audit,
+        audit_limits: (&config.audit).into(),
+        sessions: Sessions::new(config.limits.max_sessions.get()),
+        routes: config.routes.clone(),
+        certificates: Arc::new(Certificates::ephemeral()?),
+        limits: config.limits,
+        force: CancellationToken::new(),
+    })
+}
+
+/// Says what interception will not reach, in the log and in the audit trail: coverage is part of the truth.
+async fn report_coverage(config: &Config, audit: &Audit) -> Coverage {
+    let coverage = match intercept::uncovered(&config.ports) {
+        Ok(coverage) => coverage,
+        Err(error) => {
+            warn!(%error, "cannot count the connections that exist already");
+            return Coverage::default();
+        }
+    };
+    if coverage != Coverage::default() {
+        warn!(
+            "not covered: {} established sessions, {} unix sockets",
+            coverage.established, coverage.unix_sockets
+        );
+    }
+    audit.record(Record::now(Body::Coverage(coverage))).await;
+    coverage
+}
