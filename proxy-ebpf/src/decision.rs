@@ -83,6 +83,10 @@ pub fn should_intercept(attempt: &Attempt, state: &impl InterceptionState) -> De
     if state.is_own_process(attempt.tgid) {
         return Decision::Pass(Verdict::OwnProcess);
     }
+    // Nobody opens listeners where there are none, either.
+    if !state.is_alive() {
+        return not_redirected(Verdict::Unserved, state);
+    }
     if destination.is_link_local_v6() {
         return not_redirected(Verdict::LinkLocal, state);
     }
@@ -92,7 +96,7 @@ pub fn should_intercept(attempt: &Attempt, state: &impl InterceptionState) -> De
     let Some(listener) = ports.for_destination(&destination) else {
         return not_redirected(Verdict::NoListener, state);
     };
-    if !state.is_alive() || !state.is_listening(&listener) {
+    if !state.is_listening(&listener) {
         return not_redirected(Verdict::Unserved, state);
     }
     Decision::Redirect {
@@ -374,6 +378,13 @@ mod tests {
                 };
                 for destination in ["192.0.2.1:5432", "[2001:db8::1]:5432"] {
                     assert_eq!(should_intercept(&attempt(destination), &down), expected);
+                }
+                let other_netns = Attempt {
+                    netns_cookie: 9,
+                    ..attempt("192.0.2.1:5432")
+                };
+                if !is_alive {
+                    assert_eq!(should_intercept(&other_netns, &down), expected);
                 }
                 let other_port = attempt("192.0.2.1:5433");
                 assert_eq!(should_intercept(&other_port, &down), Decision::Ignore);

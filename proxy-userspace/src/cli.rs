@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, DEFAULT_ADMIN_SOCKET, Settings};
-use crate::{admin, app, doctor, tls};
+use crate::{admin, app, doctor, intercept, tls};
 
 /// An identity proxy for PostgreSQL that no application has to know about
 #[derive(Debug, Parser)]
@@ -138,7 +138,11 @@ fn status(socket: &std::path::Path, json: bool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let status = runtime.block_on(admin::fetch_status(socket))?;
+    let status = runtime.block_on(admin::fetch_status(socket));
+    let status = status.map_err(|error| match intercept::abandoned() {
+        Ok(Some(what)) => anyhow::Error::from(error).context(what),
+        _ => error.into(),
+    })?;
     if json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {

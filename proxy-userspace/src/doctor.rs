@@ -8,7 +8,7 @@ use proxy_ebpf::refusals::Refusals;
 use serde::Serialize;
 
 use crate::app;
-use crate::intercept::{self, Cgroup, Loaded, MIN_STALL_TIMEOUT, Terms};
+use crate::intercept::{self, Cgroup, Loaded, MIN_STALL_TIMEOUT, PinFolder, Terms};
 
 /// One check's outcome.
 #[derive(Debug, Serialize)]
@@ -74,6 +74,7 @@ fn run_checks() -> Vec<Check> {
         kernel_types(),
         listeners(),
         programs(),
+        pins(),
     ]
 }
 
@@ -223,6 +224,24 @@ fn programs() -> Check {
     Check::from_result("BPF programs", loaded, |_| {
         "connect4/6, getpeername4/6 and sock_ops load".to_owned()
     })
+}
+
+/// What stays attached when nobody serves.
+fn pins() -> Check {
+    const NAME: &str = "pins";
+    match intercept::abandoned() {
+        Ok(Some(what)) => return Check::new(NAME, Verdict::Limited, what),
+        Ok(None) => {}
+        Err(error) => return Check::new(NAME, Verdict::Missing, error.to_string()),
+    }
+    match PinFolder::of(0).check() {
+        Ok(()) => Check::new(
+            NAME,
+            Verdict::Ok,
+            "hooks can be pinned, nothing is without an instance",
+        ),
+        Err(error) => Check::new(NAME, Verdict::Limited, error.to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub use listener::{ListenAddress, try_to_listen};
 pub use log::{HookLog, forward_log};
 pub use namespace::Namespace;
 pub use namespaces::{NamespaceCounts, Namespaces, OpenError, look_forever};
-pub use pins::{Generation, PIN_ROOT, PinError, PinFolder};
+pub use pins::{Generation, PinError, PinFolder, abandoned};
 pub use tables::{Counters, ListenerTable, OwnProcesses};
 pub use wanted::{WantedQueue, answer_forever};
 pub(crate) use watched::watch;

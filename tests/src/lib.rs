@@ -23,6 +23,7 @@
 //! | [`stage`] | all of the above set up for one test, and what must hold when it ends |
 
 pub mod authority;
+pub mod bpf_fs;
 pub mod certificates;
 pub mod cgroup;
 pub mod cluster;
@@ -33,6 +34,7 @@ pub mod netns;
 pub mod pgusher;
 pub mod process;
 pub mod programs;
+pub mod reader;
 pub mod stage;
 pub mod statement_log;
 pub mod tours;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
@@ -16,6 +17,8 @@ use crate::policy::Reloaded;
 
 /// The largest answer taken.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// How long an instance may take to answer; it reads a large policy again in less.
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,9 @@ pub enum ClientError {
     /// What listens there does not speak HTTP as we do.
     #[error("the admin socket's answer cannot be read: {0}")]
     Transport(Box<dyn std::error::Error + Send + Sync>),
+    /// It accepts and does not answer.
+    #[error("the pgusher at {0} does not answer: it is stopped, or hangs")]
+    Silent(PathBuf),
     /// The instance refused.
     #[error("{text} ({status})")]
     Refused {
@@ -79,6 +85,16 @@ pub(super) async fn connect(
 }
 
 async fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+) -> Result<T, ClientError> {
+    let answer = tokio::time::timeout(ANSWER_LIMIT, exchange(socket, method, path));
+    let silent = |_| ClientError::Silent(socket.to_path_buf());
+    answer.await.map_err(silent)?
+}
+
+async fn exchange<T: DeserializeOwned>(
     socket: &Path,
     method: Method,
     path: &str,

@@ -14,7 +14,7 @@ use hyper_util::server::conn::auto;
 use tokio::net::UnixStream;
 use tracing::warn;
 
-use super::client::connect;
+use super::client::{ANSWER_LIMIT, connect};
 use super::{ClientError, Observed, TAKEOVER_PATH};
 use crate::succession::Channel;
 
@@ -57,6 +57,12 @@ pub(super) async fn begin(State(observed): State<Arc<Observed>>, mut request: Re
 /// # Errors
 /// [`ClientError`]; [`ClientError::NotRunning`] if there is none.
 pub async fn request_takeover(socket: &Path) -> Result<Channel, ClientError> {
+    let answer = tokio::time::timeout(ANSWER_LIMIT, upgrade(socket));
+    let silent = |_| ClientError::Silent(socket.to_path_buf());
+    answer.await.map_err(silent)?
+}
+
+async fn upgrade(socket: &Path) -> Result<Channel, ClientError> {
     let transport = |error: hyper::Error| ClientError::Transport(error.into());
     let (mut sender, connection) = connect(socket).await?;
     let connection = tokio::spawn(connection.with_upgrades());

@@ -19,7 +19,7 @@ use super::tables::Counters;
 use crate::identify::ProcessId;
 
 /// Where everything is pinned that pgusher pins.
-pub const PIN_ROOT: &str = "/sys/fs/bpf/pgusher";
+const PIN_ROOT: &str = "/sys/fs/bpf/pgusher";
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 /// What a cgroup's folder is called, but for its number.
@@ -187,6 +187,21 @@ impl Generation {
         name.to_string_lossy().into_owned()
     }
 
+    /// Whether the process that pinned it still runs.
+    fn is_served(&self) -> bool {
+        let name = self.name();
+        let mut numbers = name.rsplit('-').map(str::parse);
+        let (ticks, pid) = (numbers.next(), numbers.next());
+        match (ticks, pid.map(|pid: Result<u64, _>| pid.map(u32::try_from))) {
+            (Some(Ok(started_at_ticks)), Some(Ok(Ok(pid)))) => ProcessId {
+                pid,
+                started_at_ticks,
+            }
+            .is_running(),
+            _ => false,
+        }
+    }
+
     /// How many connects found nobody serving, if it counts as we do.
     pub fn unserved(&self) -> Option<u64> {
         let is_ours = self.name().starts_with(&version_prefix());
@@ -208,6 +223,26 @@ impl Generation {
             source,
         }
     }
+}
+
+/// What is attached although whoever pinned it has ended, in words that say what to do; none if nothing is.
+///
+/// # Errors
+/// [`PinError::Folder`]
+pub fn abandoned() -> Result<Option<String>, PinError> {
+    let mut names = Vec::new();
+    for folder in PinFolder::all()? {
+        let generations = folder.generations()?;
+        if !generations.is_empty() && !generations.iter().any(Generation::is_served) {
+            names.push(format!("{CGROUP_PREFIX}{}", folder.cgroup));
+        }
+    }
+    Ok((!names.is_empty()).then(|| {
+        format!(
+            "hooks of a pgusher that has ended are still pinned below {PIN_ROOT} ({}): connects fail until one is started, or `pgusher detach` removes them",
+            names.join(", ")
+        )
+    }))
 }
 
 /// The file system allows no dots in names.
@@ -264,15 +299,19 @@ mod tests {
     fn a_generation_of_another_version_is_recognised_and_removed_whole() {
         let root = tempfile::tempdir().unwrap();
         let folder = PinFolder::below(root.path(), 7);
-        let own = ProcessId::own();
-        for name in ["v0_0_1-0123456789abcdef-7-9", &generation_name(own)] {
+        let own_name = generation_name(ProcessId::own());
+        for name in ["v0_0_1-0123456789abcdef-7-9", "ours", &own_name] {
             let path = folder.path.join(name);
             fs::create_dir_all(&path).unwrap();
             fs::write(path.join("pgusher_connect4"), "").unwrap();
         }
         let generations = folder.generations().unwrap();
-        assert_eq!(generations.len(), 2);
+        assert_eq!(generations.len(), 3);
         for generation in generations {
+            assert_eq!(
+                generation.is_served(),
+                generation.name().ends_with(&own_name)
+            );
             // Whatever the name says, this is no map.
             assert_eq!(generation.unserved(), None);
             generation.remove().unwrap();

@@ -15,6 +15,8 @@ use crate::session::Stages;
 
 /// How often the number of sessions is told.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// How long a successor may take to load and attach; then another may try.
+const PREPARATION_LIMIT: Duration = Duration::from_secs(120);
 
 /// An instance whose hooks are attached beside ours.
 pub struct Successor {
@@ -39,7 +41,8 @@ pub async fn await_successor(
             channel.send(&offer()).await?;
             channel.receive::<Attached>().await
         };
-        match agreed.await {
+        let agreed = timeout(PREPARATION_LIMIT, agreed).await;
+        match agreed.unwrap_or(Err(ChannelError::Closed)) {
             Ok(Attached { version, process }) => {
                 info!(version, pid = process.pid, "another pgusher takes over");
                 return Successor { channel, process };

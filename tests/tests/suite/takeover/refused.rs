@@ -1,0 +1,85 @@
+//! Takeovers that do not happen: whoever runs goes on.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use pgusher_tests::cgroup::TestCgroup;
+use pgusher_tests::cluster::Version;
+use pgusher_tests::kernel;
+use pgusher_tests::pgusher::arguments;
+use pgusher_tests::process::run;
+use pgusher_tests::stage::{Setup, Stage};
+use pgusher_tests::wire;
+
+use super::session;
+
+/// A successor that does not come to be, with these words; whoever runs goes on, and nothing else is attached.
+fn fails(stage: &Stage, command: &mut Command, words: &str) -> Result<()> {
+    let before = kernel::attached(stage.cgroup.path())?;
+    let finished = run(command)?;
+    let stderr = finished.failure()?;
+    ensure!(stderr.contains(words), "{stderr}");
+    let after = kernel::attached(stage.cgroup.path())?;
+    ensure!(after == before, "{before:?} became {after:?}");
+    drop(session(stage)?);
+    Ok(())
+}
+
+#[test]
+fn a_second_instance_that_does_not_take_over_is_told_how_to() -> Result<()> {
+    Setup::with(Version::V15).play(|stage| {
+        let mut second = stage.run_again()?;
+        fails(stage, &mut second, "pgusher run --takeover")
+    })
+}
+
+#[test]
+fn a_successor_that_cannot_start_changes_nothing() -> Result<()> {
+    Setup::with(Version::V15).play(|stage| {
+        let mut open = session(stage)?;
+        for (argument, words) in [
+            ("--policy=/nowhere/at/all", "/nowhere/at/all"),
+            ("--config=/nowhere/at/all", "/nowhere/at/all"),
+        ] {
+            let mut successor = stage.run_again()?;
+            successor.args(["--takeover", argument]);
+            fails(stage, &mut successor, words)?;
+        }
+        ensure!(wire::ask(&mut open, "select 'still'")? == "still");
+        // And the next one succeeds.
+        let predecessor = stage.take_over()?;
+        drop((open, session(stage)?));
+        super::ends_well(predecessor)
+    })
+}
+
+#[test]
+fn a_cgroup_of_its_own_is_not_taken_over() -> Result<()> {
+    Setup::with(Version::V15).play(|stage| {
+        let other = TestCgroup::create()?;
+        let ports = [stage.cluster.port];
+        let mut successor = stage.run_again()?;
+        successor = {
+            let mut command = other.command(successor.get_program())?;
+            command.args(arguments(&other, &ports, stage.directory()));
+            command.arg("--takeover");
+            command
+        };
+        fails(stage, &mut successor, "attached to another cgroup")?;
+        kernel::wait_until_nothing_attached(other.path())
+    })
+}
+
+#[test]
+fn an_instance_that_hangs_is_not_waited_for() -> Result<()> {
+    Setup::with(Version::V15).play(|stage| {
+        stage.pgusher.signal(Signal::SIGSTOP)?;
+        let finished = run(stage.run_again()?.arg("--takeover"))?;
+        stage.pgusher.signal(Signal::SIGCONT)?;
+        let stderr = finished.failure()?;
+        ensure!(stderr.contains("does not answer"), "{stderr}");
+        drop(session(stage)?);
+        Ok(())
+    })
+}
