@@ -3,11 +3,13 @@
 mod inheritance;
 mod refused;
 
+use std::fs;
 use std::net::TcpStream;
 
 use anyhow::{Context, Result, ensure};
 use pgusher_tests::bpf_fs;
 use pgusher_tests::cluster::Version;
+use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::kernel;
 use pgusher_tests::pgusher::Pgusher;
 use pgusher_tests::process::Running;
@@ -112,6 +114,46 @@ fn a_session_goes_on_in_the_old_process_and_shows_the_server() -> Result<()> {
         ensure!(wire::ask(&mut new, "select 'still'")? == "still");
         Ok(())
     })
+}
+
+/// What an instance has: descriptors, threads, eBPF objects, pins, files in its directory.
+fn belongings(stage: &Stage) -> Result<[usize; 7]> {
+    let held = stage.pgusher.held()?;
+    Ok([
+        stage.pgusher.descriptors()?,
+        usize::try_from(stage.pgusher.threads()?)?,
+        held.count("prog"),
+        held.count("map"),
+        held.count("link"),
+        bpf_fs::generations(stage.cgroup.path())?.len(),
+        fs::read_dir(stage.directory())?.count(),
+    ])
+}
+
+#[test]
+fn the_tenth_has_no_more_than_the_first() -> Result<()> {
+    Setup::with(Version::V15)
+        .argument("--when-down=closed")
+        .play(|stage| {
+            let mut first = None;
+            for _ in 0..10 {
+                drop(session(stage)?);
+                stage.settle()?;
+                let expected = match first {
+                    Some(expected) => expected,
+                    None => *first.insert(belongings(stage)?),
+                };
+                wait_until("it has what the first had", || {
+                    let found = belongings(stage)?;
+                    Ok(Seen::when(found <= expected, || {
+                        format!("{found:?}, the first {expected:?}")
+                    }))
+                })?;
+                ends_well(stage.take_over()?)?;
+            }
+            drop(session(stage)?);
+            Ok(())
+        })
 }
 
 #[test]
