@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,10 +17,9 @@ use tracing::{error, info, warn};
 
 use crate::audit::Writer;
 use crate::config::{Config, WhenDown};
-use crate::identify::ProcessId;
 use crate::intercept::{Attached, Claim, Heartbeat, Namespaces, OwnProcesses};
 use crate::session::{self, Stages};
-use crate::succession::{Offer, Predecessors, Successor, await_successor};
+use crate::succession::{Channel, Incumbent, Predecessors, Successor, await_successor};
 
 pub(crate) use host::check_pid_namespace;
 use signals::Signals;
@@ -39,8 +39,9 @@ struct Running {
     own_processes: Arc<OwnProcesses>,
     when_down: WhenDown,
     cgroup: u64,
-    /// None once it was handed over.
-    claim: Option<Claim>,
+    claim: Claim,
+    /// Whether a successor serves what is new.
+    is_retired: bool,
     sessions: TaskTracker,
     predecessors: Predecessors,
     /// What goes on with them, until they have ended.
@@ -84,18 +85,11 @@ pub async fn run(config: Config, takes_over: bool) -> Result<()> {
     let mut signals = Signals::install()?;
     let (mut running, mut requests) = start::start(&config, takes_over).await?;
     host::notify_ready();
-    let successor = tokio::select! {
-        () = accept_forever(&running) => None,
-        name = signals.next() => {
-            info!(signal = name, "stopping: {}", running.after_us());
-            None
-        }
-        successor = await_successor(&mut requests, || running.offer()) => Some(successor),
-    };
+    let successor = serve(&running, &mut requests, &mut signals).await;
     host::notify_stopping();
     match successor {
         Some(successor) => {
-            running.retire(successor).await;
+            running.retire(successor);
             serve_what_is_left(&running, &mut signals).await;
         }
         None => running.stop_serving(),
@@ -103,26 +97,55 @@ pub async fn run(config: Config, takes_over: bool) -> Result<()> {
     drain(running, &config, &mut signals).await
 }
 
+/// Serves until a signal comes, or a successor that serves too.
+async fn serve(
+    running: &Running,
+    requests: &mut mpsc::Receiver<Channel>,
+    signals: &mut Signals,
+) -> Option<Successor> {
+    let incumbent = running.incumbent();
+    loop {
+        let mut successor = tokio::select! {
+            () = accept_forever(running) => return None,
+            name = signals.next() => {
+                info!(signal = name, "stopping: {}", running.after_us());
+                return None;
+            }
+            successor = await_successor(requests, &incumbent) => successor,
+        };
+        // Signals wait until it has said whether it serves: half a takeover is none.
+        let is_serving = tokio::select! {
+            () = accept_forever(running) => return None,
+            is_serving = successor.is_serving() => is_serving,
+        };
+        if is_serving {
+            return Some(successor);
+        }
+        if let Err(error) = running.own_processes.forget(successor.process()) {
+            warn!(%error, pid = successor.process().pid, "a successor that failed stays exempt");
+        }
+    }
+}
+
 impl Running {
     /// What becomes of new connects when we are gone.
     fn after_us(&self) -> &'static str {
-        match (self.when_down, &self.claim) {
-            (_, None) => "the successor serves new connects",
-            (WhenDown::Open, _) => "new connects go direct from here on",
-            (WhenDown::Closed, _) => {
+        match (self.is_retired, self.when_down) {
+            (true, _) => "the successor serves new connects",
+            (false, WhenDown::Open) => "new connects go direct from here on",
+            (false, WhenDown::Closed) => {
                 "new connects are refused from here on, until the next start or `pgusher detach`"
             }
         }
     }
 
-    /// What a successor has to know.
-    fn offer(&self) -> Offer {
-        let mut processes = vec![ProcessId::own()];
-        processes.extend(self.predecessors.processes());
-        Offer {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+    /// What a successor needs.
+    fn incumbent(&self) -> Incumbent<'_> {
+        Incumbent {
             cgroup: self.cgroup,
-            processes,
+            predecessors: &self.predecessors,
+            own_processes: &self.own_processes,
+            claim: &self.claim,
         }
     }
 
@@ -144,20 +167,11 @@ impl Running {
         }
     }
 
-    /// Leaves everything new to the successor, and tells it about what is left here.
-    async fn retire(&mut self, successor: Successor) {
-        // It dials on its own account as soon as it has the claim.
-        if let Err(error) = self.own_processes.exempt(successor.process()) {
-            warn!(%error, "the successor's first connections may be intercepted here");
-        }
+    /// Leaves everything new to the successor, and tells it about what is left here. It has the claim too, which is its
+    /// alone when we have ended.
+    fn retire(&mut self, successor: Successor) {
         self.let_go();
-        let Some(claim) = self.claim.take() else {
-            return;
-        };
-        if let Err(error) = successor.hand_over(claim.lock()).await {
-            error!(%error, "the successor has gone before it was told to serve; start pgusher again");
-            return;
-        }
+        self.is_retired = true;
         let (stages, predecessors) = (Arc::clone(&self.stages), self.predecessors.clone());
         self.companions.start(successor.serve(stages, predecessors));
     }

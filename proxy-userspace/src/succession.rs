@@ -1,8 +1,9 @@
 //! One instance takes over from another: the new one serves what comes, the old one what it has begun.
 //!
 //! Design: docs/decisions/0041-crash-and-upgrade.md. In the order of events: the [`Predecessor`] is found at the admin
-//! socket and offers itself; its [`Successor`] attaches its own hooks and says so; the predecessor lets go and hands
-//! over the claim to the cgroup; until it ends, each tells the other what it has to know.
+//! socket and offers itself; its [`Successor`] attaches its own hooks and says so; the predecessor hands over the claim to
+//! the cgroup; the successor says that it serves, and only then does the predecessor let go. Whichever of the two ends
+//! or fails before that, the other goes on. Until the predecessor ends, each tells the other what it has to know.
 
 mod channel;
 mod predecessor;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use channel::{Channel, ChannelError};
 pub use predecessor::{Predecessor, Retired, TakeoverError};
 pub use predecessors::Predecessors;
-pub use successor::{Successor, await_successor};
+pub use successor::{Incumbent, Successor, await_successor};
 
 use crate::identify::ProcessId;
 use crate::session::CancelChange;
@@ -31,8 +32,17 @@ pub struct Offer {
     pub version: String,
     /// The number of the cgroup that its hooks are attached to.
     pub cgroup: u64,
-    /// Itself, and its own predecessors that still serve.
-    pub processes: Vec<ProcessId>,
+    /// Itself.
+    pub process: ProcessId,
+    /// Its own predecessors that still serve.
+    pub predecessors: Vec<ProcessId>,
+}
+
+impl Offer {
+    /// Every process that has sessions to finish.
+    fn processes(&self) -> impl Iterator<Item = ProcessId> {
+        std::iter::once(self.process).chain(self.predecessors.iter().copied())
+    }
 }
 
 /// What the successor says when its hooks are attached.
@@ -41,6 +51,10 @@ struct Attached {
     version: String,
     process: ProcessId,
 }
+
+/// What the successor says when it serves: the predecessor may let go.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Serving {}
 
 /// What the predecessor tells from then on.
 #[derive(Debug, Serialize, Deserialize)]

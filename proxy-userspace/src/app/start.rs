@@ -17,13 +17,13 @@ use crate::audit::{self, Audit, Writer};
 use crate::config::{Config, WhenDown};
 use crate::identify::{Identifier, ProcessId};
 use crate::intercept::{
-    self, Attached, Cgroup, Claim, Counters, Coverage, Generation, Heartbeat, HookError, HookLog,
-    Loaded, Namespaces, OwnProcesses, PinFolder, Terms, WantedQueue,
+    self, Attached, Cgroup, Claim, Counters, Coverage, Heartbeat, HookError, HookLog, Loaded,
+    Namespaces, OwnProcesses, PinFolder, Terms, WantedQueue,
 };
 use crate::policy::Enforcer;
 use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
-use crate::succession::{Channel, ChannelError, Predecessor, Predecessors, Retired, TakeoverError};
+use crate::succession::{Channel, ChannelError, Predecessor, Predecessors, TakeoverError};
 use crate::tls::Certificates;
 
 /// Everything but interception itself.
@@ -71,12 +71,8 @@ pub(super) async fn start(
     let hooks = attach(config, hooks, &place, &tables)?;
     let (cgroup, pins) = (place.cgroup.number(), place.pins.clone());
     let path = place.cgroup.path().to_path_buf();
-    let (claim, retired) = place.relieve(&namespaces).await?;
-    let admin = match retired {
-        Some(_) => admin.replace(&config.admin_socket)?,
-        None => admin,
-    };
-    clear_away(pins.others()?, &stages.audit).await;
+    let (claim, predecessor) = place.relieve(&namespaces).await?;
+    clear_away(&pins, &stages.audit).await;
     // Only now: a connection made before this line is either redirected or counted.
     let coverage = report_coverage(config, &stages.audit).await;
     let fixed = Fixed {
@@ -88,7 +84,7 @@ pub(super) async fn start(
         when_down: config.when_down,
     };
     let (successors, requests) = mpsc::channel(1);
-    let running = Running {
+    let mut running = Running {
         stages,
         namespaces,
         hooks,
@@ -96,16 +92,19 @@ pub(super) async fn start(
         own_processes,
         when_down: config.when_down,
         cgroup,
-        claim: Some(claim),
+        claim,
+        is_retired: false,
         sessions: TaskTracker::new(),
         predecessors: Predecessors::none(),
         lineage: TaskTracker::new(),
         companions: Companions::new(),
         writer,
     };
-    if let Some(retired) = retired {
-        running.follow(retired);
-    }
+    let admin = match predecessor {
+        Some(predecessor) => running.succeed(predecessor, admin, config).await?,
+        None => admin,
+    };
+    running.hooks.outlive_us();
     let seen = Seen {
         stages: Arc::clone(&running.stages),
         predecessors: running.predecessors.clone(),
@@ -170,23 +169,23 @@ impl Place {
     }
 
     /// Instances besides us that go on serving.
-    fn others(&self) -> &[ProcessId] {
+    fn others(&self) -> Vec<ProcessId> {
         match &self.holder {
-            Holder::Us(_) => &[],
-            Holder::Predecessor(predecessor) => predecessor.processes(),
+            Holder::Us(_) => Vec::new(),
+            Holder::Predecessor(predecessor) => predecessor.processes().collect(),
         }
     }
 
-    /// Has whoever was here before us let go, now that our hooks are attached.
-    async fn relieve(self, namespaces: &Arc<Namespaces>) -> Result<(Claim, Option<Retired>)> {
-        let predecessor = match self.holder {
+    /// Gets the claim of whoever was here before us, now that our hooks are attached.
+    async fn relieve(self, namespaces: &Arc<Namespaces>) -> Result<(Claim, Option<Predecessor>)> {
+        let mut predecessor = match self.holder {
             Holder::Us(claim) => return Ok((claim, None)),
             Holder::Predecessor(predecessor) => predecessor,
         };
         // It has listeners where somebody needed one since we looked.
         open_others(namespaces).await?;
-        match predecessor.retire().await {
-            Ok((claim, retired)) => Ok((claim, Some(retired))),
+        match predecessor.relieve().await {
+            Ok(claim) => Ok((claim, Some(predecessor))),
             Err(TakeoverError::Channel(ChannelError::Closed)) => {
                 warn!("the running pgusher has ended meanwhile; starting without it");
                 Ok((self.cgroup.claim()?, None))
@@ -227,7 +226,7 @@ fn load(config: &Config, place: &Place) -> Result<(Loaded, Arc<OwnProcesses>)> {
     hooks.intercept(&config.ports)?;
     let own_processes = hooks.own_processes(ProcessId::own())?;
     for other in place.others() {
-        own_processes.exempt(*other)?;
+        own_processes.exempt(other)?;
     }
     Ok((hooks, Arc::new(own_processes)))
 }
@@ -252,34 +251,60 @@ fn attach(config: &Config, hooks: Loaded, place: &Place, tables: &Tables) -> Res
     }
 }
 
-/// Removes what instances before us have pinned and left behind; what cannot be removed refuses connects, or not, as it did
-/// before.
-async fn clear_away(left_behind: Vec<Generation>, audit: &Audit) {
-    for generation in left_behind {
-        let name = generation.name();
-        let refused = generation.unserved();
-        if let Err(error) = generation.remove() {
-            error!(%error, "hooks of an earlier pgusher stay attached; `pgusher detach` removes them");
-            continue;
-        }
-        info!(
-            name,
-            refused, "took over from hooks that an earlier pgusher had left pinned"
-        );
-        if let Some(refused) = refused.filter(|refused| *refused > 0) {
-            audit.record(Record::now(Body::Outage { refused })).await;
-        }
+/// Removes what instances before us have left pinned, and puts on record what it refused.
+async fn clear_away(pins: &PinFolder, audit: &Audit) {
+    let refused = remove_abandoned(pins);
+    if refused > 0 {
+        audit.record(Record::now(Body::Outage { refused })).await;
     }
 }
 
+/// Removes what processes that have ended have left pinned; returns how many connects it refused, as far as it can be told.
+/// What cannot be removed goes on refusing.
+fn remove_abandoned(pins: &PinFolder) -> u64 {
+    let abandoned = pins.abandoned().unwrap_or_else(|error| {
+        error!(%error, "cannot tell whether an earlier pgusher left hooks pinned");
+        Vec::new()
+    });
+    let mut all_refused = 0;
+    for generation in abandoned {
+        let (name, refused) = (generation.name(), generation.unserved());
+        match generation.remove() {
+            Ok(()) => {
+                info!(
+                    name,
+                    refused, "removed hooks that an earlier pgusher had left pinned"
+                );
+                all_refused += refused.unwrap_or_default();
+            }
+            Err(error) => {
+                error!(%error, "hooks of an earlier pgusher stay attached; `pgusher detach` removes them");
+            }
+        }
+    }
+    all_refused
+}
+
 impl Running {
-    /// Goes on with a predecessor that has let go, until it has ended.
-    fn follow(&self, retired: Retired) {
+    /// Has the predecessor let go, and goes on with it until it has ended. From here on its admin socket's place is ours.
+    async fn succeed(
+        &self,
+        predecessor: Predecessor,
+        admin: AdminSocket,
+        config: &Config,
+    ) -> Result<AdminSocket> {
+        let admin = admin.replace(&config.admin_socket)?;
+        let retired = predecessor.retire().await?;
         let keys = self.stages.cancel_keys.clone();
         let exempt = Arc::clone(&self.own_processes);
         let predecessors = self.predecessors.clone();
-        self.lineage
-            .spawn(retired.follow(predecessors, keys, exempt));
+        let pins = PinFolder::of(self.cgroup);
+        self.lineage.spawn(async move {
+            retired.follow(predecessors, keys, exempt).await;
+            // If it died before it could.
+            remove_abandoned(&pins);
+        });
+        Ok(admin)
     }
 
     /// Starts everything that goes on beside the sessions.

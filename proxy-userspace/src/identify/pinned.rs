@@ -27,7 +27,8 @@ impl ProcessId {
 
     /// Whether this very process still runs.
     pub fn is_running(self) -> bool {
-        Pinned::open(self.pid).is_some_and(|now| now.started_at_ticks() == self.started_at_ticks)
+        Pinned::open(self.pid)
+            .is_some_and(|now| now.started_at_ticks() == self.started_at_ticks && now.is_alive())
     }
 }
 

@@ -1,7 +1,10 @@
 //! Live programs, and how they end: with us, by declaration, or not before somebody takes them away.
 
+use std::mem::take;
+
 use aya::Ebpf;
 use aya::programs::links::FdLink;
+use tracing::error;
 
 use super::pins::{Generation, PinError, PinFolder};
 use super::tables::Counters;
@@ -19,8 +22,10 @@ pub struct Attached {
     /// getpeername goes on telling redirected sockets whom they dialled while sessions drain; and a socket redirected
     /// before the connect hooks went may send its SYN later (TCP_FASTOPEN_CONNECT), which sock_ops publishes.
     answering: Vec<Hook>,
-    /// Where they outlive us.
+    /// Where they are pinned.
     pinned: Option<Generation>,
+    /// Whether they are to stay there.
+    outlives_us: bool,
     /// The maps must outlive the links.
     _ebpf: Ebpf,
 }
@@ -31,11 +36,12 @@ impl Attached {
             redirecting,
             answering,
             pinned: None,
+            outlives_us: false,
             _ebpf: ebpf,
         }
     }
 
-    /// Lets every hook outlive us, with its counters.
+    /// Pins every hook, with its counters. A start that fails takes the pins away again.
     ///
     /// # Errors
     /// [`PinError`]; nothing is pinned then, or attached.
@@ -44,8 +50,11 @@ impl Attached {
         let pinned = counters
             .pin(&generation.counters())
             .map_err(|source| generation.failed(source))
-            .and_then(|()| pin_all(self.answering, &generation))
-            .and_then(|answering| Ok((answering, pin_all(self.redirecting, &generation)?)));
+            .and_then(|()| pin_all(take(&mut self.answering), &generation))
+            .and_then(|answering| {
+                let redirecting = pin_all(take(&mut self.redirecting), &generation)?;
+                Ok((answering, redirecting))
+            });
         match pinned {
             Ok((answering, redirecting)) => {
                 self.answering = answering;
@@ -60,6 +69,11 @@ impl Attached {
         }
     }
 
+    /// What is pinned stays when we end, however we end.
+    pub fn outlive_us(&mut self) {
+        self.outlives_us = true;
+    }
+
     /// Detaches the connect hooks and lets nothing outlive us: new connects go direct from here on, or where others are
     /// attached; redirected sockets stay as they are.
     ///
@@ -68,6 +82,17 @@ impl Attached {
     pub fn let_go(&mut self) -> Result<(), PinError> {
         self.redirecting.clear();
         self.pinned.take().map_or(Ok(()), |pins| pins.remove())
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if self.outlives_us {
+            return;
+        }
+        if let Err(error) = self.let_go() {
+            error!(%error, "hooks of ours stay pinned; `pgusher detach` removes them");
+        }
     }
 }
 

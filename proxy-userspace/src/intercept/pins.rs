@@ -120,14 +120,13 @@ impl PinFolder {
         self.cgroup
     }
 
-    /// What others than us have pinned.
+    /// What was pinned by processes that have ended.
     ///
     /// # Errors
     /// [`PinError::Folder`]
-    pub fn others(&self) -> Result<Vec<Generation>, PinError> {
-        let own = generation_name(ProcessId::own());
+    pub fn abandoned(&self) -> Result<Vec<Generation>, PinError> {
         let mut generations = self.generations()?;
-        generations.retain(|generation| generation.name() != own);
+        generations.retain(|generation| !generation.is_served());
         Ok(generations)
     }
 

@@ -8,7 +8,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::{ANSWER_LIMIT, Attached, Channel, ChannelError, News, Offer, Order, Predecessors};
+use super::{
+    ANSWER_LIMIT, Attached, Channel, ChannelError, News, Offer, Order, Predecessors, Serving,
+};
 use crate::admin::{self, ClientError};
 use crate::identify::ProcessId;
 use crate::intercept::{Claim, OwnProcesses, watch};
@@ -51,8 +53,7 @@ pub struct Predecessor {
 /// One that has let go, and serves what it has begun.
 pub struct Retired {
     channel: Channel,
-    process: ProcessId,
-    processes: Vec<ProcessId>,
+    offer: Offer,
 }
 
 impl Predecessor {
@@ -69,7 +70,11 @@ impl Predecessor {
         let offer: Offer = timeout(ANSWER_LIMIT, channel.receive())
             .await
             .map_err(|_| TakeoverError::Silent)??;
-        info!(version = offer.version, pid = ?offer.pid(), "taking over from a running pgusher");
+        info!(
+            version = offer.version,
+            pid = offer.process.pid,
+            "taking over from a running pgusher"
+        );
         Ok(Some(Self { channel, offer }))
     }
 
@@ -81,45 +86,44 @@ impl Predecessor {
         if self.offer.cgroup == cgroup {
             return Ok(());
         }
-        let pid = self.offer.pid();
+        let pid = self.offer.process.pid;
         Err(TakeoverError::OtherCgroup { pid })
     }
 
     /// It, and its own predecessors that still serve.
-    pub fn processes(&self) -> &[ProcessId] {
-        &self.offer.processes
+    pub fn processes(&self) -> impl Iterator<Item = ProcessId> {
+        self.offer.processes()
     }
 
-    /// Tells it that our hooks are attached; from the return on, everything new is ours.
+    /// Tells it that our hooks are attached, and gets the claim to the cgroup.
     ///
     /// # Errors
     /// [`TakeoverError`]; if it has gone, there is nobody left to take over from.
-    pub async fn retire(mut self) -> Result<(Claim, Retired), TakeoverError> {
+    pub async fn relieve(&mut self) -> Result<Claim, TakeoverError> {
         let attached = Attached {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: ProcessId::own(),
         };
         self.channel.send(&attached).await?;
-        let claim = timeout(ANSWER_LIMIT, self.channel.receive_descriptor())
-            .await
-            .map_err(|_| TakeoverError::Silent)??;
-        let Some(process) = self.offer.processes.first().copied() else {
-            let text = "an offer of nobody".to_owned();
-            return Err(ChannelError::NotUnderstood(text).into());
-        };
-        let retired = Retired {
-            channel: self.channel,
-            process,
-            processes: self.offer.processes,
-        };
-        Ok((Claim::inherited(claim), retired))
+        let claim = timeout(ANSWER_LIMIT, self.channel.receive_descriptor());
+        let claim = claim.await.map_err(|_| TakeoverError::Silent)??;
+        Ok(Claim::inherited(claim))
     }
-}
 
-impl Offer {
-    /// The process id of whoever offers.
-    fn pid(&self) -> u32 {
-        self.processes.first().map_or(0, |process| process.pid)
+    /// Tells it that we serve, so that it lets go.
+    ///
+    /// # Errors
+    /// [`TakeoverError`] if it lives and does not listen: it goes on, and we must not.
+    pub async fn retire(mut self) -> Result<Retired, TakeoverError> {
+        if let Err(error) = self.channel.send(&Serving {}).await
+            && self.offer.process.is_running()
+        {
+            return Err(error.into());
+        }
+        Ok(Retired {
+            channel: self.channel,
+            offer: self.offer,
+        })
     }
 }
 
@@ -131,19 +135,16 @@ impl Retired {
         keys: CancelKeys,
         own_processes: Arc<OwnProcesses>,
     ) {
-        predecessors.left(&self.processes);
+        predecessors.left(self.offer.processes());
         let ends: Vec<_> = self
-            .processes
-            .iter()
+            .offer
+            .processes()
             .map(|process| {
-                tokio::spawn(forget_when_ended(
-                    *process,
-                    Arc::clone(&own_processes),
-                    predecessors.clone(),
-                ))
+                let exempt = Arc::clone(&own_processes);
+                tokio::spawn(forget_when_ended(process, exempt, predecessors.clone()))
             })
             .collect();
-        let (mut channel, process) = (self.channel, self.process);
+        let (mut channel, process) = (self.channel, self.offer.process);
         let mut inherited = keys.inherit();
         if let Err(error) = listen(&mut channel, process, &predecessors, &mut inherited).await {
             debug!(%error, pid = process.pid, "a predecessor says no more");

@@ -24,8 +24,8 @@ impl Predecessors {
     }
 
     /// These are left, and serve nothing that is known of yet.
-    pub(super) fn left(&self, processes: &[ProcessId]) {
-        let entries = processes.iter().map(|process| (*process, 0));
+    pub(super) fn left(&self, processes: impl Iterator<Item = ProcessId>) {
+        let entries = processes.map(|process| (process, 0));
         self.lock().extend(entries);
     }
 

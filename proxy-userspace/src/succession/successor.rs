@@ -1,7 +1,6 @@
 //! The instance that takes over, as its predecessor sees it.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +8,11 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::{ANSWER_LIMIT, Attached, Channel, ChannelError, News, Offer, Order, Predecessors};
+use super::{
+    ANSWER_LIMIT, Attached, Channel, ChannelError, News, Offer, Order, Predecessors, Serving,
+};
 use crate::identify::ProcessId;
+use crate::intercept::{Claim, OwnProcesses};
 use crate::session::Stages;
 
 /// How often the number of sessions is told.
@@ -18,7 +20,19 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// How long a successor may take to load and attach; then another may try.
 const PREPARATION_LIMIT: Duration = Duration::from_secs(120);
 
-/// An instance whose hooks are attached beside ours.
+/// What whoever runs has to give.
+pub struct Incumbent<'a> {
+    /// The number of the cgroup that its hooks are attached to.
+    pub cgroup: u64,
+    /// Who was here before and still serves.
+    pub predecessors: &'a Predecessors,
+    /// Whom its hooks leave alone.
+    pub own_processes: &'a OwnProcesses,
+    /// That the cgroup is its.
+    pub claim: &'a Claim,
+}
+
+/// An instance whose hooks are attached beside ours, and that has the claim as we have.
 pub struct Successor {
     channel: Channel,
     process: ProcessId,
@@ -30,25 +44,42 @@ pub struct Successor {
 /// Cancel safe: a takeover that is under way is given up.
 pub async fn await_successor(
     requests: &mut mpsc::Receiver<Channel>,
-    offer: impl Fn() -> Offer,
+    incumbent: &Incumbent<'_>,
 ) -> Successor {
     loop {
-        let Some(mut channel) = requests.recv().await else {
+        let Some(channel) = requests.recv().await else {
             // The admin socket is gone, and nobody can ask any more.
             return std::future::pending().await;
         };
-        let agreed = async {
-            channel.send(&offer()).await?;
-            channel.receive::<Attached>().await
-        };
-        let agreed = timeout(PREPARATION_LIMIT, agreed).await;
-        match agreed.unwrap_or(Err(ChannelError::Closed)) {
-            Ok(Attached { version, process }) => {
-                info!(version, pid = process.pid, "another pgusher takes over");
-                return Successor { channel, process };
-            }
+        match incumbent.agree(channel).await {
+            Ok(successor) => return successor,
             Err(ChannelError::Closed) => info!("another pgusher began to take over and gave up"),
             Err(error) => warn!(%error, "another pgusher could not take over"),
+        }
+    }
+}
+
+impl Incumbent<'_> {
+    async fn agree(&self, mut channel: Channel) -> Result<Successor, ChannelError> {
+        channel.send(&self.offer()).await?;
+        let attached = timeout(PREPARATION_LIMIT, channel.receive());
+        let Attached { version, process } = attached.await.unwrap_or(Err(ChannelError::Closed))?;
+        info!(version, pid = process.pid, "another pgusher takes over");
+        // It dials on its own account as soon as it serves.
+        if let Err(error) = self.own_processes.exempt(process) {
+            warn!(%error, "the successor's first connections may be intercepted here");
+        }
+        let sent = timeout(ANSWER_LIMIT, channel.send_descriptor(self.claim.lock()));
+        sent.await.map_err(io::Error::from)??;
+        Ok(Successor { channel, process })
+    }
+
+    fn offer(&self) -> Offer {
+        Offer {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cgroup: self.cgroup,
+            process: ProcessId::own(),
+            predecessors: self.predecessors.processes(),
         }
     }
 }
@@ -59,13 +90,16 @@ impl Successor {
         self.process
     }
 
-    /// Hands it the claim to the cgroup; after that it accepts.
-    ///
-    /// # Errors
-    /// The operating system's reason: it has gone, most likely.
-    pub async fn hand_over(&self, claim: BorrowedFd<'_>) -> io::Result<()> {
-        let sending = self.channel.send_descriptor(claim);
-        timeout(ANSWER_LIMIT, sending).await?
+    /// Waits for its word that it serves; false if it has failed before.
+    pub async fn is_serving(&mut self) -> bool {
+        let said = timeout(ANSWER_LIMIT, self.channel.receive::<Serving>());
+        match said.await.unwrap_or(Err(ChannelError::Closed)) {
+            Ok(Serving {}) => true,
+            Err(error) => {
+                warn!(%error, pid = self.process.pid, "the successor did not come to serve; going on");
+                false
+            }
+        }
     }
 
     /// Tells it what it has to know, and does what it asks, until it ends.

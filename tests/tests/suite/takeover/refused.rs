@@ -2,13 +2,15 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use pgusher_tests::bpf_fs;
 use pgusher_tests::cgroup::TestCgroup;
 use pgusher_tests::cluster::Version;
+use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::kernel;
 use pgusher_tests::pgusher::arguments;
-use pgusher_tests::process::run;
+use pgusher_tests::process::{Running, run};
 use pgusher_tests::stage::{Setup, Stage};
 use pgusher_tests::wire;
 
@@ -82,4 +84,63 @@ fn an_instance_that_hangs_is_not_waited_for() -> Result<()> {
         drop(session(stage)?);
         Ok(())
     })
+}
+
+/// A successor that has got as far as this line of its log.
+fn on_its_way(stage: &Stage, line: &str) -> Result<Running> {
+    let successor = Running::start(stage.run_again()?.arg("--takeover"))?;
+    wait_until(line, || {
+        let log = successor.stderr()?;
+        Ok(Seen::when(log.contains(line), || log.clone()))
+    })?;
+    Ok(successor)
+}
+
+#[test]
+fn whoever_stops_answering_half_way_goes_on_as_if_nobody_had_asked() -> Result<()> {
+    Setup::with(Version::V15)
+        .argument("--when-down=closed")
+        .play(|stage| {
+            let mut open = session(stage)?;
+            let hooks = kernel::attached(stage.cgroup.path())?;
+            let successor = on_its_way(stage, "loading the BPF programs")?;
+            stage.pgusher.signal(Signal::SIGSTOP)?;
+            let finished = successor.finish()?;
+            stage.pgusher.signal(Signal::SIGCONT)?;
+            ensure!(
+                finished.failure()?.contains("does not answer"),
+                "{finished:?}"
+            );
+            drop(session(stage)?);
+            ensure!(wire::ask(&mut open, "select 'still'")? == "still");
+            ensure!(kernel::attached(stage.cgroup.path())? == hooks);
+            ensure!(bpf_fs::generations(stage.cgroup.path())?.len() == 1);
+            // It is closed as before when that one is down.
+            drop(open);
+            stage.settle()?;
+            stage.kill()?;
+            let error = stage.dial().err().context("a connect went through")?;
+            ensure!(format!("{error:#}").contains("refused"), "{error:#}");
+            Ok(())
+        })
+}
+
+#[test]
+fn a_successor_that_is_killed_half_way_leaves_whoever_runs_in_place() -> Result<()> {
+    Setup::with(Version::V15)
+        .argument("--when-down=closed")
+        .play(|stage| {
+            let mut open = session(stage)?;
+            for line in ["taking over from", "loading the BPF programs"] {
+                let successor = on_its_way(stage, line)?;
+                successor.signal(Signal::SIGKILL)?;
+                successor.finish()?;
+                drop(session(stage)?);
+            }
+            ensure!(wire::ask(&mut open, "select 'still'")? == "still");
+            // And the next one succeeds.
+            let predecessor = stage.take_over()?;
+            drop((open, session(stage)?));
+            super::ends_well(predecessor)
+        })
 }
