@@ -6,6 +6,7 @@
 use crate::endpoint::Endpoint;
 use crate::handover::ListenerPorts;
 use crate::refusals::Refusals;
+use crate::serving::Presence;
 use crate::verdict::Verdict;
 
 /// `IPPROTO_TCP`
@@ -38,8 +39,8 @@ pub trait InterceptionState {
     fn listener_ports(&self, netns_cookie: u64) -> Option<ListenerPorts>;
     /// Whether a listener of ours is there.
     fn is_listening(&self, listener: &Endpoint) -> bool;
-    /// Whether whoever listens is alive and well.
-    fn is_alive(&self) -> bool;
+    /// Whether whoever listens is there to serve.
+    fn presence(&self) -> Presence;
     /// What is refused rather than let go direct.
     fn refusals(&self) -> Refusals;
 }
@@ -74,6 +75,10 @@ pub fn should_intercept(attempt: &Attempt, state: &impl InterceptionState) -> De
     } else {
         attempt.destination
     };
+    let presence = state.presence();
+    if presence == Presence::NotYet {
+        return Decision::Ignore;
+    }
     if is_own_listener(attempt, &destination, state) {
         return not_redirected(Verdict::OwnListener, state);
     }
@@ -84,7 +89,7 @@ pub fn should_intercept(attempt: &Attempt, state: &impl InterceptionState) -> De
         return Decision::Pass(Verdict::OwnProcess);
     }
     // Nobody opens listeners where there are none, either.
-    if !state.is_alive() {
+    if presence == Presence::Down {
         return not_redirected(Verdict::Unserved, state);
     }
     if destination.is_link_local_v6() {
@@ -142,7 +147,7 @@ mod tests {
     struct State {
         refusals: Refusals,
         is_listening: bool,
-        is_alive: bool,
+        presence: Presence,
     }
 
     /// Where nothing is enforced.
@@ -152,7 +157,7 @@ mod tests {
         State {
             refusals,
             is_listening: true,
-            is_alive: true,
+            presence: Presence::Alive,
         }
     }
 
@@ -173,8 +178,8 @@ mod tests {
         fn is_listening(&self, _: &Endpoint) -> bool {
             self.is_listening
         }
-        fn is_alive(&self) -> bool {
-            self.is_alive
+        fn presence(&self) -> Presence {
+            self.presence
         }
         fn refusals(&self) -> Refusals {
             self.refusals
@@ -370,11 +375,12 @@ mod tests {
             (closed, Decision::Refuse(Verdict::Unserved)),
         ];
         for (refusals, expected) in cases {
-            for (is_listening, is_alive) in [(false, true), (true, false), (false, false)] {
+            let (alive, down) = (Presence::Alive, Presence::Down);
+            for (is_listening, presence) in [(false, alive), (true, down), (false, down)] {
                 let down = State {
                     refusals,
                     is_listening,
-                    is_alive,
+                    presence,
                 };
                 for destination in ["192.0.2.1:5432", "[2001:db8::1]:5432"] {
                     assert_eq!(should_intercept(&attempt(destination), &down), expected);
@@ -383,7 +389,7 @@ mod tests {
                     netns_cookie: 9,
                     ..attempt("192.0.2.1:5432")
                 };
-                if !is_alive {
+                if presence == Presence::Down {
                     assert_eq!(should_intercept(&other_netns, &down), expected);
                 }
                 let other_port = attempt("192.0.2.1:5433");
@@ -391,6 +397,21 @@ mod tests {
             }
             let up = should_intercept(&attempt("192.0.2.1:5432"), &serving(refusals));
             assert_eq!(up, redirect("192.0.2.1:5432", "127.0.0.1:15432"));
+        }
+    }
+
+    #[test]
+    fn who_does_not_serve_yet_leaves_everything_alone() {
+        let not_yet = State {
+            refusals: Refusals::ENFORCING.and(Verdict::Unserved),
+            is_listening: true,
+            presence: Presence::NotYet,
+        };
+        for destination in ["192.0.2.1:5432", "[fe80::1]:5432", "127.0.0.1:15432"] {
+            assert_eq!(
+                should_intercept(&attempt(destination), &not_yet),
+                Decision::Ignore
+            );
         }
     }
 

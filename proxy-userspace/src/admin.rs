@@ -81,7 +81,7 @@ impl AdminSocket {
         Self::bind_there(path).map_err(failed)
     }
 
-    /// Binds a socket beside the one that another instance answers at, to [`AdminSocket::replace`] it.
+    /// Binds a socket beside the one that another instance answers at, to [`AdminSocket::answer_at`] its place later.
     ///
     /// # Errors
     /// [`AdminError::Bind`]
@@ -100,17 +100,17 @@ impl AdminSocket {
     }
 
     /// Answers at `path` from now on, in place of whoever did.
-    ///
-    /// # Errors
-    /// [`AdminError::Bind`]
-    pub fn replace(mut self, path: &Path) -> Result<Self, AdminError> {
-        let renamed = fs::rename(&self.file.path, path);
-        renamed.map_err(|source| AdminError::Bind {
-            path: path.to_path_buf(),
-            source,
-        })?;
-        self.file.path = path.to_path_buf();
-        Ok(self)
+    pub fn answer_at(mut self, path: &Path) -> Self {
+        if self.file.path == path {
+            return self;
+        }
+        match fs::rename(&self.file.path, path) {
+            Ok(()) => self.file.path = path.to_path_buf(),
+            Err(error) => {
+                error!(%error, path = %self.file.path.display(), "the admin socket stays where it is");
+            }
+        }
+        self
     }
 
     fn bind_there(path: &Path) -> io::Result<Self> {
@@ -280,7 +280,7 @@ mod tests {
         let path = dir.path().join("pgusher.sock");
         let predecessor = AdminSocket::bind(&path).unwrap();
         let successor = AdminSocket::bind_beside(&path).unwrap();
-        let successor = successor.replace(&path).unwrap();
+        let successor = successor.answer_at(&path);
         drop(predecessor);
         assert!(path.exists());
         UnixStream::connect(&path).unwrap();

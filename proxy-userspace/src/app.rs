@@ -19,7 +19,7 @@ use crate::audit::Writer;
 use crate::config::{Config, WhenDown};
 use crate::intercept::{Attached, Claim, Heartbeat, Namespaces, OwnProcesses};
 use crate::session::{self, Stages};
-use crate::succession::{Channel, Incumbent, Predecessors, Successor, await_successor};
+use crate::succession::{Candidate, Incumbent, Predecessors, Successor, await_successor};
 
 pub(crate) use host::check_pid_namespace;
 use signals::Signals;
@@ -39,9 +39,8 @@ struct Running {
     own_processes: Arc<OwnProcesses>,
     when_down: WhenDown,
     cgroup: u64,
-    claim: Claim,
-    /// Whether a successor serves what is new.
-    is_retired: bool,
+    /// None once a successor has it.
+    claim: Option<Claim>,
     sessions: TaskTracker,
     predecessors: Predecessors,
     /// What goes on with them, until they have ended.
@@ -83,16 +82,18 @@ impl Companions {
 /// What could not be set up, with what to do about it; nothing of ours stays attached then.
 pub async fn run(config: Config, takes_over: bool) -> Result<()> {
     let mut signals = Signals::install()?;
-    let (mut running, mut requests) = start::start(&config, takes_over).await?;
+    let (mut running, mut candidates) = start::start(&config, takes_over).await?;
     host::notify_ready();
-    let successor = serve(&running, &mut requests, &mut signals).await;
-    host::notify_stopping();
-    match successor {
-        Some(successor) => {
-            running.retire(successor);
-            serve_what_is_left(&running, &mut signals).await;
-        }
-        None => running.stop_serving(),
+    let successor = serve(&running, &mut candidates, &mut signals).await;
+    // Nobody takes over from whoever is about to end.
+    drop(candidates);
+    if let Some(successor) = successor {
+        running.retire(successor);
+        // The service manager hears nothing of it: what it is told is stopping, it stops.
+        serve_what_is_left(&running, &mut signals).await;
+    } else {
+        host::notify_stopping();
+        running.stop_serving();
     }
     drain(running, &config, &mut signals).await
 }
@@ -100,7 +101,7 @@ pub async fn run(config: Config, takes_over: bool) -> Result<()> {
 /// Serves until a signal comes, or a successor that serves too.
 async fn serve(
     running: &Running,
-    requests: &mut mpsc::Receiver<Channel>,
+    candidates: &mut mpsc::Receiver<Candidate>,
     signals: &mut Signals,
 ) -> Option<Successor> {
     let incumbent = running.incumbent();
@@ -111,18 +112,15 @@ async fn serve(
                 info!(signal = name, "stopping: {}", running.after_us());
                 return None;
             }
-            successor = await_successor(requests, &incumbent) => successor,
+            successor = await_successor(candidates, &incumbent) => successor,
         };
         // Signals wait until it has said whether it serves: half a takeover is none.
         let is_serving = tokio::select! {
             () = accept_forever(running) => return None,
-            is_serving = successor.is_serving() => is_serving,
+            is_serving = successor.is_serving(&running.own_processes) => is_serving,
         };
         if is_serving {
             return Some(successor);
-        }
-        if let Err(error) = running.own_processes.forget(successor.process()) {
-            warn!(%error, pid = successor.process().pid, "a successor that failed stays exempt");
         }
     }
 }
@@ -130,10 +128,10 @@ async fn serve(
 impl Running {
     /// What becomes of new connects when we are gone.
     fn after_us(&self) -> &'static str {
-        match (self.is_retired, self.when_down) {
-            (true, _) => "the successor serves new connects",
-            (false, WhenDown::Open) => "new connects go direct from here on",
-            (false, WhenDown::Closed) => {
+        match (&self.claim, self.when_down) {
+            (None, _) => "the successor serves new connects",
+            (Some(_), WhenDown::Open) => "new connects go direct from here on",
+            (Some(_), WhenDown::Closed) => {
                 "new connects are refused from here on, until the next start or `pgusher detach`"
             }
         }
@@ -145,7 +143,7 @@ impl Running {
             cgroup: self.cgroup,
             predecessors: &self.predecessors,
             own_processes: &self.own_processes,
-            claim: &self.claim,
+            claim: self.claim.as_ref(),
         }
     }
 
@@ -167,11 +165,10 @@ impl Running {
         }
     }
 
-    /// Leaves everything new to the successor, and tells it about what is left here. It has the claim too, which is its
-    /// alone when we have ended.
+    /// Leaves everything new to the successor, and the claim, which it has too; and tells it about what is left here.
     fn retire(&mut self, successor: Successor) {
         self.let_go();
-        self.is_retired = true;
+        self.claim = None;
         let (stages, predecessors) = (Arc::clone(&self.stages), self.predecessors.clone());
         self.companions.start(successor.serve(stages, predecessors));
     }
@@ -183,6 +180,8 @@ async fn serve_what_is_left(running: &Running, signals: &mut Signals) {
     running.lineage.close();
     let ended = async {
         sleep(LAST_ARRIVALS).await;
+        // No hook guards them any more.
+        running.namespaces.close_all();
         running.sessions.wait().await;
         running.lineage.wait().await;
     };

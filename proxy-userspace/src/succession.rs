@@ -5,6 +5,7 @@
 //! the cgroup; the successor says that it serves, and only then does the predecessor let go. Whichever of the two ends
 //! or fails before that, the other goes on. Until the predecessor ends, each tells the other what it has to know.
 
+mod candidates;
 mod channel;
 mod predecessor;
 mod predecessors;
@@ -14,20 +15,25 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use candidates::{Candidate, Candidates, NoPlace, candidates};
 pub use channel::{Channel, ChannelError};
-pub use predecessor::{Predecessor, Retired, TakeoverError};
+pub use predecessor::{Predecessor, TakeoverError};
 pub use predecessors::Predecessors;
 pub use successor::{Incumbent, Successor, await_successor};
 
 use crate::identify::ProcessId;
 use crate::session::CancelChange;
 
+/// The version of what is said here; it changes with the meaning or the form of a message.
+const PROTOCOL: u32 = 1;
 /// How long each waits for the other's next word while the takeover is under way: long enough for a busy host.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the running instance says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Offer {
+    /// The version of what will be said.
+    protocol: u32,
     /// Its version.
     pub version: String,
     /// The number of the cgroup that its hooks are attached to.
@@ -55,6 +61,10 @@ struct Attached {
 /// What the successor says when it serves: the predecessor may let go.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Serving {}
+
+/// What the predecessor says when it has let go.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Retired {}
 
 /// What the predecessor tells from then on.
 #[derive(Debug, Serialize, Deserialize)]

@@ -51,12 +51,30 @@ impl Pgusher {
     /// # Errors
     /// As [`Pgusher::start`]; this one stays in its place then.
     pub fn replace_by(&mut self, command: &mut Command) -> Result<Self> {
+        self.replace_by_after(command, "", || Ok(()))
+    }
+
+    /// [`Pgusher::replace_by`], with something that happens when the other has logged `line`.
+    ///
+    /// # Errors
+    /// As [`Pgusher::replace_by`], and what happens.
+    pub fn replace_by_after(
+        &mut self,
+        command: &mut Command,
+        line: &str,
+        happens: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
         let directory = self.admin_socket.parent().context("it has a directory")?;
         let mut successor = Self {
             process: Running::start(command)?,
             admin_socket: self.admin_socket.clone(),
             trail: Trail::at(directory.join("audit.jsonl")),
         };
+        wait_until("the successor gets that far", || {
+            let log = successor.process.stderr()?;
+            Ok(Seen::when(log.contains(line), || log.clone()))
+        })?;
+        happens()?;
         successor.wait_until_ready()?;
         Ok(std::mem::replace(self, successor))
     }

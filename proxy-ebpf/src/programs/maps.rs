@@ -14,6 +14,7 @@ use proxy_ebpf::names::{
 };
 use proxy_ebpf::offsets::KernelOffsets;
 use proxy_ebpf::refusals::Refusals;
+use proxy_ebpf::serving::Presence;
 use proxy_ebpf::verdict::Verdict;
 use proxy_ebpf::wanted::WantedNetns;
 
@@ -73,7 +74,8 @@ impl InterceptionState for Maps<'_> {
         // The number may be another process's by now; where the kernel does not say when it was started, the number has
         // to do.
         // SAFETY: the value is eight bytes of a map that outlives the programs.
-        started_at_ticks().is_none_or(|ticks| ticks == unsafe { *started })
+        let started = unsafe { *started };
+        started == 0 || started_at_ticks().is_none_or(|ticks| ticks == started)
     }
 
     #[inline(always)]
@@ -92,8 +94,8 @@ impl InterceptionState for Maps<'_> {
     }
 
     #[inline(always)]
-    fn is_alive(&self) -> bool {
-        serving::is_alive()
+    fn presence(&self) -> Presence {
+        serving::presence()
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SockAddrContext;
 use proxy_ebpf::endpoint::Endpoint;
-use proxy_ebpf::serving::Serving;
+use proxy_ebpf::serving::{Presence, Serving};
 
 use super::context::words;
 
@@ -36,15 +36,15 @@ fn serving() -> Serving {
     unsafe { core::ptr::read_volatile(&raw const SERVING) }
 }
 
-/// Whether userspace has been heard of lately.
+/// What has become of userspace.
 #[inline(always)]
-pub(super) fn is_alive() -> bool {
+pub(super) fn presence() -> Presence {
     let Some(heartbeat) = HEARTBEAT.get_ptr(0) else {
-        return false;
+        return Presence::Down;
     };
     // SAFETY: the value is eight aligned bytes of a map that outlives the programs; the helper has no preconditions.
     let (heartbeat, now) = unsafe { (core::ptr::read_volatile(heartbeat), bpf_ktime_get_ns()) };
-    serving().is_alive(now, heartbeat)
+    serving().presence(now, heartbeat)
 }
 
 /// Whether a socket with our mark listens there.

@@ -8,14 +8,13 @@ use std::time::Instant;
 use proxy_ebpf::refusals::Refusals;
 use proxy_ebpf::verdict::Verdict;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 
 use crate::audit::AuditStats;
 use crate::config::WhenDown;
 use crate::intercept::{Counters, Coverage, HookError, NamespaceCounts, Namespaces};
 use crate::policy::{PolicyError, PolicyStatus, Reloaded};
 use crate::session::{SessionCounts, Stages};
-use crate::succession::{Channel, Predecessors};
+use crate::succession::{Candidates, Predecessors};
 
 /// What the admin socket can see of a running instance.
 pub struct Observed {
@@ -31,8 +30,8 @@ pub struct Seen {
     pub stages: Arc<Stages>,
     /// Who was here before and still serves.
     pub predecessors: Predecessors,
-    /// Where a successor's connection goes.
-    pub successors: mpsc::Sender<Channel>,
+    /// Where a request to take over goes.
+    pub candidates: Candidates,
 }
 
 /// A running instance at one moment.
@@ -190,9 +189,9 @@ impl Observed {
         })
     }
 
-    /// Where a successor's connection goes.
-    pub(super) fn successors(&self) -> mpsc::Sender<Channel> {
-        self.seen.successors.clone()
+    /// Where a request to take over goes.
+    pub(super) fn candidates(&self) -> &Candidates {
+        &self.seen.candidates
     }
 }
 

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
@@ -21,6 +21,9 @@ use crate::succession::Channel;
 /// What the connection becomes (RFC 9110, section 7.8).
 const PROTOCOL: &str = "pgusher-takeover";
 
+/// The longest explanation taken.
+const MAX_REFUSAL_BYTES: usize = 4096;
+
 /// Answers the request; the running instance gets the channel.
 pub(super) async fn begin(State(observed): State<Arc<Observed>>, mut request: Request) -> Response {
     let asked = request.headers().get(UPGRADE);
@@ -28,9 +31,9 @@ pub(super) async fn begin(State(observed): State<Arc<Observed>>, mut request: Re
         let text = "a takeover is an upgrade to pgusher-takeover";
         return (StatusCode::UPGRADE_REQUIRED, text).into_response();
     }
-    let Ok(place) = observed.successors().try_reserve_owned() else {
-        let text = "another takeover is under way";
-        return (StatusCode::CONFLICT, text).into_response();
+    let place = match observed.candidates().reserve() {
+        Ok(place) => place,
+        Err(error) => return (StatusCode::CONFLICT, error.to_string()).into_response(),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -39,8 +42,7 @@ pub(super) async fn begin(State(observed): State<Arc<Observed>>, mut request: Re
             .map(auto::upgrade::downcast::<TokioIo<UnixStream>>)
         {
             Ok(Ok(parts)) => {
-                let channel = Channel::new(parts.io.into_inner(), &parts.read_buf);
-                place.send(channel);
+                place.take(Channel::new(parts.io.into_inner(), &parts.read_buf));
             }
             Ok(Err(_)) => warn!("a takeover came over something else than the admin socket"),
             Err(error) => warn!(%error, "a takeover was begun and given up"),
@@ -74,9 +76,12 @@ async fn upgrade(socket: &Path) -> Result<Channel, ClientError> {
         .map_err(|error| ClientError::Transport(error.into()))?;
     let response = sender.send_request(request).await.map_err(transport)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_REFUSAL_BYTES).collect();
+        let text = body.await.map(|body| body.to_bytes()).unwrap_or_default();
         return Err(ClientError::Refused {
-            status: response.status(),
-            text: "it cannot be taken over; stop it first".to_owned(),
+            status,
+            text: String::from_utf8_lossy(&text).into_owned(),
         });
     }
     let upgraded = hyper::upgrade::on(response).await.map_err(transport)?;

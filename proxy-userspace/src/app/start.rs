@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::Signal;
@@ -17,14 +18,21 @@ use crate::audit::{self, Audit, Writer};
 use crate::config::{Config, WhenDown};
 use crate::identify::{Identifier, ProcessId};
 use crate::intercept::{
-    self, Attached, Cgroup, Claim, Counters, Coverage, Heartbeat, HookError, HookLog, Loaded,
-    Namespaces, OwnProcesses, PinFolder, Terms, WantedQueue,
+    self, Attached, Cgroup, CgroupError, Claim, Counters, Coverage, Heartbeat, HookError, HookLog,
+    Loaded, Namespaces, OwnProcesses, PinFolder, Terms, WantedQueue,
 };
 use crate::policy::Enforcer;
 use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
-use crate::succession::{Channel, ChannelError, Predecessor, Predecessors, TakeoverError};
+use crate::succession::{
+    Candidate, ChannelError, Predecessor, Predecessors, TakeoverError, candidates,
+};
 use crate::tls::Certificates;
+
+/// How long a start waits for the claim of an instance that ends: its sessions may take drain_timeout.
+const CLAIM_LIMIT: Duration = Duration::from_secs(60);
+const CLAIM_AGAIN: Duration = Duration::from_millis(50);
+const HEART_FAILURE: &str = "cannot tell the hooks whether pgusher lives";
 
 /// Everything but interception itself.
 struct Prepared {
@@ -55,7 +63,7 @@ enum Holder {
 pub(super) async fn start(
     config: &Config,
     takes_over: bool,
-) -> Result<(Running, mpsc::Receiver<Channel>)> {
+) -> Result<(Running, mpsc::Receiver<Candidate>)> {
     // Before anything can take long: the signal's default is to end the process.
     let hangup = signals::hangup()?;
     let Prepared {
@@ -68,52 +76,68 @@ pub(super) async fn start(
         writer,
     } = prepare(config, takes_over).await?;
     let tables = Tables::take(&mut hooks)?;
+    let heart = Heart {
+        heartbeat: Arc::clone(&tables.heartbeat),
+        companions: Companions::new(),
+    };
+    let has_predecessor = place.has_predecessor();
+    if has_predecessor {
+        heart.wait()?;
+    } else {
+        heart.begin()?;
+    }
     let hooks = attach(config, hooks, &place, &tables)?;
     let (cgroup, pins) = (place.cgroup.number(), place.pins.clone());
     let path = place.cgroup.path().to_path_buf();
-    let (claim, predecessor) = place.relieve(&namespaces).await?;
-    clear_away(&pins, &stages.audit).await;
-    // Only now: a connection made before this line is either redirected or counted.
-    let coverage = report_coverage(config, &stages.audit).await;
-    let fixed = Fixed {
-        ports: config.ports.clone(),
-        cgroup: path,
-        namespaces: Arc::clone(&namespaces),
-        refusals: config.refusals,
-        coverage,
-        when_down: config.when_down,
-    };
-    let (successors, requests) = mpsc::channel(1);
+    let (claim, mut predecessor) = place.relieve(&namespaces).await?;
+    if has_predecessor {
+        heart.begin()?;
+    }
+    if let Some(predecessor) = &mut predecessor {
+        predecessor.retire().await?;
+    }
     let mut running = Running {
         stages,
         namespaces,
         hooks,
-        heartbeat: Arc::clone(&tables.heartbeat),
+        heartbeat: heart.heartbeat,
         own_processes,
         when_down: config.when_down,
         cgroup,
-        claim,
-        is_retired: false,
+        claim: Some(claim),
         sessions: TaskTracker::new(),
         predecessors: Predecessors::none(),
         lineage: TaskTracker::new(),
-        companions: Companions::new(),
+        companions: heart.companions,
         writer,
     };
-    let admin = match predecessor {
-        Some(predecessor) => running.succeed(predecessor, admin, config).await?,
-        None => admin,
-    };
+    // Nothing may fail any more: everything new is ours.
     running.hooks.outlive_us();
+    if let Some(predecessor) = predecessor {
+        running.follow(predecessor).await;
+    }
+    let admin = admin.answer_at(&config.admin_socket);
+    clear_away(&pins, &running.stages.audit).await;
+    // Only now: a connection made before this line is either redirected or counted.
+    let coverage = report_coverage(config, &running.stages.audit).await;
+    let (candidates, asked) = candidates();
+    let fixed = Fixed {
+        ports: config.ports.clone(),
+        cgroup: path,
+        namespaces: Arc::clone(&running.namespaces),
+        refusals: config.refusals,
+        coverage,
+        when_down: config.when_down,
+    };
     let seen = Seen {
         stages: Arc::clone(&running.stages),
         predecessors: running.predecessors.clone(),
-        successors,
+        candidates,
     };
     let observed = Observed::new(fixed, Arc::clone(&tables.counters), seen);
     running.companions.start(admin.serve(observed));
     running.accompany(hangup, tables);
-    Ok((running, requests))
+    Ok((running, asked))
 }
 
 /// Makes and checks everything that interception needs.
@@ -133,7 +157,7 @@ async fn prepare(config: &Config, takes_over: bool) -> Result<Prepared> {
     host::raise_descriptor_limit(max_connections, config.max_namespaces);
     let place = Place::find(config, predecessor)?;
     let (mut hooks, own_processes) = load(config, &place)?;
-    let namespaces = open_namespaces(config, &mut hooks).await?;
+    let namespaces = open_namespaces(config, &mut hooks, &place).await?;
     let (audit, writer) = audit::start(&config.audit, max_connections)?;
     let stages = Arc::new(stages(config, &mut hooks, audit, policy)?);
     Ok(Prepared {
@@ -168,6 +192,11 @@ impl Place {
         })
     }
 
+    /// Whether somebody else serves until we do.
+    fn has_predecessor(&self) -> bool {
+        matches!(self.holder, Holder::Predecessor(_))
+    }
+
     /// Instances besides us that go on serving.
     fn others(&self) -> Vec<ProcessId> {
         match &self.holder {
@@ -187,11 +216,45 @@ impl Place {
         match predecessor.relieve().await {
             Ok(claim) => Ok((claim, Some(predecessor))),
             Err(TakeoverError::Channel(ChannelError::Closed)) => {
-                warn!("the running pgusher has ended meanwhile; starting without it");
-                Ok((self.cgroup.claim()?, None))
+                warn!("the running pgusher ends; starting without it when it has");
+                Ok((claim_when_free(&self.cgroup).await?, None))
             }
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// The claim, as soon as whoever has it has ended.
+async fn claim_when_free(cgroup: &Cgroup) -> Result<Claim> {
+    let begin = Instant::now();
+    loop {
+        match cgroup.claim() {
+            Err(CgroupError::Claimed(_)) if begin.elapsed() < CLAIM_LIMIT => {
+                tokio::time::sleep(CLAIM_AGAIN).await;
+            }
+            claimed => return Ok(claimed?),
+        }
+    }
+}
+
+/// What tells the hooks that we live, from when we do.
+struct Heart {
+    heartbeat: Arc<Heartbeat>,
+    companions: Companions,
+}
+
+impl Heart {
+    /// The hooks leave everything to whoever serves.
+    fn wait(&self) -> Result<()> {
+        self.heartbeat.not_yet().context(HEART_FAILURE)
+    }
+
+    /// The hooks redirect.
+    fn begin(&self) -> Result<()> {
+        self.heartbeat.beat().context(HEART_FAILURE)?;
+        let beating = intercept::beat_forever(Arc::clone(&self.heartbeat));
+        self.companions.start(beating);
+        Ok(())
     }
 }
 
@@ -232,10 +295,6 @@ fn load(config: &Config, place: &Place) -> Result<(Loaded, Arc<OwnProcesses>)> {
 }
 
 fn attach(config: &Config, hooks: Loaded, place: &Place, tables: &Tables) -> Result<Attached> {
-    tables
-        .heartbeat
-        .beat()
-        .context("cannot tell the hooks that pgusher lives")?;
     let hooks = hooks
         .attach(&place.cgroup)
         .context("cannot start interception")?;
@@ -269,7 +328,7 @@ fn remove_abandoned(pins: &PinFolder) -> u64 {
     let mut all_refused = 0;
     for generation in abandoned {
         let (name, refused) = (generation.name(), generation.unserved());
-        match generation.remove() {
+        match generation.remove().and_then(|()| pins.tidy()) {
             Ok(()) => {
                 info!(
                     name,
@@ -278,7 +337,7 @@ fn remove_abandoned(pins: &PinFolder) -> u64 {
                 all_refused += refused.unwrap_or_default();
             }
             Err(error) => {
-                error!(%error, "hooks of an earlier pgusher stay attached; `pgusher detach` removes them");
+                error!(%error, "hooks of an earlier pgusher stay attached: stop this one, then run `pgusher detach`");
             }
         }
     }
@@ -286,25 +345,20 @@ fn remove_abandoned(pins: &PinFolder) -> u64 {
 }
 
 impl Running {
-    /// Has the predecessor let go, and goes on with it until it has ended. From here on its admin socket's place is ours.
-    async fn succeed(
-        &self,
-        predecessor: Predecessor,
-        admin: AdminSocket,
-        config: &Config,
-    ) -> Result<AdminSocket> {
-        let admin = admin.replace(&config.admin_socket)?;
-        let retired = predecessor.retire().await?;
+    /// Goes on with a predecessor that has let go, until it has ended.
+    async fn follow(&self, predecessor: Predecessor) {
         let keys = self.stages.cancel_keys.clone();
         let exempt = Arc::clone(&self.own_processes);
-        let predecessors = self.predecessors.clone();
+        let following = predecessor.follow(self.predecessors.clone(), keys, exempt);
         let pins = PinFolder::of(self.cgroup);
         self.lineage.spawn(async move {
-            retired.follow(predecessors, keys, exempt).await;
+            following.await;
             // If it died before it could.
             remove_abandoned(&pins);
         });
-        Ok(admin)
+        // Policies may have changed since each of us read them.
+        self.predecessors.reload();
+        Stages::reload(&self.stages).await;
     }
 
     /// Starts everything that goes on beside the sessions.
@@ -312,7 +366,6 @@ impl Running {
         let (stages, companions) = (&self.stages, &self.companions);
         let predecessors = self.predecessors.clone();
         companions.start(reload::on_hangup(Arc::clone(stages), predecessors, hangup));
-        companions.start(intercept::beat_forever(tables.heartbeat));
         companions.start(intercept::sweep_forever(Arc::clone(&stages.handover)));
         let namespaces = Arc::clone(&self.namespaces);
         companions.start(intercept::answer_forever(tables.wanted, namespaces));
@@ -325,8 +378,22 @@ impl Running {
 }
 
 /// Listeners in our own network namespace, and in every other that there is already.
-async fn open_namespaces(config: &Config, hooks: &mut Loaded) -> Result<Arc<Namespaces>> {
-    let (port, limit) = (config.listen_port, config.max_namespaces);
+async fn open_namespaces(
+    config: &Config,
+    hooks: &mut Loaded,
+    place: &Place,
+) -> Result<Arc<Namespaces>> {
+    let port = match config.listen_port {
+        fixed if fixed != 0 && place.has_predecessor() => {
+            warn!(
+                listen_port = fixed,
+                "the running pgusher has it; listening on another until the next start"
+            );
+            0
+        }
+        port => port,
+    };
+    let limit = config.max_namespaces;
     let table = hooks.listener_table()?;
     let namespaces = Namespaces::start(table, port, limit, config.ports.clone())?;
     let namespaces = Arc::new(namespaces);
@@ -365,7 +432,10 @@ fn stages(config: &Config, hooks: &mut Loaded, audit: Audit, policy: Enforcer) -
 
 /// Says what interception will not reach, in the log and in the audit trail: coverage is part of the truth.
 async fn report_coverage(config: &Config, audit: &Audit) -> Coverage {
-    let coverage = match intercept::uncovered(&config.ports) {
+    let ports = config.ports.clone();
+    let counting = tokio::task::spawn_blocking(move || intercept::uncovered(&ports));
+    let counted = counting.await.map_err(anyhow::Error::from);
+    let coverage = match counted.and_then(|counted| Ok(counted?)) {
         Ok(coverage) => coverage,
         Err(error) => {
             warn!(%error, "cannot count the connections that exist already");

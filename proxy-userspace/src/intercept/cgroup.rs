@@ -43,7 +43,7 @@ pub enum CgroupError {
     Claim(io::Error),
     /// Another instance intercepts there: the two would intercept each other's connections in a circle.
     #[error(
-        "another pgusher is attached to cgroup {0}; stop it first, or take over from it: pgusher run --takeover"
+        "another pgusher is attached to cgroup {0}; stop it first, or take over from it: pgusher run --takeover with its --admin-socket"
     )]
     Claimed(PathBuf),
 }

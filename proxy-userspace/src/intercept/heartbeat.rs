@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aya::maps::{Array, MapData, MapError};
+use proxy_ebpf::serving::NOT_YET;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::MissedTickBehavior;
 use tracing::error;
@@ -26,15 +27,20 @@ impl Heartbeat {
         }
     }
 
+    /// Has the hooks leave everything alone until the first beat.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn not_yet(&self) -> Result<(), MapError> {
+        self.write(NOT_YET)
+    }
+
     /// Beats once, unless it has stopped.
     ///
     /// # Errors
     /// The kernel's reason.
     pub fn beat(&self) -> Result<(), MapError> {
-        match self.lock().as_mut() {
-            Some(slot) => slot.set(0, monotonic_ns(), 0),
-            None => Ok(()),
-        }
+        self.write(monotonic_ns())
     }
 
     /// Stops for good: from the return on we count as down.
@@ -44,6 +50,13 @@ impl Heartbeat {
     pub fn stop(&self) -> Result<(), MapError> {
         match self.lock().take() {
             Some(mut slot) => slot.set(0, 0, 0),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&self, value: u64) -> Result<(), MapError> {
+        match self.lock().as_mut() {
+            Some(slot) => slot.set(0, value, 0),
             None => Ok(()),
         }
     }

@@ -322,6 +322,14 @@ impl Namespaces {
         }
     }
 
+    /// Closes every listener; whoever still waits behind one is reset.
+    pub fn close_all(&self) {
+        let mut known = self.lock();
+        for cookie in known.by_cookie.keys().copied().collect::<Vec<_>>() {
+            self.close(&mut known, cookie);
+        }
+    }
+
     /// Closes what the hooks know nothing of any more.
     fn close(&self, known: &mut Known, cookie: u64) {
         if let Some(entry) = known.by_cookie.remove(&cookie) {

@@ -119,7 +119,7 @@ impl Enforcer {
     pub fn consider(
         &self,
         question: &Question,
-        has_session_elsewhere: bool,
+        has_session_elsewhere: impl FnOnce() -> bool,
     ) -> Result<Clearance, Denial> {
         let clearance = Clearance::new(question.server);
         let Some(policies) = lock(&self.state).policies.clone() else {
@@ -128,7 +128,7 @@ impl Enforcer {
         if self.mode == PolicyMode::Observe || policies.prospect(question).is_possible {
             return Ok(clearance);
         }
-        if has_session_elsewhere || self.has_session_of(question) {
+        if self.has_session_of(question) || has_session_elsewhere() {
             // It may want to cancel what its own workload runs.
             return Ok(clearance);
         }

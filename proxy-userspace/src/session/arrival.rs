@@ -59,9 +59,9 @@ impl Who {
     /// Leave to ask the server about encryption before anything else is said.
     pub(super) fn consider(&self, stages: &Stages) -> Result<Clearance, Denial> {
         let workload = self.subject.workload();
-        let has_session_elsewhere = stages.cancel_keys.has_session_of(self.server, workload);
+        let has_session = || stages.cancel_keys.has_session_of(self.server, workload);
         let hidden = self.hidden(TlsFacts::default());
-        stages.policy.consider(&hidden, has_session_elsewhere)
+        stages.policy.consider(&hidden, has_session)
     }
 
     /// How TLS ends at pgusher, if it does: as the policies ask, or else as the route says. This has to be known before

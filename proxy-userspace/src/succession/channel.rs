@@ -30,7 +30,16 @@ pub enum ChannelError {
     NotUnderstood(String),
     /// The operating system's reason.
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<io::Error> for ChannelError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 /// One end of the connection.
@@ -51,11 +60,11 @@ impl Channel {
     /// Sends one message.
     ///
     /// # Errors
-    /// The operating system's reason.
-    pub async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
-        let mut line = serde_json::to_vec(message)?;
+    /// [`ChannelError`]
+    pub async fn send(&mut self, message: &impl Serialize) -> Result<(), ChannelError> {
+        let mut line = serde_json::to_vec(message).map_err(io::Error::from)?;
         line.push(b'\n');
-        self.stream.write_all(&line).await
+        Ok(self.stream.write_all(&line).await?)
     }
 
     /// Receives one message.
@@ -85,8 +94,8 @@ impl Channel {
     /// Sends a descriptor.
     ///
     /// # Errors
-    /// The operating system's reason.
-    pub async fn send_descriptor(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    /// [`ChannelError`]
+    pub async fn send_descriptor(&self, descriptor: BorrowedFd<'_>) -> Result<(), ChannelError> {
         let send = || {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = SendAncillaryBuffer::new(&mut space);
@@ -103,7 +112,7 @@ impl Channel {
             );
             Ok(sent.map(|_| ())?)
         };
-        self.stream.async_io(Interest::WRITABLE, send).await
+        Ok(self.stream.async_io(Interest::WRITABLE, send).await?)
     }
 
     /// Receives the descriptor that is to come next.

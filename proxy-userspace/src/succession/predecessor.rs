@@ -3,18 +3,28 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::{
-    ANSWER_LIMIT, Attached, Channel, ChannelError, News, Offer, Order, Predecessors, Serving,
+    ANSWER_LIMIT, Attached, Channel, ChannelError, News, Offer, Order, PROTOCOL, Predecessors,
+    Retired, Serving,
 };
 use crate::admin::{self, ClientError};
 use crate::identify::ProcessId;
-use crate::intercept::{Claim, OwnProcesses, watch};
+use crate::intercept::{Claim, OwnProcesses, watch as watch_descriptor};
 use crate::session::{CancelKeys, Inherited};
+
+/// How long it may take to let go: longer than it waits itself for what it does it upon.
+const LETTING_GO_LIMIT: Duration = Duration::from_secs(30);
+/// How long after its last word it may end.
+const ENDING_LIMIT: Duration = Duration::from_secs(2);
+/// How often it is looked whether it has ended, where the kernel does not tell.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why nothing was taken over; the running instance goes on as it did.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +35,17 @@ pub enum TakeoverError {
     /// It does not answer.
     #[error("the running pgusher does not answer; kill it and start without it")]
     Silent,
+    /// Its version hands over in another way.
+    #[error(
+        "the running pgusher is of version {version}, which hands over in another way; stop it and start this one"
+    )]
+    OtherProtocol {
+        /// Its version.
+        version: String,
+    },
+    /// It lives, and has gone on instead of letting go.
+    #[error("the running pgusher has not let go, and goes on")]
+    GoesOn,
     /// It answers something else than was agreed.
     #[error("the running pgusher cannot be taken over: {0}")]
     Channel(#[from] ChannelError),
@@ -38,20 +59,8 @@ pub enum TakeoverError {
     },
 }
 
-impl From<io::Error> for TakeoverError {
-    fn from(error: io::Error) -> Self {
-        Self::Channel(error.into())
-    }
-}
-
 /// A running instance that has offered itself.
 pub struct Predecessor {
-    channel: Channel,
-    offer: Offer,
-}
-
-/// One that has let go, and serves what it has begun.
-pub struct Retired {
     channel: Channel,
     offer: Offer,
 }
@@ -70,6 +79,10 @@ impl Predecessor {
         let offer: Offer = timeout(ANSWER_LIMIT, channel.receive())
             .await
             .map_err(|_| TakeoverError::Silent)??;
+        if offer.protocol != PROTOCOL {
+            let version = offer.version;
+            return Err(TakeoverError::OtherProtocol { version });
+        }
         info!(
             version = offer.version,
             pid = offer.process.pid,
@@ -110,60 +123,75 @@ impl Predecessor {
         Ok(Claim::inherited(claim))
     }
 
-    /// Tells it that we serve, so that it lets go.
+    /// Tells it that we serve, so that it lets go; if it has died meanwhile there is nothing to let go of.
     ///
     /// # Errors
-    /// [`TakeoverError`] if it lives and does not listen: it goes on, and we must not.
-    pub async fn retire(mut self) -> Result<Retired, TakeoverError> {
-        if let Err(error) = self.channel.send(&Serving {}).await
-            && self.offer.process.is_running()
-        {
-            return Err(error.into());
+    /// [`TakeoverError`] if it lives and has not: it goes on, and we must not.
+    pub async fn retire(&mut self) -> Result<(), TakeoverError> {
+        if let Err(error) = self.channel.send(&Serving {}).await {
+            debug!(%error, "the predecessor does not hear that we serve");
         }
-        Ok(Retired {
-            channel: self.channel,
-            offer: self.offer,
-        })
+        let said = timeout(LETTING_GO_LIMIT, self.channel.receive::<Retired>());
+        match said.await {
+            Ok(Ok(Retired {})) => Ok(()),
+            Ok(Err(ChannelError::Closed)) if self.ends().await => Ok(()),
+            _ => Err(TakeoverError::GoesOn),
+        }
     }
-}
 
-impl Retired {
-    /// Learns what it tells and passes on what it is to do, until it has ended.
-    pub async fn follow(
+    /// Whether it ends, now that it has closed the connection.
+    async fn ends(&self) -> bool {
+        let end = timeout(ENDING_LIMIT, ended(self.offer.process));
+        end.await.is_ok()
+    }
+
+    /// Learns what it tells and passes on what it is to do, until it and its own predecessors have ended.
+    pub fn follow(
         self,
         predecessors: Predecessors,
         keys: CancelKeys,
         own_processes: Arc<OwnProcesses>,
-    ) {
-        predecessors.left(self.offer.processes());
-        let ends: Vec<_> = self
-            .offer
-            .processes()
-            .map(|process| {
-                let exempt = Arc::clone(&own_processes);
-                tokio::spawn(forget_when_ended(process, exempt, predecessors.clone()))
-            })
-            .collect();
-        let (mut channel, process) = (self.channel, self.offer.process);
-        let mut inherited = keys.inherit();
-        if let Err(error) = listen(&mut channel, process, &predecessors, &mut inherited).await {
-            debug!(%error, pid = process.pid, "a predecessor says no more");
+    ) -> impl Future<Output = ()> {
+        let (mut channel, offer) = (self.channel, self.offer);
+        predecessors.left(offer.processes());
+        // What is asked for from now on, whenever this runs.
+        let mut reloads = predecessors.reloads();
+        async move {
+            let ends: Vec<_> = offer
+                .processes()
+                .map(|process| {
+                    let exempt = Arc::clone(&own_processes);
+                    tokio::spawn(forget_when_ended(process, exempt, predecessors.clone()))
+                })
+                .collect();
+            let (process, mut inherited) = (offer.process, keys.inherit());
+            let told = listen(
+                &mut channel,
+                (&predecessors, process),
+                &mut inherited,
+                &mut reloads,
+            );
+            if let Err(error) = told.await
+                && process.is_running()
+                && !matches!(error, ChannelError::Closed)
+            {
+                warn!(%error, pid = process.pid, "a predecessor cannot be told to reload any more; send it SIGHUP, too");
+            }
+            for end in ends {
+                // A task of ours that neither panics nor is cancelled.
+                let _ = end.await;
+            }
+            info!(pid = process.pid, "the predecessor has ended");
         }
-        for end in ends {
-            // A task of ours that neither panics nor is cancelled.
-            let _ = end.await;
-        }
-        info!(pid = process.pid, "the predecessor has ended");
     }
 }
 
 async fn listen(
     channel: &mut Channel,
-    process: ProcessId,
-    predecessors: &Predecessors,
+    (predecessors, process): (&Predecessors, ProcessId),
     inherited: &mut Inherited,
+    reloads: &mut watch::Receiver<()>,
 ) -> Result<(), ChannelError> {
-    let mut reloads = predecessors.reloads();
     loop {
         tokio::select! {
             news = channel.receive() => match news? {
@@ -182,17 +210,24 @@ async fn forget_when_ended(
     own_processes: Arc<OwnProcesses>,
     predecessors: Predecessors,
 ) {
-    if let Err(error) = ended(process).await {
-        warn!(%error, pid = process.pid, "cannot tell when a predecessor ends; it stays exempt until we do");
-        return;
-    }
+    ended(process).await;
     predecessors.ended(process);
     if let Err(error) = own_processes.forget(process) {
         warn!(%error, pid = process.pid, "a predecessor that has ended stays exempt");
     }
 }
 
-async fn ended(process: ProcessId) -> io::Result<()> {
+/// Waits until the process has ended.
+async fn ended(process: ProcessId) {
+    if let Err(error) = ended_as_told(process).await {
+        debug!(%error, pid = process.pid, "the kernel does not tell when a process ends; looking now and then");
+        while process.is_running() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+async fn ended_as_told(process: ProcessId) -> io::Result<()> {
     let number = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
     let Some(number) = number else {
         return Ok(());
@@ -205,6 +240,6 @@ async fn ended(process: ProcessId) -> io::Result<()> {
         return Ok(());
     }
     // It can be read once the process has ended.
-    let _ended = watch(pidfd)?.readable().await?;
+    let _ended = watch_descriptor(pidfd)?.readable().await?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::net::TcpStream;
 
 use anyhow::{Context, Result, ensure};
 use pgusher_tests::bpf_fs;
-use pgusher_tests::cluster::Version;
+use pgusher_tests::cluster::{Version, free_port};
 use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::kernel;
 use pgusher_tests::pgusher::Pgusher;
@@ -151,6 +151,30 @@ fn the_tenth_has_no_more_than_the_first() -> Result<()> {
                 })?;
                 ends_well(stage.take_over()?)?;
             }
+            drop(session(stage)?);
+            Ok(())
+        })
+}
+
+#[test]
+fn a_fixed_port_is_the_successors_when_it_starts_anew() -> Result<()> {
+    let port = free_port()?;
+    Setup::with(Version::V15)
+        .argument(format!("--listen-port={port}"))
+        .play(|stage| {
+            let is_fixed = |stage: &Stage| -> Result<bool> {
+                let listeners = stage.pgusher.listeners()?;
+                Ok(listeners.iter().all(|address| address.port() == port))
+            };
+            ensure!(is_fixed(stage)?);
+            let predecessor = stage.take_over()?;
+            ensure!(!is_fixed(stage)?);
+            drop(session(stage)?);
+            ends_well(predecessor)?;
+            stage.settle()?;
+            stage.kill()?;
+            stage.restart()?;
+            ensure!(is_fixed(stage)?);
             drop(session(stage)?);
             Ok(())
         })

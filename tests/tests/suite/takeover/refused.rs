@@ -9,7 +9,7 @@ use pgusher_tests::cgroup::TestCgroup;
 use pgusher_tests::cluster::Version;
 use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::kernel;
-use pgusher_tests::pgusher::arguments;
+use pgusher_tests::pgusher::{arguments, binary};
 use pgusher_tests::process::{Running, run};
 use pgusher_tests::stage::{Setup, Stage};
 use pgusher_tests::wire;
@@ -40,14 +40,15 @@ fn a_second_instance_that_does_not_take_over_is_told_how_to() -> Result<()> {
 fn a_successor_that_cannot_start_changes_nothing() -> Result<()> {
     Setup::with(Version::V15).play(|stage| {
         let mut open = session(stage)?;
-        for (argument, words) in [
-            ("--policy=/nowhere/at/all", "/nowhere/at/all"),
-            ("--config=/nowhere/at/all", "/nowhere/at/all"),
-        ] {
-            let mut successor = stage.run_again()?;
-            successor.args(["--takeover", argument]);
-            fails(stage, &mut successor, words)?;
-        }
+        let mut no_policy = stage.run_again()?;
+        no_policy.args(["--takeover", "--policy=/nowhere/at/all"]);
+        fails(stage, &mut no_policy, "/nowhere/at/all")?;
+        // By the time that this one fails it has asked, and its programs are loaded.
+        let mut no_trail = stage.cgroup.command(binary()?)?;
+        let arguments = stage.arguments.iter();
+        no_trail.args(arguments.filter(|argument| !argument.starts_with("--audit-sink")));
+        no_trail.args(["--takeover", "--audit-sink=file:/nowhere/at/all"]);
+        fails(stage, &mut no_trail, "/nowhere/at/all")?;
         ensure!(wire::ask(&mut open, "select 'still'")? == "still");
         // And the next one succeeds.
         let predecessor = stage.take_over()?;
@@ -123,6 +124,66 @@ fn whoever_stops_answering_half_way_goes_on_as_if_nobody_had_asked() -> Result<(
             ensure!(format!("{error:#}").contains("refused"), "{error:#}");
             Ok(())
         })
+}
+
+#[test]
+fn one_takes_over_at_a_time() -> Result<()> {
+    Setup::with(Version::V15).play(|stage| {
+        let first = on_its_way(stage, "taking over from")?;
+        first.signal(Signal::SIGSTOP)?;
+        let mut second = stage.run_again()?;
+        second.arg("--takeover");
+        fails(stage, &mut second, "another takeover is under way")?;
+        first.signal(Signal::SIGKILL)?;
+        first.finish()?;
+        // The place is free again once it is known to be dead.
+        let predecessor = wait_until("the next one takes over", || match stage.take_over() {
+            Ok(predecessor) => Ok(Seen::Holds(predecessor)),
+            Err(error) => Ok(Seen::NotYet(format!("{error:#}"))),
+        })?;
+        drop(session(stage)?);
+        super::ends_well(predecessor)
+    })
+}
+
+/// A predecessor that ends while its successor loads.
+fn ends_meanwhile(signal: Signal, when_down: &str) -> Result<()> {
+    Setup::with(Version::V15)
+        .argument(format!("--when-down={when_down}"))
+        .play(|stage| {
+            drop(session(stage)?);
+            stage.settle()?;
+            let mut command = stage.run_again()?;
+            command.arg("--takeover");
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(stage.pgusher.pid())?);
+            let log = stage.pgusher.log()?;
+            ensure!(log.contains("interception attached"), "{log}");
+            let mut predecessor =
+                stage
+                    .pgusher
+                    .replace_by_after(&mut command, "loading the BPF programs", || {
+                        Ok(nix::sys::signal::kill(pid, signal)?)
+                    })?;
+            predecessor.wait_for_end()?;
+            drop(session(stage)?);
+            let hooks = kernel::attached(stage.cgroup.path())?;
+            ensure!(hooks.len() == 5, "{hooks:?}");
+            let pinned = bpf_fs::generations(stage.cgroup.path())?.len();
+            ensure!(pinned == usize::from(when_down == "closed"), "{pinned}");
+            Ok(())
+        })
+}
+
+#[test]
+fn a_predecessor_that_is_killed_meanwhile_is_replaced_all_the_same() -> Result<()> {
+    ends_meanwhile(Signal::SIGKILL, "open")?;
+    ends_meanwhile(Signal::SIGKILL, "closed")
+}
+
+#[test]
+fn a_predecessor_that_is_stopped_meanwhile_is_replaced_all_the_same() -> Result<()> {
+    ends_meanwhile(Signal::SIGTERM, "open")?;
+    ends_meanwhile(Signal::SIGTERM, "closed")
 }
 
 #[test]
