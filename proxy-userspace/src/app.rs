@@ -1,5 +1,6 @@
 //! Wires everything up, runs until told to stop, and takes everything down again.
 
+mod coverage;
 mod host;
 mod reload;
 mod signals;
@@ -15,11 +16,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::{AdminSocket, Fixed, Observed};
-use crate::audit::record::{Body, Record};
 use crate::audit::{self, Audit, Writer};
 use crate::config::Config;
 use crate::identify::Identifier;
-use crate::intercept::{self, Attached, Cgroup, Claim, Coverage, Loaded, Namespaces, Targets};
+use crate::intercept::{self, Attached, Cgroup, Claim, Loaded, Namespaces, Targets};
 use crate::policy::Enforcer;
 use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
@@ -112,7 +112,13 @@ async fn start(config: &Config) -> Result<Running> {
     let hooks = hooks.attach(&cgroup).context("cannot start interception")?;
     info!(ports = ?config.ports, cgroup = %cgroup.path().display(), "interception attached");
     // Only now: a connection made before this line is either redirected or counted.
-    let coverage = report_coverage(config, &stages.audit).await;
+    let search = coverage::search(config);
+    let (settled, cgroup) = {
+        let namespaces = Arc::clone(&namespaces);
+        let settling = move || (intercept::settle(&search, &cgroup, &namespaces), cgroup);
+        tokio::task::spawn_blocking(settling).await?
+    };
+    let coverage = coverage::report(config, settled, &stages.audit).await;
 
     let companions = Companions::new();
     let fixed = Fixed {
@@ -173,25 +179,6 @@ fn stages(config: &Config, hooks: &mut Loaded, audit: Audit, policy: Enforcer) -
         limits: config.limits,
         force: CancellationToken::new(),
     })
-}
-
-/// Says what interception will not reach, in the log and in the audit trail: coverage is part of the truth.
-async fn report_coverage(config: &Config, audit: &Audit) -> Coverage {
-    let coverage = match intercept::uncovered(&config.ports) {
-        Ok(coverage) => coverage,
-        Err(error) => {
-            warn!(%error, "cannot count the connections that exist already");
-            return Coverage::default();
-        }
-    };
-    if coverage != Coverage::default() {
-        warn!(
-            "not covered: {} established sessions, {} unix sockets",
-            coverage.established, coverage.unix_sockets
-        );
-    }
-    audit.record(Record::now(Body::Coverage(coverage))).await;
-    coverage
 }
 
 /// Accepts and serves; ends never.

@@ -18,7 +18,9 @@ use std::time::Duration;
 pub use groups::ServerGroups;
 pub use identity::{IdentityConfig, IdentitySettings};
 pub use routes::{AuditScope, RouteRule, Routes};
-pub use settings::{AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind, UnknownNetns};
+pub use settings::{
+    Adopt, AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind, UnknownNetns,
+};
 pub use tls::{
     CertificateSource, ClientCertificates, ClientTls, ServerAuthority, ServerSslMode,
     ServerTlsSettings, TerminationSettings, TlsMode, TlsSetting,
@@ -80,6 +82,8 @@ pub struct Config {
     pub refusals: Refusals,
     /// The most network namespaces besides our own that have listeners.
     pub max_namespaces: usize,
+    /// What becomes of sessions that are older than the hooks.
+    pub adopt: Adopt,
     /// Timeouts and limits of a session.
     pub limits: SessionLimits,
     /// How long sessions may go on after SIGTERM.
@@ -200,6 +204,7 @@ impl Config {
                 settings.unknown_netns,
             ),
             max_namespaces: checked_namespaces(settings.max_namespaces)?,
+            adopt: settings.adopt.unwrap_or_default(),
             policy: checked_policy(settings.policy_mode, settings.policy, settings.server_group)?,
             limits: SessionLimits {
                 startup_timeout: timeout(

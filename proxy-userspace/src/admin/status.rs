@@ -216,10 +216,18 @@ impl fmt::Display for Status {
                 .map(|(_, count, text)| format!("{count} {text}"));
             writeln!(out, "{heading:<12}  {}", list(counts.collect()))?;
         }
+        let coverage = &self.coverage;
+        let established = match coverage.established {
+            Some(found) => format!(
+                "{found} sessions of before, {} of them reset",
+                coverage.reset
+            ),
+            None => "sessions of before not looked for".to_owned(),
+        };
         write!(
             out,
-            "not covered   {} established sessions, {} unix sockets (at start)",
-            self.coverage.established, self.coverage.unix_sockets
+            "not covered   {established}, {} unix sockets (at start)",
+            coverage.unix_sockets
         )
     }
 }

@@ -142,6 +142,13 @@ impl Namespaces {
         self.own.listeners()
     }
 
+    /// Every namespace whose connects are redirected now.
+    pub(super) fn all(&self) -> Vec<Arc<Namespace>> {
+        let known = self.lock();
+        let listed = known.by_cookie.values().filter(|entry| entry.is_listed);
+        listed.map(|entry| Arc::clone(&entry.namespace)).collect()
+    }
+
     /// The counts as they stand.
     pub fn counts(&self) -> NamespaceCounts {
         let known = self.lock();

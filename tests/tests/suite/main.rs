@@ -13,6 +13,7 @@ mod clients;
 mod command_line;
 mod disconnect;
 mod exhaustion;
+mod existing;
 mod identity;
 mod intercept;
 mod lifecycle;
