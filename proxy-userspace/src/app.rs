@@ -1,6 +1,7 @@
 //! Wires everything up, runs until told to stop, and takes everything down again.
 
 mod coverage;
+mod crew;
 mod host;
 mod reload;
 mod signals;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,13 +20,17 @@ use tracing::{error, info, warn};
 use crate::admin::{AdminSocket, Fixed, Observed};
 use crate::audit::{self, Audit, Writer};
 use crate::config::Config;
+use crate::fences::Starter;
 use crate::identify::Identifier;
-use crate::intercept::{self, Attached, Cgroup, Claim, Loaded, Namespaces, Targets};
+use crate::intercept::{
+    self, Attached, Cgroup, Claim, HookError, Loaded, Namespaces, Porter, Targets,
+};
 use crate::policy::Enforcer;
 use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
 use crate::tls::Certificates;
 
+pub use crew::Crew;
 pub(crate) use host::check_pid_namespace;
 use signals::Signals;
 
@@ -68,13 +74,13 @@ impl Companions {
     }
 }
 
-/// Runs the proxy until SIGTERM or SIGINT and a completed drain.
+/// Runs the proxy until SIGTERM or SIGINT and a completed drain. Every thread of the runtime is inside the fences by now.
 ///
 /// # Errors
 /// What could not be set up, with what to do about it; nothing stays attached then.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(config: Config, crew: Crew) -> Result<()> {
     let mut signals = Signals::install()?;
-    let mut running = start(&config).await?;
+    let mut running = start(&config, crew).await?;
     host::notify_ready();
     tokio::select! {
         () = accept_forever(&running) => {}
@@ -86,38 +92,33 @@ pub async fn run(config: Config) -> Result<()> {
 }
 
 /// Everything that can fail, in an order that leaves interception for last.
-async fn start(config: &Config) -> Result<Running> {
+async fn start(config: &Config, Crew { starter, porter }: Crew) -> Result<Running> {
     // Before anything can take long: the signal's default is to end the process.
     let hangup = signals::hangup()?;
     let policy = Enforcer::load(&config.policy)?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
     check_pid_namespace()?;
     let max_connections = Sessions::max_connections(config.limits.max_sessions.get());
-    host::raise_descriptor_limit(max_connections, config.max_namespaces);
+    let max_namespaces = config.max_namespaces;
+    let raise = move || host::raise_descriptor_limit(max_connections, max_namespaces);
+    starter.run(raise).await?;
     let cgroup = Cgroup::open(config.cgroup.as_deref())?;
     let claim = cgroup.claim()?;
-    // Said before it is done: loading can block for long while the kernel is stuck elsewhere.
-    info!("loading the BPF programs");
-    let mut hooks = Loaded::load(&host::kernel_offsets(), &config.refusals)
-        .context("cannot start interception")?;
-    hooks.configure(&Targets {
-        ports: config.ports.clone(),
-        own_tgid: std::process::id(),
-    })?;
-    let namespaces = open_namespaces(config, &mut hooks).await?;
+    let mut hooks = load(config, &starter).await?;
+    let namespaces = open_namespaces(config, &mut hooks, &starter, porter).await?;
     let (audit, writer) = audit::start(&config.audit, max_connections)?;
     let stages = Arc::new(stages(config, &mut hooks, audit, policy)?);
 
     let (counters, wanted, log) = (hooks.counters()?, hooks.wanted()?, hooks.log());
-    let hooks = hooks.attach(&cgroup).context("cannot start interception")?;
+    let attach = move || hooks.attach(&cgroup).map(|hooks| (hooks, cgroup));
+    let attached = starter.run(attach).await?;
+    let (hooks, cgroup) = attached.context("cannot start interception")?;
     info!(ports = ?config.ports, cgroup = %cgroup.path().display(), "interception attached");
     // Only now: a connection made before this line is either redirected or counted.
-    let search = coverage::search(config);
-    let (settled, cgroup) = {
-        let namespaces = Arc::clone(&namespaces);
-        let settling = move || (intercept::settle(&search, &cgroup, &namespaces), cgroup);
-        tokio::task::spawn_blocking(settling).await?
-    };
+    let (search, of_all) = (coverage::search(config), Arc::clone(&namespaces));
+    let settle = move || (intercept::settle(&search, &cgroup, &of_all), cgroup);
+    let (settled, cgroup) = starter.run(settle).await?;
+    drop(starter);
     let coverage = coverage::report(config, settled, &stages.audit).await;
 
     let companions = Companions::new();
@@ -148,12 +149,37 @@ async fn start(config: &Config) -> Result<Running> {
     })
 }
 
+/// Programs that have passed the verifier, told what to intercept.
+async fn load(config: &Config, starter: &Starter) -> Result<Loaded> {
+    // Said before it is done: loading can block for long while the kernel is stuck elsewhere.
+    info!("loading the BPF programs");
+    let (refusals, ports) = (config.refusals, config.ports.clone());
+    let load = move || {
+        let mut hooks = Loaded::load(&host::kernel_offsets(), &refusals)?;
+        let own_tgid = std::process::id();
+        hooks.configure(&Targets { ports, own_tgid })?;
+        Ok::<_, HookError>(hooks)
+    };
+    let loaded = starter.run(load).await?;
+    loaded.context("cannot start interception")
+}
+
 /// Listeners in our own network namespace, and in every other that there is already.
-async fn open_namespaces(config: &Config, hooks: &mut Loaded) -> Result<Arc<Namespaces>> {
+async fn open_namespaces(
+    config: &Config,
+    hooks: &mut Loaded,
+    starter: &Starter,
+    porter: Porter,
+) -> Result<Arc<Namespaces>> {
     let (port, limit) = (config.listen_port, config.max_namespaces);
-    let table = hooks.listener_table()?;
-    let namespaces = Namespaces::start(table, port, limit, config.ports.clone())?;
-    let namespaces = Arc::new(namespaces);
+    let (table, ports) = (hooks.listener_table()?, config.ports.clone());
+    let runtime = Handle::current();
+    // Our own port may be a privileged one.
+    let start = move || {
+        let _registering = runtime.enter();
+        Namespaces::start(table, port, limit, ports, porter)
+    };
+    let namespaces = Arc::new(starter.run(start).await??);
     let others = Arc::clone(&namespaces);
     let opened = tokio::task::spawn_blocking(move || others.open_all(|_| true).len()).await?;
     info!(opened, "other network namespaces intercepted");

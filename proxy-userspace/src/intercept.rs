@@ -16,6 +16,7 @@ mod log;
 mod namespace;
 mod namespaces;
 mod object;
+mod porter;
 mod wanted;
 mod watched;
 
@@ -30,4 +31,5 @@ pub use listener::{ListenAddress, try_to_listen};
 pub use log::{HookLog, forward_log};
 pub use namespace::Namespace;
 pub use namespaces::{NamespaceCounts, Namespaces, OpenError, look_forever};
+pub use porter::{ERRAND_NAME, PORTER_NAME, Porter};
 pub use wanted::{WantedQueue, answer_forever};

@@ -41,6 +41,13 @@ pub struct Status {
     coverage: Coverage,
 }
 
+impl Status {
+    /// The instance's process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
 /// The hooks' counters; docs/architecture.md says what each means.
 #[derive(Debug, Serialize, Deserialize)]
 struct KernelCounts {

@@ -95,7 +95,7 @@ struct Found {
 }
 
 /// Looks for connections of processes in `cgroup`, in every namespace that has listeners, and settles what becomes of
-/// them. Blocks.
+/// them, with the privileges of the calling thread. Blocks.
 ///
 /// # Errors
 /// The operating system's reason if cgroups or processes cannot be read; nothing is aborted then.
@@ -122,9 +122,7 @@ pub fn settle(search: &Search, cgroup: &Cgroup, namespaces: &Namespaces) -> io::
 fn look(search: &Search, namespaces: &Namespaces) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for namespace in namespaces.all() {
-        let ports = search.ports.clone();
-        let seen = namespace.visit(move || client_ends(&ports));
-        match seen {
+        match namespace.visit_with_all(|| client_ends(&search.ports)) {
             Ok(sockets) => found.extend(sockets.into_iter().map(|socket| Found {
                 socket,
                 namespace: Arc::clone(&namespace),
@@ -247,7 +245,7 @@ impl Settled {
             sockets.push(one.socket);
         }
         for (namespace, sockets) in by_namespace.into_values() {
-            match namespace.visit(move || abort_all(&sockets)) {
+            match namespace.visit_with_all(|| abort_all(&sockets)) {
                 Ok(results) => results.into_iter().for_each(|result| self.note(result)),
                 Err(error) => self.refusal = Some(error),
             }

@@ -7,7 +7,7 @@ mod look;
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,8 @@ use super::census::{self, Census};
 use super::doors::{Accepted, Doors, NotAccepted};
 use super::hooks::{HookError, ListenerTable};
 use super::listener::{Families, ListenAddress, Listener, cookie_here, listen_here, ports};
-use super::namespace::{Namespace, visit};
+use super::namespace::{Entrance, Namespace};
+use super::porter::Porter;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
@@ -80,6 +81,7 @@ pub struct Namespaces {
     limit: usize,
     /// Ports that no listener may have.
     intercepted: Vec<u16>,
+    porter: Porter,
     opened: AtomicU64,
     released: AtomicU64,
     failed: AtomicU64,
@@ -109,6 +111,7 @@ impl Namespaces {
         port: u16,
         limit: usize,
         intercepted: Vec<u16>,
+        porter: Porter,
     ) -> Result<Self, OpenError> {
         let families = Families::here()?;
         if families.is_none() {
@@ -129,6 +132,7 @@ impl Namespaces {
             own: own.clone(),
             limit,
             intercepted,
+            porter,
             opened: AtomicU64::new(0),
             released: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -217,21 +221,25 @@ impl Namespaces {
     }
 
     fn open_inside(&self, entrance: File, wanted: impl Fn(u64) -> bool) -> Result<u64, OpenError> {
-        let cookie = visit(entrance.as_fd(), cookie_here)?;
+        let inode = entrance.metadata()?.ino();
+        let entrance = Entrance {
+            descriptor: Arc::new(OwnedFd::from(entrance)),
+            porter: self.porter.clone(),
+        };
+        let cookie = entrance.visit(cookie_here)?;
         if !wanted(cookie) {
             return Err(OpenError::Elsewhere);
         }
         if !self.make_room(cookie)? {
             return Ok(cookie);
         }
-        let listen = || listen_here(0, &self.intercepted, Families::here()?);
-        let listeners = visit(entrance.as_fd(), listen)?;
+        let intercepted = self.intercepted.clone();
+        let listen = move || listen_here(0, &intercepted, Families::here()?);
+        let listeners = entrance.visit(listen)?;
         if listeners.is_empty() {
             return Err(OpenError::NoLoopback);
         }
-        let inode = entrance.metadata()?.ino();
-        let entrance = Some(OwnedFd::from(entrance));
-        let namespace = Namespace::new(cookie, inode, entrance, addresses(&listeners));
+        let namespace = Namespace::new(cookie, inode, Some(entrance), addresses(&listeners));
         if self.enter(namespace, listeners)? {
             self.opened.fetch_add(1, Ordering::Relaxed);
         }
