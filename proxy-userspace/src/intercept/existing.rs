@@ -23,8 +23,8 @@ use diag::{Diag, TcpSocket};
 pub use holders::Holder;
 use scope::Scope;
 
-/// How often every namespace is looked through. The kernel's list is not handed out at one moment, so that a connection
-/// can be left out; and one that was being made when the hooks came shows up a little later.
+/// How often our own namespace is looked through, and every other in which something was found. The kernel's list is not
+/// handed out at one moment, so that a connection can be left out.
 const ROUNDS: usize = 3;
 /// The most connections that are listed; more are counted.
 const MAX_LISTED: usize = 1000;
@@ -105,8 +105,12 @@ pub fn settle(search: &Search, cgroup: &Cgroup, namespaces: &Namespaces) -> io::
         return Ok(settled);
     }
     let scope = Scope::of(cgroup)?;
+    let mut places = namespaces.all();
     for _ in 0..ROUNDS {
-        let found = look(search, namespaces)?;
+        let found = look(search, &places)?;
+        // A look costs milliseconds on a large host, for each of what may be a thousand namespaces.
+        let of_interest: HashSet<u64> = found.iter().map(|one| one.namespace.cookie()).collect();
+        places.retain(|place| place.is_own() || of_interest.contains(&place.cookie()));
         let ours = settled.take_in(search, &scope, found)?;
         if search.adopt == Adopt::Reset {
             if ours.is_empty() {
@@ -119,13 +123,13 @@ pub fn settle(search: &Search, cgroup: &Cgroup, namespaces: &Namespaces) -> io::
 }
 
 /// The client ends of connections to intercepted ports.
-fn look(search: &Search, namespaces: &Namespaces) -> io::Result<Vec<Found>> {
+fn look(search: &Search, places: &[Arc<Namespace>]) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
-    for namespace in namespaces.all() {
+    for namespace in places {
         match namespace.visit_with_all(|| client_ends(&search.ports)) {
             Ok(sockets) => found.extend(sockets.into_iter().map(|socket| Found {
                 socket,
-                namespace: Arc::clone(&namespace),
+                namespace: Arc::clone(namespace),
             })),
             // The kernel cannot do it anywhere.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Err(error),

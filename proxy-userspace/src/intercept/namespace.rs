@@ -67,6 +67,11 @@ impl Namespace {
         self.cookie
     }
 
+    /// Whether it is the one that pgusher is in.
+    pub(super) fn is_own(&self) -> bool {
+        self.entrance.is_none()
+    }
+
     pub(super) fn inode(&self) -> u64 {
         self.inode
     }

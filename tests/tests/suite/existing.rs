@@ -188,6 +188,37 @@ fn sessions_of_before_are_reset_and_connect_again_through_pgusher() -> Result<()
     Ok(())
 }
 
+/// Connects with MPTCP to the port in its argument, and says how that ended.
+const MULTIPATH: &str = r"
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262) as client:
+    client.connect(('127.0.0.1', int(sys.argv[1])))
+    print('connected=yes', flush=True)
+    try:
+        print(f'read={len(client.recv(1))}', flush=True)
+    except OSError as error:
+        print(f'error={error.strerror}', flush=True)
+";
+
+#[test]
+fn a_multipath_connection_of_before_is_reset_too() -> Result<()> {
+    let cluster = Cluster::shared(Version::V15)?;
+    let cgroup = TestCgroup::create()?;
+    let mut command = cgroup.command("python3")?;
+    command.args(["-c", MULTIPATH, &cluster.port.to_string()]);
+    let mut client = Running::start(&mut command)?;
+    client.wait_for_value("connected")?;
+    let (mut pgusher, _directory) = start(&cgroup, cluster, Some("reset"))?;
+    let coverage = coverage(&pgusher)?;
+    ensure!(
+        coverage["established"] == 1 && coverage["reset"] == 1,
+        "{coverage}"
+    );
+    let error = client.wait_for_value("error")?;
+    ensure!(error == "Software caused connection abort", "{error}");
+    stop(&mut pgusher, &cgroup)
+}
+
 #[test]
 fn sessions_of_other_network_namespaces_are_listed_and_reset_too() -> Result<()> {
     let cluster = Cluster::shared_elsewhere()?;
