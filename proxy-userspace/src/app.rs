@@ -30,7 +30,7 @@ use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
 use crate::tls::Certificates;
 
-pub use crew::Crew;
+pub use crew::{Crew, explain_refusal};
 pub(crate) use host::check_pid_namespace;
 use signals::Signals;
 

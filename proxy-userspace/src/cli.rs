@@ -120,7 +120,7 @@ fn run(settings: Settings, file: Option<PathBuf>) -> Result<()> {
     let result = runtime.block_on(app::run(config, crew));
     // A /proc read may hang for as long as the process it reads likes; it must not hold up the exit.
     runtime.shutdown_background();
-    result
+    result.map_err(app::explain_refusal)
 }
 
 fn status(socket: &std::path::Path, json: bool) -> Result<()> {

@@ -344,6 +344,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_kernel_cannot_abort_is_left_and_what_is_gone_has_ended() {
+        let failed = |errno| Err(io::Error::from_raw_os_error(errno));
+        let mut settled = Settled::default();
+        settled.note((1, Ok(())));
+        settled.note((2, failed(libc::ENOENT)));
+        assert!(settled.refusal().is_none());
+        settled.note((3, failed(libc::EOPNOTSUPP)));
+        let outcome = |cookie: u64| settled.outcomes.get(&cookie).copied();
+        assert_eq!(outcome(1), Some(Outcome::Reset));
+        assert_eq!(outcome(2), Some(Outcome::Ended));
+        assert_eq!(outcome(3), Some(Outcome::Left));
+        let refusal = settled.refusal().and_then(io::Error::raw_os_error);
+        assert_eq!(refusal, Some(libc::EOPNOTSUPP));
+        assert_eq!((settled.found(), settled.reset()), (3, 1));
+    }
+
+    #[test]
     fn more_connections_than_are_listed_are_counted() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = listener.local_addr().unwrap();

@@ -149,6 +149,7 @@ fn no_thread_of_a_running_pgusher_can_exec_fork_load_or_enter() -> Result<()> {
 
     const BPF_PROG_LOAD: u64 = 5;
     const PR_GET_DUMPABLE: u64 = 3;
+    const PR_GET_MDWE: u64 = 66;
     const REFUSED: i64 = -1;
     let bad_descriptor = u64::MAX;
     Setup::with(Version::V15).play(|stage| {
@@ -181,6 +182,12 @@ fn no_thread_of_a_running_pgusher_can_exec_fork_load_or_enter() -> Result<()> {
             ensure!(
                 tracee.call(libc::SYS_prctl, [PR_GET_DUMPABLE, 0, 0])? == 0,
                 "{name}"
+            );
+            // Before Linux 6.3 there is no such question.
+            let denied = tracee.call(libc::SYS_prctl, [PR_GET_MDWE, 0, 0])?;
+            ensure!(
+                denied == 1 || denied == -i64::from(libc::EINVAL),
+                "{name}: {denied}"
             );
             asked.push(name);
         }
@@ -231,5 +238,6 @@ fn an_audit_file_that_could_not_be_opened_again_is_refused_at_start() -> Result<
     let finished = run(command.args(arguments).arg(&sink))?;
     let error = finished.failure()?;
     ensure!(error.contains("Permission denied"), "{error}");
+    ensure!(error.contains("belongs to its user"), "{error}");
     kernel::wait_until_nothing_attached(cgroup.path())
 }
