@@ -1,6 +1,11 @@
 //! Wires everything up, runs until told to stop, and takes everything down again.
 
+mod coverage;
+mod crew;
 mod host;
+mod interception;
+mod listening;
+mod place;
 mod reload;
 mod signals;
 mod start;
@@ -21,6 +26,7 @@ use crate::intercept::{Attached, Claim, Heartbeat, Namespaces, OwnProcesses};
 use crate::session::{self, Stages};
 use crate::succession::{Candidate, Incumbent, Predecessors, Successor, await_successor};
 
+pub use crew::{Crew, explain_refusal};
 pub(crate) use host::check_pid_namespace;
 use signals::Signals;
 
@@ -76,13 +82,13 @@ impl Companions {
 }
 
 /// Runs the proxy until a completed drain, after SIGTERM or SIGINT or when another instance has taken over. Takes over
-/// itself, if it shall and one is running.
+/// itself, if it shall and one is running. Every thread of the runtime is inside the fences by now.
 ///
 /// # Errors
 /// What could not be set up, with what to do about it; nothing of ours stays attached then.
-pub async fn run(config: Config, takes_over: bool) -> Result<()> {
+pub async fn run(config: Config, takes_over: bool, crew: Crew) -> Result<()> {
     let mut signals = Signals::install()?;
-    let (mut running, mut candidates) = start::start(&config, takes_over).await?;
+    let (mut running, mut candidates) = start::start(&config, takes_over, crew).await?;
     host::notify_ready();
     let successor = serve(&running, &mut candidates, &mut signals).await;
     // Nobody takes over from whoever is about to end.

@@ -71,6 +71,9 @@ enum Command {
     },
     /// Check whether this host has what interception needs, and say what is missing
     Doctor {
+        /// Where a running instance answers, whose fences are checked too
+        #[arg(long, value_name = "PATH", default_value = DEFAULT_ADMIN_SOCKET)]
+        admin_socket: PathBuf,
         /// Print the checks as JSON
         #[arg(long)]
         json: bool,
@@ -110,7 +113,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => policy::explain(&arguments),
         Command::Learn { trails } => policy::learn(&trails),
         Command::Ca { command } => authority(command),
-        Command::Doctor { json } => return doctor::main(json),
+        Command::Doctor { admin_socket, json } => return doctor::main(json, &admin_socket),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -124,14 +127,16 @@ pub fn main() -> ExitCode {
 fn run(settings: Settings, file: Option<PathBuf>, takes_over: bool) -> Result<()> {
     let config = Config::resolve(settings, file.as_deref())?;
     start_log(&config.log)?;
+    // Before the runtime: its threads inherit what this one has left.
+    let crew = app::Crew::muster()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(app::run(config, takes_over));
+    let result = runtime.block_on(app::run(config, takes_over, crew));
     // A /proc read may hang for as long as the process it reads likes; it must not hold up the exit.
     runtime.shutdown_background();
-    result
+    result.map_err(app::explain_refusal)
 }
 
 fn status(socket: &std::path::Path, json: bool) -> Result<()> {

@@ -20,7 +20,7 @@ pub use direct::{UnknownNetns, WhenDown};
 pub use groups::ServerGroups;
 pub use identity::{IdentityConfig, IdentitySettings};
 pub use routes::{AuditScope, RouteRule, Routes};
-pub use settings::{AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind};
+pub use settings::{Adopt, AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind};
 pub use tls::{
     CertificateSource, ClientCertificates, ClientTls, ServerAuthority, ServerSslMode,
     ServerTlsSettings, TerminationSettings, TlsMode, TlsSetting,
@@ -85,6 +85,8 @@ pub struct Config {
     pub stall_timeout: Duration,
     /// The most network namespaces besides our own that have listeners.
     pub max_namespaces: usize,
+    /// What becomes of sessions that are older than the hooks.
+    pub adopt: Adopt,
     /// Timeouts and limits of a session.
     pub limits: SessionLimits,
     /// How long sessions may go on after SIGTERM.
@@ -206,6 +208,7 @@ impl Config {
             when_down,
             stall_timeout: direct::checked_stall_timeout(settings.stall_timeout)?,
             max_namespaces: checked_namespaces(settings.max_namespaces)?,
+            adopt: settings.adopt.unwrap_or_default(),
             policy: checked_policy(settings.policy_mode, settings.policy, settings.server_group)?,
             limits: SessionLimits {
                 startup_timeout: timeout(

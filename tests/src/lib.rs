@@ -17,6 +17,7 @@
 //! | [`statement_log`] | what the server itself logged of a session's statements |
 //! | [`dialer`] | sockets connected inside the cgroup and handed to the test |
 //! | [`wire`] | the few protocol messages the raw clients and fake servers speak |
+//! | [`tracee`] | a thread of the process under test that makes system calls for a test |
 //! | [`kernel`] | what is loaded and attached, read from the kernel |
 //! | [`pgusher`] | the process under test, its status and its audit trail |
 //! | [`transcript`] | conversations as text, compared with and without pgusher |
@@ -38,5 +39,7 @@ pub mod reader;
 pub mod stage;
 pub mod statement_log;
 pub mod tours;
+#[cfg(target_arch = "x86_64")]
+pub mod tracee;
 pub mod transcript;
 pub mod wire;

@@ -55,6 +55,13 @@ pub struct Status {
     predecessors: PredecessorCounts,
 }
 
+impl Status {
+    /// The instance's process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
 /// The hooks' counters; docs/architecture.md says what each means.
 #[derive(Debug, Serialize, Deserialize)]
 struct KernelCounts {
@@ -251,6 +258,13 @@ impl fmt::Display for Status {
             audit.written, audit.queued, audit.dropped, audit.failures
         )?;
         writeln!(out, "policy        {}", self.policy)?;
+        self.kernel_lines(out)?;
+        self.coverage_lines(out)
+    }
+}
+
+impl Status {
+    fn kernel_lines(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kernel = &self.kernel;
         writeln!(
             out,
@@ -265,17 +279,30 @@ impl fmt::Display for Status {
             let counts = counts
                 .into_iter()
                 .map(|(_, count, text)| format!("{count} {text}"));
-            writeln!(out, "{heading:<12}  {}", list(counts.collect()))?;
+            let counts: Vec<String> = counts.collect();
+            writeln!(out, "{heading:<12}  {}", counts.join(", "))?;
         }
+        Ok(())
+    }
+
+    fn coverage_lines(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let when_down = match self.when_down {
             WhenDown::Open => "connects go direct",
             WhenDown::Closed => "connects are refused, until the next start or `pgusher detach`",
         };
         writeln!(out, "when down     {when_down}")?;
+        let coverage = &self.coverage;
+        let established = match coverage.established {
+            Some(found) => format!(
+                "{found} sessions of before, {} of them reset",
+                coverage.reset
+            ),
+            None => "sessions of before not looked for".to_owned(),
+        };
         write!(
             out,
-            "not covered   {} established sessions, {} unix sockets (at start)",
-            self.coverage.established, self.coverage.unix_sockets
+            "not covered   {established}, {} unix sockets (at start)",
+            coverage.unix_sockets
         )
     }
 }

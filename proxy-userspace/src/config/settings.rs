@@ -85,6 +85,10 @@ pub struct Settings {
     #[arg(long, value_name = "NAMESPACES")]
     pub max_namespaces: Option<usize>,
 
+    /// Sessions that are older than pgusher: `ignore` them, `report` who has them, or `reset` their connections [default: report]
+    #[arg(long, value_name = "ACTION")]
+    pub adopt: Option<Adopt>,
+
     /// Close a client that has not completed its startup packet by then [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration")]
@@ -160,6 +164,7 @@ impl Settings {
             policy: self.policy.or(base.policy),
             policy_mode: self.policy_mode.or(base.policy_mode),
             max_namespaces: self.max_namespaces.or(base.max_namespaces),
+            adopt: self.adopt.or(base.adopt),
             unknown_netns: self.unknown_netns.or(base.unknown_netns),
             when_down: self.when_down.or(base.when_down),
             stall_timeout: self.stall_timeout.or(base.stall_timeout),
@@ -249,6 +254,21 @@ pub enum OverflowPolicy {
     Block,
     /// No session waits: records are lost, counted, and the gap is a record itself.
     Drop,
+}
+
+/// What becomes of connections to intercepted ports that are older than the hooks.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Adopt {
+    /// Nobody looks for them.
+    Ignore,
+    /// They are listed in the audit trail, and go on.
+    #[default]
+    Report,
+    /// They are listed and aborted; applications connect again, through pgusher.
+    Reset,
 }
 
 /// Parses a duration such as `60s`, `1m 30s` or `500ms`.
