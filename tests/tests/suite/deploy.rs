@@ -5,17 +5,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use pgusher_tests::bpf_fs;
 use pgusher_tests::cgroup::TestCgroup;
-use pgusher_tests::cluster::Cluster;
+use pgusher_tests::cluster::{Cluster, Version};
 use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::kernel;
 use pgusher_tests::netns::{Link, NetNs};
-use pgusher_tests::pgusher::{binary, trail::Trail};
+use pgusher_tests::pgusher::{binary, detach, trail::Trail};
 use pgusher_tests::process::{Finished, Running, run};
 use pgusher_tests::programs::compiled;
 use tempfile::TempDir;
 
 const UNIT: &str = "pgusher@1.service";
+/// The instance that an upgrade starts.
+const NEXT: &str = "pgusher@2.service";
+/// What pgusher says on its standard error, in the manager's home.
+const LOG: &str = "pgusher.log";
 /// Where a manager of root's own keeps runtime directories.
 const RUNTIME: &str = "/run/user/0";
 
@@ -69,6 +74,12 @@ exec /lib/systemd/systemd --user --log-target=console
 impl Manager {
     /// Starts it inside `cgroup`, with this unit.
     fn start(cgroup: &TestCgroup, unit: &str, home: TempDir) -> Result<Self> {
+        // There is no journal.
+        let log = home.path().join(LOG);
+        let unit = format!(
+            "{unit}\n[Service]\nStandardError=append:{}\n",
+            log.display()
+        );
         fs::write(home.path().join("pgusher@.service"), unit)?;
         let mut command = cgroup.command_below("manager", "unshare")?;
         command.args(["--mount", "--propagation=private", "sh", "-c", START]);
@@ -95,15 +106,90 @@ impl Manager {
         run(command.args(arguments).env("XDG_RUNTIME_DIR", RUNTIME))
     }
 
-    /// Does something to the unit; a failure has what systemd and pgusher said.
-    fn tell(&self, verb: &str) -> Result<()> {
-        let done = self.systemctl(&[verb, UNIT])?;
-        let status = self.systemctl(&["status", "--full", UNIT])?.stdout;
-        let log = self.process.stderr()?;
+    /// Does something to a unit; a failure has what systemd and pgusher said.
+    fn tell(&self, verb: &str, unit: &str) -> Result<()> {
+        let done = self.systemctl(&[verb, unit])?;
+        let status = self.systemctl(&["status", "--full", unit])?.stdout;
+        let log = fs::read_to_string(self.home.path().join(LOG)).unwrap_or_default();
+        let log = format!("{log}{}", self.process.stderr()?);
         done.success()
             .map(drop)
             .with_context(|| format!("{status}\n{log}"))
     }
+
+    /// What systemd says of a unit: whether it is active, and how it ended last.
+    fn state(&self, unit: &str) -> Result<String> {
+        let shown = self.systemctl(&["show", "--property=ActiveState,Result", "--value", unit])?;
+        let words: Vec<&str> = shown.success()?.split_whitespace().collect();
+        Ok(words.join(" "))
+    }
+}
+
+/// Where the unit's instances write their records: as systemd.exec(5) has it for managers of users.
+fn audit_file(home: &TempDir) -> PathBuf {
+    home.path().join(".config/log/pgusher/audit.jsonl")
+}
+
+/// Writes the settings file, with `more` in it, and returns the unit's command.
+fn installed(cgroup: &TestCgroup, cluster: &Cluster, home: &TempDir, more: &str) -> Result<String> {
+    let settings = format!(
+        "port = [{}]\ncgroup = \"/sys/fs/cgroup{}\"\naudit_sink = \"file:{}\"\nadmin_socket = \"{RUNTIME}/pgusher/pgusher.sock\"\n{more}",
+        cluster.port,
+        cgroup.name()?,
+        audit_file(home).display()
+    );
+    let file = home.path().join("pgusher.toml");
+    fs::write(&file, settings)?;
+    let binary = binary()?;
+    Ok(format!(
+        "{} run --takeover --config {}",
+        binary.display(),
+        file.display()
+    ))
+}
+
+#[test]
+fn an_upgrade_is_the_start_of_another_instance_and_the_first_ends_by_itself() -> Result<()> {
+    bpf_fs::ensure_mounted()?;
+    let cluster = Cluster::shared(Version::V15)?;
+    let (cgroup, home) = (TestCgroup::create()?, TempDir::new()?);
+    let trail = Trail::at(audit_file(&home));
+    let start = installed(&cgroup, cluster, &home, "when_down = \"closed\"\n")?;
+    let manager = Manager::start(&cgroup, &unit(&start)?, home)?;
+    manager.tell("start", UNIT)?;
+
+    let connection = format!(
+        "host=127.0.0.1 port={} user=app_trust dbname=postgres sslmode=disable gssencmode=disable",
+        cluster.port
+    );
+    let mut client = cgroup.command(compiled("hammer")?)?;
+    let mut hammer = Running::start(client.args([&connection, "200", "4"]))?;
+    hammer.wait_for_value("ready")?;
+    manager.tell("start", NEXT)?;
+    // It has sessions.
+    ensure!(
+        manager.state(UNIT)? == "success active",
+        "{}",
+        manager.state(UNIT)?
+    );
+    let finished = hammer.finish()?;
+    let number = |key| -> Result<usize> { Ok(finished.value(key)?.parse()?) };
+    ensure!(
+        number("failed")? == 0 && number("broken")? == 0,
+        "{finished:?}"
+    );
+    trail.wait_for_sessions(number("connects")? + 4)?;
+    wait_until("the first instance has ended", || {
+        let state = manager.state(UNIT)?;
+        Ok(Seen::when(state == "success inactive", || state.clone()))
+    })?;
+
+    ensure!(manager.state(NEXT)? == "success active");
+    ensure!(bpf_fs::generations(cgroup.path())?.len() == 1);
+    manager.tell("stop", NEXT)?;
+    ensure!(!kernel::attached(cgroup.path())?.is_empty());
+    detach(cgroup.path())?.success()?;
+    kernel::wait_until_nothing_attached(cgroup.path())
 }
 
 #[test]
@@ -112,20 +198,11 @@ fn the_unit_starts_and_pgusher_works_inside_its_fences() -> Result<()> {
     let client = NetNs::create()?;
     let link = Link::between(&client, cluster.namespace()?)?;
     let (cgroup, home) = (TestCgroup::create()?, TempDir::new()?);
-    // As systemd.exec(5) has it for managers of users.
-    let audit = home.path().join(".config/log/pgusher/audit.jsonl");
-    let settings = format!(
-        "port = [{}]\ncgroup = \"/sys/fs/cgroup{}\"\naudit_sink = \"file:{}\"\nadmin_socket = \"{RUNTIME}/pgusher/pgusher.sock\"\n",
-        cluster.port,
-        cgroup.name()?,
-        audit.display()
-    );
-    let file = home.path().join("pgusher.toml");
-    fs::write(&file, settings)?;
-    let start = format!("{} run --config {}", binary()?.display(), file.display());
+    let audit = audit_file(&home);
+    let start = installed(&cgroup, cluster, &home, "")?;
     let manager = Manager::start(&cgroup, &unit(&start)?, home)?;
     // Only when pgusher has said that it is ready.
-    manager.tell("start")?;
+    manager.tell("start", UNIT)?;
 
     let mut command = client.command(&cgroup, compiled("connect")?)?;
     command.args(["blocking", &link.server[0], &cluster.port.to_string()]);
@@ -146,8 +223,8 @@ fn the_unit_starts_and_pgusher_works_inside_its_fences() -> Result<()> {
     ensure!(options.split(',').any(|option| option == "ro"), "{root}");
 
     ensure!(manager.inside("pgusher/pgusher.sock").exists());
-    manager.tell("reload")?;
-    manager.tell("stop")?;
+    manager.tell("reload", UNIT)?;
+    manager.tell("stop", UNIT)?;
     // The other instance of an upgrade is still there.
     ensure!(manager.inside("pgusher").exists(), "the directory went");
     ensure!(manager.home.path().exists());

@@ -112,7 +112,11 @@ fn whoever_stops_answering_half_way_goes_on_as_if_nobody_had_asked() -> Result<(
                 finished.failure()?.contains("does not answer"),
                 "{finished:?}"
             );
-            drop(session(stage)?);
+            // It hung for longer than it may, and is down until its next heartbeat.
+            wait_until("it serves again", || match session(stage) {
+                Ok(_) => Ok(Seen::Holds(())),
+                Err(error) => Ok(Seen::NotYet(format!("{error:#}"))),
+            })?;
             ensure!(wire::ask(&mut open, "select 'still'")? == "still");
             ensure!(kernel::attached(stage.cgroup.path())? == hooks);
             ensure!(bpf_fs::generations(stage.cgroup.path())?.len() == 1);
