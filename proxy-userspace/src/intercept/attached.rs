@@ -80,8 +80,10 @@ impl Attached {
     /// # Errors
     /// [`PinError`] when pins could not be removed.
     pub fn let_go(&mut self) -> Result<(), PinError> {
+        // The pins first, so that it is our descriptors that the links end with: at once.
+        let removed = self.pinned.take().map_or(Ok(()), |pins| pins.remove());
         self.redirecting.clear();
-        self.pinned.take().map_or(Ok(()), |pins| pins.remove())
+        removed
     }
 }
 

@@ -390,6 +390,8 @@ fn open_entrance(path: &Path) -> Result<File, OpenError> {
         .map_err(|error| match error.raw_os_error() {
             // The process has gone.
             Some(libc::ENOENT | libc::ESRCH) => OpenError::Elsewhere,
+            // It has while we were on the way (`proc_ns_get_link`).
+            Some(libc::EACCES) if !path.exists() => OpenError::Elsewhere,
             _ => error.into(),
         })
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use aya::programs::links::PinnedLink;
 use proxy_ebpf::verdict::Verdict;
 use rustix::fs::statfs;
 use sha2::{Digest as _, Sha256};
@@ -175,7 +176,11 @@ impl Generation {
     pub fn remove(&self) -> Result<(), PinError> {
         for name in entries(&self.path)? {
             let pin = self.path.join(name);
+            // A link whose last reference is a pin goes a moment later, in the kernel's own time (`bpf_link_put`); one whose
+            // last reference is a descriptor goes as that is closed (`bpf_link_put_direct`). Who may not open it waits.
+            let opened = PinnedLink::from_pin(&pin);
             ignore_missing(fs::remove_file(&pin)).map_err(PinError::folder(&pin))?;
+            drop(opened);
         }
         ignore_missing(fs::remove_dir(&self.path)).map_err(PinError::folder(&self.path))
     }
