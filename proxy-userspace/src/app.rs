@@ -25,7 +25,7 @@ use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
 use crate::tls::Certificates;
 
-pub(crate) use host::check_pid_namespace;
+pub(crate) use host::{check_kernel, check_pid_namespace};
 use signals::Signals;
 
 /// How long the audit writer may take for what is queued when everything else has ended.
@@ -89,6 +89,7 @@ pub async fn run(config: Config) -> Result<()> {
 async fn start(config: &Config) -> Result<Running> {
     // Before anything can take long: the signal's default is to end the process.
     let hangup = signals::hangup()?;
+    check_kernel()?;
     let policy = Enforcer::load(&config.policy)?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
     check_pid_namespace()?;
