@@ -15,6 +15,7 @@ mod process;
 mod run;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::ffi::OsString;
@@ -64,6 +65,8 @@ enum Task {
         #[arg(long)]
         filter: Option<String>,
     },
+    /// Run tests on other kernels, in virtual machines
+    VmTest(vm::Options),
     /// Feed made-up bytes to the protocol code, looking for what it does not survive
     Fuzz {
         /// How long each of the targets runs
@@ -105,6 +108,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Run { arguments } => run::pgusher(arguments),
         Task::Demo(prepared) => demo::show(prepared.binary),
         Task::Test { filter } => test::everything(filter.as_deref()),
+        Task::VmTest(options) => vm::command(options),
         Task::Fuzz { seconds } => fuzz::run(seconds),
         Task::Bench { quick, prepared } => bench::compare(quick, prepared.binary),
     }

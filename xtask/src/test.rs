@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::process::{self, find_program};
 use crate::setup::{self, Purpose};
-use crate::{build, privilege, workspace};
+use crate::{build, privilege, vm, workspace};
 
 /// The steps that are over, for the summary.
 #[derive(Default)]
@@ -81,6 +81,11 @@ pub(crate) fn everything(filter: Option<&str>) -> Result<()> {
     progress.step("tests on this kernel", || {
         process::run(&mut kernel_tests(&binary, filter)?)
     })?;
+    if filter.is_none() {
+        progress.step("tests on an old and a new kernel", || {
+            vm::test(&vm::FOR_EVERY_CHANGE, &binary)
+        })?;
+    }
     println!("\n{}", progress.summary());
     Ok(())
 }
