@@ -26,6 +26,7 @@ use clap::Args;
 use self::build::Programs;
 pub(crate) use self::kernel::FOR_EVERY_CHANGE;
 use self::kernel::{KERNELS, Kernel};
+use self::plan::Plan;
 use self::qemu::{Accelerator, Guest};
 use self::verdict::{Report, table};
 use crate::setup::{self, Purpose};
@@ -68,7 +69,8 @@ pub(crate) fn command(options: Options) -> Result<()> {
         let [kernel] = kernels.as_slice() else {
             bail!("--shell wants one kernel: give it with --kernel");
         };
-        return Room::prepare(kernel, &programs, "", options.keep)?.attend();
+        let plan = Plan::of(kernel, options.filter.as_deref());
+        return Room::prepare(kernel, &programs, plan, options.keep)?.attend();
     }
     let reports = tested(&kernels, &programs, options.filter.as_deref(), options.keep)?;
     if options.filter.is_none() && kernels.len() == KERNELS.len() {
@@ -104,7 +106,7 @@ fn tested(
 ) -> Result<Vec<Report>> {
     let mut reports = Vec::new();
     for kernel in kernels {
-        let room = Room::prepare(kernel, programs, &plan::text(kernel, filter), keep)?;
+        let room = Room::prepare(kernel, programs, Plan::of(kernel, filter), keep)?;
         reports.push(room.test()?);
     }
     Ok(reports)
@@ -129,6 +131,7 @@ struct Room {
     kernel: &'static Kernel,
     image: PathBuf,
     initramfs: PathBuf,
+    expected: &'static [&'static str],
     keep: bool,
 }
 
@@ -136,11 +139,11 @@ impl Room {
     fn prepare(
         kernel: &'static Kernel,
         programs: &Programs,
-        plan: &str,
+        plan: Plan,
         keep: bool,
     ) -> Result<Self> {
         let unpacked = kernel.prepare()?;
-        let tree = payload::tree(programs, &unpacked, plan)?;
+        let tree = payload::tree(programs, &unpacked, &plan.text)?;
         let initramfs = workspace::virtual_machines().join(format!("{}.cpio", kernel.name));
         let file = File::create(&initramfs)
             .with_context(|| format!("cannot make {}", initramfs.display()))?;
@@ -148,6 +151,7 @@ impl Room {
             kernel,
             image: unpacked.image,
             initramfs,
+            expected: plan.expected,
             keep,
         };
         tree.write(&mut BufWriter::new(file))?;
@@ -185,7 +189,7 @@ impl Room {
                 println!("{line}");
             }
         })?;
-        report.end(&end);
+        report.end(&end, self.expected);
         println!("== kernel {name}: {:.1} s", begun.elapsed().as_secs_f64());
         if !report.is_success() {
             let console = fs::read_to_string(&log).unwrap_or_default();

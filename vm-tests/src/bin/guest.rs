@@ -54,6 +54,9 @@ fn live() -> Result<bool> {
     }
     let path = Path::new(HOME).join("plan");
     let plan = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
+    // Sorts before everything else in the table.
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    facts::tell("*release*", release.trim())?;
     let is_success = programs::run_all(&plan)?;
     print!("{}", facts::told());
     Ok(is_success)

@@ -51,6 +51,11 @@ fn table(reports: &[Report]) -> String {
     text.push_str("\n|---|");
     text.push_str(&"---|".repeat(reports.len()));
     text.push('\n');
+    text.push_str("| *tests that passed* |");
+    for report in reports {
+        let _ = write!(text, " {} |", report.passed());
+    }
+    text.push('\n');
     for name in names {
         let _ = write!(text, "| {name} |");
         for report in reports {
@@ -70,10 +75,11 @@ mod tests {
     fn the_table_replaces_the_one_before_and_nothing_else() {
         let mut report = Report::of("6.1");
         report.read("fact\tring buffer\tyes");
+        report.read("test a ... ok");
         let table = table(&[report, Report::of("5.10")]);
         assert_eq!(
             table,
-            "| | 6.1 | 5.10 |\n|---|---|---|\n| ring buffer | yes | – |\n"
+            "| | 6.1 | 5.10 |\n|---|---|---|\n| *tests that passed* | 1 | 0 |\n| ring buffer | yes | – |\n"
         );
         let text = format!("before\n{BEGIN}old\n{END}after\n");
         assert_eq!(

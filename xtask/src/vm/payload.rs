@@ -15,8 +15,7 @@ use super::build::Programs;
 use super::cpio::Tree;
 use super::kernel::Unpacked;
 use super::modules;
-use crate::process::{self, find_program};
-use crate::workspace;
+use crate::{process, workspace};
 
 /// Where the guest has what is made here.
 const HOME: &str = "/vm";
@@ -146,10 +145,7 @@ pub(super) fn tree(programs: &Programs, kernel: &Unpacked, plan: &str) -> Result
 fn add_programs(tree: &mut Tree, programs: &Programs) -> Result<BTreeSet<PathBuf>> {
     let mut loaded = BTreeSet::new();
     for name in TOOLS {
-        let path = find_program(name).with_context(|| {
-            format!("`{name}` is missing on this machine: `cargo xtask setup --for test` installs what guests need")
-        })?;
-        loaded.insert(path);
+        loaded.insert(tool(name)?);
     }
     let postgres = Path::new(POSTGRES).join("bin");
     loaded.extend(POSTGRES_PROGRAMS.map(|name| postgres.join(name)));
@@ -164,6 +160,19 @@ fn add_programs(tree: &mut Tree, programs: &Programs) -> Result<BTreeSet<PathBuf
     add_file(tree, Path::new("/init"), &programs.init)?;
     loaded.insert(programs.init.clone());
     Ok(loaded)
+}
+
+/// Where Debian has a tool. What a person has put in front of it in PATH is none of the guest's business.
+fn tool(name: &str) -> Result<PathBuf> {
+    ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
+        .iter()
+        .map(|folder| Path::new(folder).join(name))
+        .find(|path| path.is_file())
+        .with_context(|| {
+            format!(
+                "`{name}` is missing on this machine: `cargo xtask setup --for test` installs what guests need"
+            )
+        })
 }
 
 /// Adds a file, or a folder with what is in it. What may load libraries is noted.
@@ -249,8 +258,7 @@ fn paths_in(listing: &str) -> impl Iterator<Item = PathBuf> {
 
 /// Adds busybox under the names of all the tools that are not there otherwise.
 fn add_applets(tree: &mut Tree) -> Result<()> {
-    let busybox = find_program("busybox").context("install busybox-static")?;
-    let names = process::capture(Command::new(&busybox).arg("--list"))?;
+    let names = process::capture(Command::new(tool("busybox")?).arg("--list"))?;
     for name in names.lines() {
         let places = ["/usr/bin", "/usr/sbin"].map(|folder| Path::new(folder).join(name));
         if let [place, other] = places

@@ -58,8 +58,8 @@ impl Report {
         true
     }
 
-    /// Takes note of how the guest ended.
-    pub(super) fn end(&mut self, end: &End) {
+    /// Takes note of how the guest ended, and of which tests it was to run, by the beginnings of their names.
+    pub(super) fn end(&mut self, end: &End, expected: &[&str]) {
         let failed = self.count(Outcome::Failed) > 0;
         self.objection = match end.objection() {
             // The failures speak for themselves.
@@ -70,8 +70,16 @@ impl Report {
                 self.tests.len(),
                 self.closed
             )),
+            None => expected
+                .iter()
+                .find(|name| !self.has_run(name))
+                .map(|name| format!("there is no test {name}… any more")),
             objection => objection,
         };
+    }
+
+    fn has_run(&self, beginning: &str) -> bool {
+        self.tests.keys().any(|name| name.starts_with(beginning))
     }
 
     fn is_complete(&self) -> bool {
@@ -80,6 +88,11 @@ impl Report {
 
     fn count(&self, outcome: Outcome) -> usize {
         self.tests.values().filter(|it| **it == outcome).count()
+    }
+
+    /// How many tests passed.
+    pub(super) fn passed(&self) -> usize {
+        self.count(Outcome::Passed)
     }
 
     /// What was found out about the kernel: name and value.
@@ -159,7 +172,8 @@ mod tests {
         for line in console.lines() {
             report.read(line);
         }
-        report.end(&End::Exited(ExitStatus::from_raw(status << 8)));
+        let end = End::Exited(ExitStatus::from_raw(status << 8));
+        report.end(&end, &["c"]);
         report
     }
 
@@ -179,6 +193,11 @@ mod tests {
                 1,
             ),
             ("nothing ran", "", 1),
+            (
+                "what was to run is gone",
+                "test b ... ok\ntest result: ok. 1 passed; 0 failed",
+                1,
+            ),
             (
                 "a test failed",
                 "test c ... FAILED\ntest result: FAILED. 0 passed; 1 failed",
