@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`machine`] | bringing up what a distribution would: mounts, modules, loopback; and the guest's environment |
 //! | [`programs`] | running the programs of the plan as children of the first process |
+//! | [`inventory`] | what tests could leave behind |
 //! | [`exit_device`] | the last word: whether all is well |
 //! | [`facts`] | what a test found out about the kernel, on its way into docs/kernels.md |
 //! | [`foreign`] | a program of somebody else's on a hook of ours |
@@ -15,5 +16,6 @@
 pub mod exit_device;
 pub mod facts;
 pub mod foreign;
+pub mod inventory;
 pub mod machine;
 pub mod programs;

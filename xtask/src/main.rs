@@ -59,9 +59,9 @@ enum Task {
     },
     /// Show pgusher at work: a throwaway server, a few clients, and the records they cause
     Demo(Prepared),
-    /// Check everything: formatting, lints, unit tests, and tests on the real kernel
+    /// Check everything: formatting, lints, unit tests, tests on the real kernel, and on an old and a new one
     Test {
-        /// Only run the tests whose name contains this
+        /// Only run the tests whose name contains this, and no virtual machine
         #[arg(long)]
         filter: Option<String>,
     },

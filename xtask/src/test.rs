@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that has to hold before a change is accepted.
 //!
 //! Runs the cheap checks first and stops at the first that fails. Compiles as the caller; only the test binaries that
-//! need the kernel run as root.
+//! need this machine's kernel run as root. Virtual machines come last and do not.
 
 use std::path::Path;
 use std::process::Command;
@@ -52,7 +52,7 @@ impl Progress {
     }
 }
 
-/// Runs every check; `filter` narrows the tests, not the other checks.
+/// Runs every check; `filter` narrows the tests, not the other checks, and leaves out the virtual machines.
 ///
 /// # Errors
 ///

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use nix::sys::reboot::{RebootMode, reboot};
+use vm_tests::inventory::Inventory;
 use vm_tests::machine::{HOME, bring_up, is_told};
 use vm_tests::{exit_device, facts, programs};
 
@@ -57,7 +58,9 @@ fn live() -> Result<bool> {
     // Sorts before everything else in the table.
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     facts::tell("*release*", release.trim())?;
+    let before = Inventory::take()?;
     let is_success = programs::run_all(&plan)?;
+    before.wait_until_restored()?;
     print!("{}", facts::told());
     Ok(is_success)
 }
