@@ -15,17 +15,16 @@ use vm_tests::{exit_device, facts, programs};
 
 /// A server with pgusher on its port, for a person at the shell; both end with the guest.
 const SHELL: &str = r#"
-cd /tmp && mkdir server && chown postgres server
-as_postgres="setpriv --reuid=postgres --regid=postgres --init-groups"
-programs=/usr/lib/postgresql/15/bin
-PATH=$PATH:$programs
-$as_postgres initdb -A trust -U postgres -D server/data >server/initdb.log
-$as_postgres postgres -D server/data -c unix_socket_directories=/tmp -c dynamic_shared_memory_type=mmap >server/log 2>&1 &
+cd /tmp && mkdir server && cp -R "$PGUSHER_PG15_DATA" server/data && chmod 700 server/data && chown -R postgres server
+PATH=$PATH:/usr/lib/postgresql/15/bin
+setpriv --reuid=postgres --regid=postgres --init-groups postgres -D server/data \
+    -c unix_socket_directories=/tmp -c dynamic_shared_memory_type=mmap >server/log 2>&1 &
 pgusher run --port 5432 --audit-sink file:/tmp/audit.jsonl 2>/tmp/pgusher.log &
 echo "PostgreSQL is on port 5432 with pgusher in front: psql -h 127.0.0.1 -U postgres; /tmp/audit.jsonl, /tmp/pgusher.log."
 echo "The tests are kernel and suite, with a part of a name as argument. exit ends the machine."
 export PATH PGUSER=postgres PGHOST=127.0.0.1
-exec setsid --ctty bash
+# A shell that can be interrupted wants a terminal of its own.
+exec setsid -c bash </dev/ttyS0 >/dev/ttyS0 2>&1
 "#;
 
 fn main() {

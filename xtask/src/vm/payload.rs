@@ -89,8 +89,9 @@ const LEFT_OUT: [&str; 8] = [
     "pydoc_data",
 ];
 /// Empty folders that programs expect.
-const FOLDERS: [(&str, u32); 8] = [
+const FOLDERS: [(&str, u32); 9] = [
     ("/dev", 0o755),
+    ("/mnt", 0o755),
     ("/proc", 0o755),
     ("/root", 0o700),
     ("/run", 0o755),
