@@ -58,11 +58,10 @@ impl Accelerator {
             return Ok(known);
         }
         eprintln!("Looking whether KVM works here (half a minute if it does not):");
-        let end = guest.boot(Self::Kvm, &["pgusher.probe"], PROBE, |_| ());
-        let found = match end {
-            Ok(End::Exited(status)) if status.code() == Some(SUCCESS) => Self::Kvm,
-            Ok(_) => Self::Tcg,
-            Err(error) => return Err(error),
+        let end = guest.boot(Self::Kvm, &["pgusher.probe"], PROBE, |_| ())?;
+        let found = match end.objection() {
+            None => Self::Kvm,
+            Some(_) => Self::Tcg,
         };
         fs::write(answer, found.name())?;
         Ok(found)
