@@ -22,7 +22,7 @@ setpriv --reuid=postgres --regid=postgres --init-groups postgres -D server/data 
 pgusher run --port 5432 --audit-sink file:/tmp/audit.jsonl 2>/tmp/pgusher.log &
 echo "PostgreSQL is on port 5432 with pgusher in front: psql -h 127.0.0.1 -U postgres; /tmp/audit.jsonl, /tmp/pgusher.log."
 echo "The tests are kernel and suite, with a part of a name as argument. exit ends the machine."
-export PATH PGUSER=postgres PGHOST=127.0.0.1
+export PATH PGUSER=postgres PGHOST=127.0.0.1 PAGER=less
 # A shell that can be interrupted wants a terminal of its own.
 exec setsid -c bash </dev/ttyS0 >/dev/ttyS0 2>&1
 "#;
