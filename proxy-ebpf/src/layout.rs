@@ -7,6 +7,7 @@ use crate::names::{MAX_WANTED, WANTED_BYTES};
 use crate::offsets::KernelOffsets;
 use crate::origin::Origin;
 use crate::refusals::Refusals;
+use crate::serving::Serving;
 use crate::wanted::WantedNetns;
 
 const _: () = {
@@ -20,5 +21,6 @@ const _: () = {
     assert!(size_of::<WantedNetns>() == 16 && align_of::<WantedNetns>() == 8);
     // A message for each namespace that is waited for finds room, with the eight bytes before it.
     assert!(MAX_WANTED * (size_of::<WantedNetns>() + 8) <= WANTED_BYTES);
+    assert!(size_of::<Serving>() == 16 && align_of::<Serving>() == 8);
     assert!(size_of::<Refusals>() == 4 && align_of::<Refusals>() == 4);
 };

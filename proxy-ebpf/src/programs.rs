@@ -9,6 +9,7 @@ mod context;
 mod getpeername;
 mod maps;
 mod origin;
+mod serving;
 mod sock_ops;
 
 /// Helpers such as `bpf_probe_read_kernel` are for GPL-compatible programs only.

@@ -1,14 +1,16 @@
 //! `pgusher doctor`: does this host have what interception needs, and if not, what to do about it.
 
+mod fences;
+
+use std::path::Path;
 use std::process::ExitCode;
 
-use procfs::process::Process;
 use proxy_ebpf::offsets::{FieldOffset, KernelOffsets};
 use proxy_ebpf::refusals::Refusals;
 use serde::Serialize;
 
 use crate::app;
-use crate::intercept::{self, Cgroup, Loaded};
+use crate::intercept::{self, Cgroup, Loaded, MIN_STALL_TIMEOUT, PinFolder, Terms};
 
 /// One check's outcome.
 #[derive(Debug, Serialize)]
@@ -28,21 +30,11 @@ enum Verdict {
     Missing,
 }
 
-/// The capabilities interception needs, by bit number (include/uapi/linux/capability.h).
-const CAPABILITIES: [(&str, u32); 4] = [
-    ("CAP_NET_ADMIN", 12),
-    ("CAP_SYS_PTRACE", 19),
-    ("CAP_PERFMON", CAP_PERFMON),
-    ("CAP_BPF", 39),
-];
-/// The first of the two capabilities that CAP_SYS_ADMIN includes.
-const CAP_PERFMON: u32 = 38;
-/// Includes what CAP_PERFMON and CAP_BPF allow.
-const CAP_SYS_ADMIN: u32 = 21;
-
-/// Runs every check and prints the outcomes; success when nothing is missing.
-pub fn main(json: bool) -> ExitCode {
-    let checks = run_checks();
+/// Runs every check and prints the outcomes, with the fences of the instance that answers at `admin_socket`; success
+/// when nothing is missing.
+pub fn main(json: bool, admin_socket: &Path) -> ExitCode {
+    let mut checks = run_checks();
+    checks.extend(fences::running(admin_socket));
     if json {
         match serde_json::to_string_pretty(&checks) {
             Ok(text) => println!("{text}"),
@@ -68,12 +60,14 @@ pub fn main(json: bool) -> ExitCode {
 fn run_checks() -> Vec<Check> {
     vec![
         kernel(),
-        capabilities(),
+        fences::capabilities(),
         pid_namespace(),
         cgroup(),
         kernel_types(),
         listeners(),
         programs(),
+        pins(),
+        fences::available(),
     ]
 }
 
@@ -105,34 +99,6 @@ fn kernel() -> Check {
             version.major, version.minor, version.patch
         )
     })
-}
-
-fn capabilities() -> Check {
-    const NAME: &str = "capabilities";
-    let effective = match Process::myself().and_then(|process| process.status()) {
-        Ok(status) => status.capeff,
-        Err(error) => return Check::new(NAME, Verdict::Missing, error.to_string()),
-    };
-    let has = |bit: u32| (effective >> bit) & 1 == 1;
-    let is_granted = |bit: u32| has(bit) || (bit >= CAP_PERFMON && has(CAP_SYS_ADMIN));
-    let lacking: Vec<&str> = CAPABILITIES
-        .into_iter()
-        .filter(|(_, bit)| !is_granted(*bit))
-        .map(|(name, _)| name)
-        .collect();
-    if lacking.is_empty() {
-        Check::new(
-            NAME,
-            Verdict::Ok,
-            "BPF, network administration, reading other processes",
-        )
-    } else {
-        let detail = format!(
-            "{} not effective; run as root or grant them",
-            lacking.join(", ")
-        );
-        Check::new(NAME, Verdict::Missing, detail)
-    }
 }
 
 fn pid_namespace() -> Check {
@@ -214,10 +180,32 @@ fn listeners() -> Check {
 /// The verifier's word on every program; nothing is attached.
 fn programs() -> Check {
     let offsets = intercept::kernel_offsets().unwrap_or(KernelOffsets::ABSENT);
-    let loaded = Loaded::load(&offsets, &Refusals::ALWAYS);
+    let loaded = Loaded::load(&Terms {
+        offsets,
+        refusals: Refusals::ALWAYS,
+        stall_timeout: MIN_STALL_TIMEOUT,
+    });
     Check::from_result("BPF programs", loaded, |_| {
         "connect4/6, getpeername4/6 and sock_ops load".to_owned()
     })
+}
+
+/// What stays attached when nobody serves.
+fn pins() -> Check {
+    const NAME: &str = "pins";
+    match intercept::abandoned() {
+        Ok(Some(what)) => return Check::new(NAME, Verdict::Limited, what),
+        Ok(None) => {}
+        Err(error) => return Check::new(NAME, Verdict::Missing, error.to_string()),
+    }
+    match PinFolder::of(0).check() {
+        Ok(()) => Check::new(
+            NAME,
+            Verdict::Ok,
+            "hooks can be pinned, nothing is without an instance",
+        ),
+        Err(error) => Check::new(NAME, Verdict::Limited, error.to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One test's stage: a cgroup, a server, a pgusher between them; and what must hold whenever a test ends.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod ending;
+
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -9,15 +10,13 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cgroup::TestCgroup;
 use crate::cluster::{Cluster, Tls, Version};
 use crate::dialer::Dialer;
-use crate::kernel;
-use crate::pgusher::{Pgusher, binary, trail};
-use crate::process::{Finished, run};
+use crate::pgusher::{self, Pgusher, binary, trail};
+use crate::process::{Finished, ended_by, run};
 
 /// What a test wants on its stage.
 #[derive(Clone, Debug)]
@@ -130,6 +129,8 @@ pub struct Stage {
     pub cgroup: TestCgroup,
     /// The server behind the intercepted port.
     pub cluster: &'static Cluster,
+    /// The arguments that pgusher is started with.
+    pub arguments: Vec<String>,
     directory: TempDir,
 }
 
@@ -162,13 +163,88 @@ impl Stage {
             Pgusher::start
         };
         let pgusher = start(&cgroup, &ports, directory.path(), &arguments)?;
+        let mut all = pgusher::arguments(&cgroup, &ports, directory.path());
+        all.extend(arguments);
         Ok(Self {
             dialer: OnceLock::new(),
             pgusher,
             cgroup,
             cluster,
+            arguments: all,
             directory,
         })
+    }
+
+    /// `pgusher` as it was started, in the test's cgroup.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be entered.
+    pub fn run_again(&self) -> Result<Command> {
+        let mut command = self.cgroup.command(binary()?)?;
+        command.args(&self.arguments);
+        Ok(command)
+    }
+
+    /// Starts pgusher again where one was that has ended.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart(&mut self) -> Result<()> {
+        let mut command = self.run_again()?;
+        self.pgusher = Pgusher::start_command(&mut command, self.directory.path())?;
+        Ok(())
+    }
+
+    /// [`Stage::restart`] by a command that runs what it is given behind its own arguments.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart_below(&mut self, wrapper: &[&str]) -> Result<()> {
+        let (program, arguments) = wrapper.split_first().context("a command has a name")?;
+        let mut command = self.cgroup.command(program)?;
+        command.args(arguments).arg(binary()?).args(&self.arguments);
+        self.pgusher = Pgusher::start_command(&mut command, self.directory.path())?;
+        Ok(())
+    }
+
+    /// Waits until every session has ended and is on record.
+    ///
+    /// # Errors
+    /// When one goes on.
+    pub fn settle(&self) -> Result<()> {
+        for pointer in ["/sessions/active", "/audit/queued"] {
+            self.pgusher.wait_for_counter(pointer, |count| count == 0)?;
+        }
+        Ok(())
+    }
+
+    /// Has another trail begin: of sessions that died with a pgusher there is no end on record.
+    ///
+    /// # Errors
+    /// When the file cannot be cut.
+    pub fn forget_trail(&self) -> Result<()> {
+        self.settle()?;
+        Ok(fs::write(self.pgusher.trail.path(), "")?)
+    }
+
+    /// Has another pgusher with the same settings take over; returns the one that was there.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn take_over(&mut self) -> Result<Pgusher> {
+        let mut command = self.run_again()?;
+        self.pgusher.replace_by(command.arg("--takeover"))
+    }
+
+    /// Kills pgusher, and waits until it has ended.
+    ///
+    /// # Errors
+    /// When it ends otherwise.
+    pub fn kill(&mut self) -> Result<()> {
+        self.pgusher.signal(Signal::SIGKILL)?;
+        let finished = self.pgusher.wait_for_end()?;
+        ensure!(ended_by(&finished, Signal::SIGKILL), "{finished:?}");
+        Ok(())
     }
 
     /// A directory of the test's own.
@@ -275,44 +351,6 @@ impl Stage {
         self.pgusher.counter("/kernel/redirected")
     }
 
-    /// Ends pgusher and checks what must hold after every test: something was redirected, every session that
-    /// began also ended, nothing was lost on the way, and nothing remains attached or loaded.
-    ///
-    /// # Errors
-    /// When one of these does not hold.
-    fn close(&mut self) -> Result<()> {
-        if self.pgusher.is_running()? {
-            drop(self.dialer.take());
-            self.pgusher
-                .wait_for_counter("/sessions/active", |active| active == 0)?;
-            self.check_counters()?;
-            let held = self.pgusher.held()?;
-            ensure!(
-                held.count("prog") > 0 && held.count("link") > 0,
-                "pgusher holds no eBPF programs: {held:?}"
-            );
-            self.pgusher.signal(Signal::SIGTERM)?;
-            let finished = self.pgusher.wait_for_end()?;
-            ensure!(
-                finished.status.success(),
-                "pgusher ended with {}",
-                finished.status
-            );
-            held.wait_until_gone()?;
-            check_trail(&self.pgusher.trail.records()?)?;
-        }
-        kernel::wait_until_nothing_attached(self.cgroup.path())
-    }
-
-    fn check_counters(&self) -> Result<()> {
-        ensure!(self.redirected()? > 0, "nothing was intercepted");
-        for lost in ["storage_failed", "publish_failed", "no_listener"] {
-            let count = self.pgusher.counter(&format!("/kernel/{lost}"))?;
-            ensure!(count == 0, "{lost} is {count}");
-        }
-        Ok(())
-    }
-
     /// What a failing test shows.
     fn evidence(&self) -> String {
         let log = self.pgusher.log().unwrap_or_default();
@@ -330,56 +368,4 @@ impl Stage {
             trail::tail(&records)
         )
     }
-}
-
-/// Every session that began has ended, once, and no other ended.
-fn check_trail(records: &[Value]) -> Result<()> {
-    let of_type = |wanted: &str| -> Vec<String> {
-        let chosen = records.iter().filter(|record| record["type"] == wanted);
-        chosen.map(|record| record["session"].to_string()).collect()
-    };
-    let (begun, ended) = (of_type("session_start"), of_type("session"));
-    let begun_once: BTreeSet<&String> = begun.iter().collect();
-    let ended_once: BTreeSet<&String> = ended.iter().collect();
-    ensure!(
-        begun.len() == begun_once.len(),
-        "a session began twice: {}",
-        trail::tail(records)
-    );
-    ensure!(
-        ended.len() == ended_once.len(),
-        "a session ended twice: {}",
-        trail::tail(records)
-    );
-    ensure!(
-        begun_once == ended_once,
-        "sessions began {begun_once:?} and ended {ended_once:?}"
-    );
-    check_statements(records)
-}
-
-/// Records of a session's statements are numbered without a gap, come before its closing record, and are as many as
-/// that one says.
-fn check_statements(records: &[Value]) -> Result<()> {
-    let mut last: BTreeMap<String, u64> = BTreeMap::new();
-    for record in records {
-        let session = record["session"].to_string();
-        let before = last.get(&session).copied().unwrap_or_default();
-        if let Some(seq) = record["seq"].as_u64() {
-            ensure!(
-                seq == before + 1,
-                "record {seq} follows {before} in session {session}: {record}"
-            );
-            last.insert(session, seq);
-        } else if record["type"] == "session" {
-            let statements = &record["statements"];
-            ensure!(
-                statements["recorded"] == before && statements["lost"] == 0,
-                "{before} records precede {record}"
-            );
-            // Whatever comes later would be out of order.
-            last.insert(session, u64::MAX - 1);
-        }
-    }
-    Ok(())
 }

@@ -14,6 +14,8 @@ use crate::intercept;
 const INIT_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// The first with SO_NETNS_COOKIE, by which userspace knows a network namespace as the hooks do: docs/kernels.md.
 const OLDEST_KERNEL: (u8, u8) = (5, 14);
+/// That of the initial time namespace (`PROC_TIME_INIT_INO`).
+const INIT_TIME_NAMESPACE: u64 = 0xEFFF_FFFA;
 /// Each has two listeners and is held open itself.
 const DESCRIPTORS_PER_NAMESPACE: usize = 3;
 /// Descriptors besides: maps, links, our own listeners, the sink, /proc while it is read.
@@ -47,6 +49,13 @@ fn check_version(version: &Version) -> Result<()> {
 /// When we run in another one.
 pub(crate) fn check_pid_namespace() -> Result<()> {
     let inode = std::fs::metadata("/proc/self/ns/pid")?.ino();
+    // Kernels before 5.6 have none.
+    if let Ok(time) = std::fs::metadata("/proc/self/ns/time") {
+        ensure!(
+            time.ino() == INIT_TIME_NAMESPACE,
+            "pgusher must run in the host's time namespace: the hooks read the host's clock"
+        );
+    }
     ensure!(
         inode == INIT_PID_NAMESPACE,
         "pgusher must run in the host's pid namespace, or it would intercept itself; in a container use hostPID / --pid=host"

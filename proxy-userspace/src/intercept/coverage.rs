@@ -1,55 +1,48 @@
-//! Counts what interception cannot reach: connections older than the hooks, and unix sockets of servers.
+//! What interception cannot reach, in numbers: connections older than the hooks ([`super::existing`] finds them), and
+//! unix sockets of servers.
 
-use std::collections::HashSet;
-
-use procfs::ProcError;
-use procfs::net::{TcpNetEntry, TcpState, UnixNetEntry, UnixState, tcp, tcp6, unix};
+use procfs::net::{UnixNetEntry, UnixState, unix};
 use serde::{Deserialize, Serialize};
+
+use super::existing::Settled;
 
 /// What was there before us, at start-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
-    /// Established TCP connections to intercepted ports, counted at their client's end.
-    pub established: usize,
-    /// Listening unix sockets of PostgreSQL servers (`.s.PGSQL.PORT`) on intercepted ports.
+    /// Established TCP connections to intercepted ports, counted at their client's end; none if nobody looked, or could.
+    pub established: Option<usize>,
+    /// Those of them that were aborted.
+    pub reset: usize,
+    /// Listening unix sockets of PostgreSQL servers (`.s.PGSQL.PORT`) on intercepted ports, in our own network
+    /// namespace.
     pub unix_sockets: usize,
 }
 
-/// How often the kernel's list of TCP sockets is read. It is not handed out at one moment: while sockets come and go
-/// an entry can be left out, or shown twice.
-const READINGS: usize = 3;
+impl Coverage {
+    /// With what was found of TCP connections.
+    #[must_use]
+    pub fn with_connections(self, settled: &Settled) -> Self {
+        Self {
+            established: Some(settled.found()),
+            reset: settled.reset(),
+            ..self
+        }
+    }
+}
 
-/// Counts what interception of `ports` does not cover in our network namespace.
+/// Counts the unix sockets that interception of `ports` does not cover.
 ///
 /// # Errors
 /// When /proc/net cannot be read.
 pub fn uncovered(ports: &[u16]) -> procfs::ProcResult<Coverage> {
-    let mut established = HashSet::new();
-    for _ in 0..READINGS {
-        let sockets = tcp_sockets()?;
-        let to_ports = sockets.filter(|entry| is_established_to(entry, ports));
-        established.extend(to_ports.map(|entry| (entry.local_address, entry.remote_address)));
-    }
+    let sockets = unix()?;
+    let servers = sockets
+        .iter()
+        .filter(|entry| is_server_socket(entry, ports));
     Ok(Coverage {
-        established: established.len(),
-        unix_sockets: unix()?
-            .iter()
-            .filter(|entry| is_server_socket(entry, ports))
-            .count(),
+        unix_sockets: servers.count(),
+        ..Coverage::default()
     })
-}
-
-fn tcp_sockets() -> procfs::ProcResult<impl Iterator<Item = TcpNetEntry>> {
-    let v6 = match tcp6() {
-        // The file is not there on a host without IPv6.
-        Err(ProcError::NotFound(_)) => Vec::new(),
-        entries => entries?,
-    };
-    Ok(tcp()?.into_iter().chain(v6))
-}
-
-fn is_established_to(entry: &TcpNetEntry, ports: &[u16]) -> bool {
-    entry.state == TcpState::Established && ports.contains(&entry.remote_address.port())
 }
 
 /// Whether this is a server's listening socket: `DIRECTORY/.s.PGSQL.PORT`, or its abstract form.
@@ -68,17 +61,7 @@ fn is_server_socket(entry: &UnixNetEntry, ports: &[u16]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
     use std::os::unix::net::UnixListener;
-
-    #[test]
-    fn an_established_connection_counts_once_and_only_for_its_port() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let _client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-        assert_eq!(uncovered(&[port]).unwrap().established, 1);
-        assert_eq!(uncovered(&[1]).unwrap().established, 0);
-    }
 
     #[test]
     fn a_servers_unix_socket_counts_by_its_port() {

@@ -1,22 +1,14 @@
 //! One network namespace: making sockets in it, whichever namespace pgusher itself is in.
 //!
-//! **Invariant:** only threads that end with their errand enter a namespace. One that lived on could serve somebody
-//! else from the wrong place.
+//! Whoever has to be inside is sent there by the [`super::porter`].
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread;
-
-use nix::sched::{CloneFlags, setns};
-use tokio::sync::oneshot;
 
 use super::listener::{self, ListenAddress};
-
-/// The stack of a thread that makes a socket and ends, in bytes.
-const STACK_BYTES: usize = 128 * 1024;
-const THREAD_NAME: &str = "netns";
+use super::porter::{Porter, visit_with_all};
 
 /// A network namespace in which we have listeners, kept alive by this.
 #[derive(Clone, Debug)]
@@ -25,21 +17,38 @@ pub struct Namespace {
     /// Its number in /proc; nobody else gets it while the namespace lives.
     inode: u64,
     /// The way in; none for the one we are in.
-    entrance: Option<Arc<OwnedFd>>,
+    entrance: Option<Entrance>,
     listeners: Vec<ListenAddress>,
+}
+
+/// The way into a namespace, and who is sent.
+#[derive(Clone, Debug)]
+pub(super) struct Entrance {
+    pub(super) descriptor: Arc<OwnedFd>,
+    pub(super) porter: Porter,
+}
+
+impl Entrance {
+    /// Does `work` inside and waits for it. Blocks.
+    pub(super) fn visit<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        self.porter.visit(&self.descriptor, work)
+    }
 }
 
 impl Namespace {
     pub(super) fn new(
         cookie: u64,
         inode: u64,
-        entrance: Option<OwnedFd>,
+        entrance: Option<Entrance>,
         listeners: Vec<ListenAddress>,
     ) -> Self {
         Self {
             cookie,
             inode,
-            entrance: entrance.map(Arc::new),
+            entrance,
             listeners,
         }
     }
@@ -56,6 +65,11 @@ impl Namespace {
     /// What `SO_NETNS_COOKIE` says of the sockets in it.
     pub fn cookie(&self) -> u64 {
         self.cookie
+    }
+
+    /// Whether it is the one that pgusher is in.
+    pub(super) fn is_own(&self) -> bool {
+        self.entrance.is_none()
     }
 
     pub(super) fn inode(&self) -> u64 {
@@ -83,54 +97,31 @@ impl Namespace {
         &self,
         make: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let Some(entrance) = &self.entrance else {
-            return make();
-        };
-        let entrance = Arc::clone(entrance);
-        let (answer, answered) = oneshot::channel();
-        builder().spawn(move || {
-            // Nobody waits any more for what was cancelled.
-            let _ = answer.send(enter(entrance.as_fd()).and_then(|()| make()));
-        })?;
-        answered.await.map_err(|_| ended_early())?
+        match &self.entrance {
+            Some(Entrance { descriptor, porter }) => porter.make(descriptor, make).await,
+            None => make(),
+        }
     }
 
     /// Does `work` inside and waits for it. Blocks.
-    pub(super) fn visit<T: Send>(
+    pub(super) fn visit<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        match &self.entrance {
+            Some(entrance) => entrance.visit(work),
+            None => work(),
+        }
+    }
+
+    /// Does `work` inside with every privilege of the calling thread, and waits for it. Blocks.
+    pub(super) fn visit_with_all<T: Send>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send,
     ) -> io::Result<T> {
         match &self.entrance {
-            Some(entrance) => visit(entrance.as_fd(), work),
+            Some(entrance) => visit_with_all(&entrance.descriptor, work),
             None => work(),
         }
     }
-}
-
-/// Does `work` inside the namespace of a descriptor and waits for it. Blocks.
-pub(super) fn visit<T: Send>(
-    entrance: BorrowedFd<'_>,
-    work: impl FnOnce() -> io::Result<T> + Send,
-) -> io::Result<T> {
-    thread::scope(|scope| {
-        builder()
-            .spawn_scoped(scope, || enter(entrance).and_then(|()| work()))?
-            .join()
-            .unwrap_or_else(|_| Err(ended_early()))
-    })
-}
-
-fn builder() -> thread::Builder {
-    thread::Builder::new()
-        .name(THREAD_NAME.to_owned())
-        .stack_size(STACK_BYTES)
-}
-
-/// Moves the calling thread into the namespace, for good.
-fn enter(entrance: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(setns(entrance, CloneFlags::CLONE_NEWNET)?)
-}
-
-fn ended_early() -> io::Error {
-    io::Error::other("the thread in the network namespace ended before its time")
 }

@@ -7,7 +7,7 @@ mod look;
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,9 +20,11 @@ use tracing::{debug, error, warn};
 
 use super::census::{self, Census};
 use super::doors::{Accepted, Doors, NotAccepted};
-use super::hooks::{HookError, ListenerTable};
+use super::hooks::HookError;
 use super::listener::{Families, ListenAddress, Listener, cookie_here, listen_here, ports};
-use super::namespace::{Namespace, visit};
+use super::namespace::{Entrance, Namespace};
+use super::porter::Porter;
+use super::tables::ListenerTable;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
@@ -80,6 +82,7 @@ pub struct Namespaces {
     limit: usize,
     /// Ports that no listener may have.
     intercepted: Vec<u16>,
+    porter: Porter,
     opened: AtomicU64,
     released: AtomicU64,
     failed: AtomicU64,
@@ -109,6 +112,7 @@ impl Namespaces {
         port: u16,
         limit: usize,
         intercepted: Vec<u16>,
+        porter: Porter,
     ) -> Result<Self, OpenError> {
         let families = Families::here()?;
         if families.is_none() {
@@ -129,6 +133,7 @@ impl Namespaces {
             own: own.clone(),
             limit,
             intercepted,
+            porter,
             opened: AtomicU64::new(0),
             released: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -140,6 +145,13 @@ impl Namespaces {
     /// The addresses of our listeners in our own namespace.
     pub fn own_listeners(&self) -> &[ListenAddress] {
         self.own.listeners()
+    }
+
+    /// Every namespace whose connects are redirected now.
+    pub(super) fn all(&self) -> Vec<Arc<Namespace>> {
+        let known = self.lock();
+        let listed = known.by_cookie.values().filter(|entry| entry.is_listed);
+        listed.map(|entry| Arc::clone(&entry.namespace)).collect()
     }
 
     /// The counts as they stand.
@@ -210,21 +222,25 @@ impl Namespaces {
     }
 
     fn open_inside(&self, entrance: File, wanted: impl Fn(u64) -> bool) -> Result<u64, OpenError> {
-        let cookie = visit(entrance.as_fd(), cookie_here)?;
+        let inode = entrance.metadata()?.ino();
+        let entrance = Entrance {
+            descriptor: Arc::new(OwnedFd::from(entrance)),
+            porter: self.porter.clone(),
+        };
+        let cookie = entrance.visit(cookie_here)?;
         if !wanted(cookie) {
             return Err(OpenError::Elsewhere);
         }
         if !self.make_room(cookie)? {
             return Ok(cookie);
         }
-        let listen = || listen_here(0, &self.intercepted, Families::here()?);
-        let listeners = visit(entrance.as_fd(), listen)?;
+        let intercepted = self.intercepted.clone();
+        let listen = move || listen_here(0, &intercepted, Families::here()?);
+        let listeners = entrance.visit(listen)?;
         if listeners.is_empty() {
             return Err(OpenError::NoLoopback);
         }
-        let inode = entrance.metadata()?.ino();
-        let entrance = Some(OwnedFd::from(entrance));
-        let namespace = Namespace::new(cookie, inode, entrance, addresses(&listeners));
+        let namespace = Namespace::new(cookie, inode, Some(entrance), addresses(&listeners));
         if self.enter(namespace, listeners)? {
             self.opened.fetch_add(1, Ordering::Relaxed);
         }
@@ -262,6 +278,9 @@ impl Namespaces {
             .is_some_and(|entry| entry.is_listed)
         {
             return Ok(false);
+        }
+        for listener in &listeners {
+            known.table.mark(&listener.socket)?;
         }
         self.doors.open(listeners, &namespace)?;
         if let Err(error) = known.table.insert(cookie, ports(namespace.listeners())) {
@@ -314,6 +333,14 @@ impl Namespaces {
         let is_current = |entry: &Entry| Arc::ptr_eq(&entry.namespace, namespace);
         if known.by_cookie.get(&cookie).is_some_and(is_current) {
             unlist(&mut known, namespace);
+            self.close(&mut known, cookie);
+        }
+    }
+
+    /// Closes every listener; whoever still waits behind one is reset.
+    pub fn close_all(&self) {
+        let mut known = self.lock();
+        for cookie in known.by_cookie.keys().copied().collect::<Vec<_>>() {
             self.close(&mut known, cookie);
         }
     }

@@ -62,7 +62,10 @@ const TEST: [Package; 24] = [
     ("python3-psycopg", "psycopg 3"),
     ("python3-psycopg2", "psycopg 2"),
     ("qemu-system-x86", "runs other kernels"),
-    ("systemd", "journald, one of the audit sinks"),
+    (
+        "systemd",
+        "journald, one of the audit sinks, and what the unit is for",
+    ),
     ("xz-utils", "unpacks their modules"),
 ];
 
