@@ -7,14 +7,13 @@
 use super::kernel::Kernel;
 
 /// Tests of `tests/suite`, by the beginning of their names. None of them needs PostgreSQL 18 or a compiler.
-const SUITE: [&str; 22] = [
+const SUITE: [&str; 21] = [
     "auth::a_client_certificate_authenticates",
     "clients::libpq_pipelines_cancels",
     "down::closed::a_killed_pgusher_is",
     "down::closed::detach_opens_the_way",
     "down::hung::closed_refuses",
     "down::open::it_is_the_default",
-    "existing::sessions_of_before_are_reset",
     "fences::every_thread",
     "identity::a_process_that_has_exited",
     "identity::a_program_that_replaces",
