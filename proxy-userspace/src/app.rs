@@ -27,7 +27,7 @@ use crate::session::{self, Stages};
 use crate::succession::{Candidate, Incumbent, Predecessors, Successor, await_successor};
 
 pub use crew::{Crew, explain_refusal};
-pub(crate) use host::check_pid_namespace;
+pub(crate) use host::{check_kernel, check_pid_namespace};
 use signals::Signals;
 
 /// How long the audit writer may take for what is queued when everything else has ended.

@@ -93,8 +93,7 @@ impl Check {
 }
 
 fn kernel() -> Check {
-    let version = procfs::sys::kernel::Version::current();
-    Check::from_result("kernel", version, |version| {
+    Check::from_result("kernel", app::check_kernel(), |version| {
         format!(
             "Linux {}.{}.{}",
             version.major, version.minor, version.patch

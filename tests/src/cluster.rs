@@ -21,10 +21,12 @@ use crate::condition::{DEADLINE, Seen, wait_until};
 use crate::netns::NetNs;
 use crate::process::run;
 
+mod data;
 mod keeper;
 mod settings;
 mod version;
 
+pub use data::ahead as make_data_ahead;
 pub use settings::{LOGGED_ROLE, PASSWORD};
 pub use version::{Tls, VERSIONS, Version};
 
@@ -149,33 +151,13 @@ impl Cluster {
             fs::create_dir(outside.join(name))?;
         }
         give_to_postgres(root, directory)?;
-        let as_postgres = |program: &str| {
-            let mut command = Command::new("chroot");
-            command
-                .arg("--userspec=postgres:postgres")
-                .arg(root)
-                .arg(version.program(program));
-            command
-        };
-        run(as_postgres("initdb")
-            .args([
-                "-A",
-                "trust",
-                "-U",
-                "postgres",
-                "-E",
-                "UTF8",
-                "--locale=C.UTF-8",
-                "-D",
-            ])
-            .arg(&data))?
-        .success()?;
+        data::fill(version, root, &data)?;
         fs::write(outside.join("data/postgresql.auto.conf"), configuration)?;
         fs::write(
             outside.join("data/pg_hba.conf"),
             settings::HOST_BASED_AUTHENTICATION,
         )?;
-        let mut server = as_postgres("postgres");
+        let mut server = data::as_postgres(version, root, "postgres");
         keeper::start(&outside, server.arg("-D").arg(&data), namespace)
     }
 

@@ -36,11 +36,15 @@ pub fn source(name: &str) -> PathBuf {
     sources().join(name)
 }
 
-/// Compiles `clients/<name>.c` on first use and returns the program's path.
+/// Compiles `clients/<name>.c` on first use and returns the program's path. Where `PGUSHER_CLIENTS` names a directory,
+/// as in a virtual machine that has no compiler, the program is there already.
 ///
 /// # Errors
 /// When the compiler or a library is missing; the message names the packages.
 pub fn compiled(name: &str) -> Result<PathBuf> {
+    if let Some(directory) = env::var_os("PGUSHER_CLIENTS") {
+        return Ok(Path::new(&directory).join(name));
+    }
     static COMPILED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     let mut compiled = COMPILED
         .lock()
@@ -48,27 +52,36 @@ pub fn compiled(name: &str) -> Result<PathBuf> {
     let directory = own_directory()?;
     let program = directory.join(name);
     if !compiled.contains(&program) {
-        let finished = run(Command::new("gcc")
-            .args([
-                "-O1",
-                "-Wall",
-                "-Werror",
-                "-pthread",
-                "-D_GNU_SOURCE",
-                "-I/usr/include/postgresql",
-                "-o",
-            ])
-            .arg(&program)
-            .arg(sources().join(format!("{name}.c")))
-            // A client that leaves io_uring alone must run where its library is missing.
-            .args(["-Wl,--as-needed", "-lpq", "-luring"]))
-        .context("install gcc")?;
-        finished
-            .success()
-            .context("install libc6-dev, libpq-dev and liburing-dev")?;
+        compile(name, &program)?;
         compiled.push(program.clone());
     }
     Ok(program)
+}
+
+/// Compiles `clients/<name>.c` to `program`.
+///
+/// # Errors
+/// As [`compiled`].
+pub fn compile(name: &str, program: &Path) -> Result<()> {
+    let finished = run(Command::new("gcc")
+        .args([
+            "-O1",
+            "-Wall",
+            "-Werror",
+            "-pthread",
+            "-D_GNU_SOURCE",
+            "-I/usr/include/postgresql",
+            "-o",
+        ])
+        .arg(program)
+        .arg(sources().join(format!("{name}.c")))
+        // A client that leaves io_uring alone must run where its library is missing.
+        .args(["-Wl,--as-needed", "-lpq", "-luring"]))
+    .context("install gcc")?;
+    finished
+        .success()
+        .context("install libc6-dev, libpq-dev and liburing-dev")?;
+    Ok(())
 }
 
 /// Compiles `clients/<name>.c` as a library to be preloaded.

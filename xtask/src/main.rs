@@ -15,6 +15,7 @@ mod process;
 mod run;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::ffi::OsString;
@@ -58,12 +59,14 @@ enum Task {
     },
     /// Show pgusher at work: a throwaway server, a few clients, and the records they cause
     Demo(Prepared),
-    /// Check everything: formatting, lints, unit tests, and tests on the real kernel
+    /// Check everything: formatting, lints, unit tests, tests on the real kernel, and on an old and a new one
     Test {
-        /// Only run the tests whose name contains this
+        /// Only run the tests whose name contains this, and no virtual machine
         #[arg(long)]
         filter: Option<String>,
     },
+    /// Run tests on other kernels, in virtual machines
+    VmTest(vm::Options),
     /// Feed made-up bytes to the protocol code, looking for what it does not survive
     Fuzz {
         /// How long each of the targets runs
@@ -105,6 +108,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Run { arguments } => run::pgusher(arguments),
         Task::Demo(prepared) => demo::show(prepared.binary),
         Task::Test { filter } => test::everything(filter.as_deref()),
+        Task::VmTest(options) => vm::command(options),
         Task::Fuzz { seconds } => fuzz::run(seconds),
         Task::Bench { quick, prepared } => bench::compare(quick, prepared.binary),
     }

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that has to hold before a change is accepted.
 //!
 //! Runs the cheap checks first and stops at the first that fails. Compiles as the caller; only the test binaries that
-//! need the kernel run as root.
+//! need this machine's kernel run as root. Virtual machines come last and do not.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::process::{self, find_program};
 use crate::setup::{self, Purpose};
-use crate::{build, privilege, workspace};
+use crate::{build, privilege, vm, workspace};
 
 /// The steps that are over, for the summary.
 #[derive(Default)]
@@ -52,7 +52,7 @@ impl Progress {
     }
 }
 
-/// Runs every check; `filter` narrows the tests, not the other checks.
+/// Runs every check; `filter` narrows the tests, not the other checks, and leaves out the virtual machines.
 ///
 /// # Errors
 ///
@@ -81,6 +81,11 @@ pub(crate) fn everything(filter: Option<&str>) -> Result<()> {
     progress.step("tests on this kernel", || {
         process::run(&mut kernel_tests(&binary, filter)?)
     })?;
+    if filter.is_none() {
+        progress.step("tests on an old and a new kernel", || {
+            vm::test(&vm::FOR_EVERY_CHANGE, &binary)
+        })?;
+    }
     println!("\n{}", progress.summary());
     Ok(())
 }

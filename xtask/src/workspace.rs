@@ -41,6 +41,11 @@ pub(crate) fn node_modules() -> PathBuf {
     node_postgres().join("usr/share/nodejs")
 }
 
+/// Returns the folder of kernels and of what guests are made of.
+pub(crate) fn virtual_machines() -> PathBuf {
+    root().join("target/vm")
+}
+
 /// Returns a command for the cargo that runs this task, at the root of the workspace.
 pub(crate) fn cargo() -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));

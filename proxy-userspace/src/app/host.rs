@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use procfs::sys::kernel::Version;
 use proxy_ebpf::offsets::KernelOffsets;
 use tracing::{debug, warn};
 
@@ -11,12 +12,36 @@ use crate::intercept;
 
 /// The inode of the initial pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const INIT_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+/// The first with SO_NETNS_COOKIE, by which userspace knows a network namespace as the hooks do: docs/kernels.md.
+const OLDEST_KERNEL: (u8, u8) = (5, 14);
 /// That of the initial time namespace (`PROC_TIME_INIT_INO`).
 const INIT_TIME_NAMESPACE: u64 = 0xEFFF_FFFA;
 /// Each has two listeners and is held open itself.
 const DESCRIPTORS_PER_NAMESPACE: usize = 3;
 /// Descriptors besides: maps, links, our own listeners, the sink, /proc while it is read.
 const OTHER_DESCRIPTORS: usize = 256;
+
+/// Says which kernel this is, if pgusher can do its work on it.
+///
+/// # Errors
+/// When it is too old, or does not tell.
+pub(crate) fn check_kernel() -> Result<Version> {
+    let version = Version::current()?;
+    check_version(&version)?;
+    Ok(version)
+}
+
+fn check_version(version: &Version) -> Result<()> {
+    let (major, minor) = OLDEST_KERNEL;
+    ensure!(
+        (version.major, version.minor) >= OLDEST_KERNEL,
+        "Linux {}.{}.{} is too old: pgusher needs Linux {major}.{minor} or newer (SO_NETNS_COOKIE); see docs/kernels.md",
+        version.major,
+        version.minor,
+        version.patch
+    );
+    Ok(())
+}
 
 /// The hooks number processes as the initial pid namespace does, and so must we.
 ///
@@ -88,5 +113,21 @@ pub(super) fn notify_stopping() {
 fn notify(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(false, state) {
         warn!(%error, "cannot tell the service manager");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_kernel_is_new_enough_and_the_one_before_is_told_so() {
+        check_version(&Version::new(5, 14, 0)).unwrap();
+        check_version(&Version::new(6, 1, 0)).unwrap();
+        let error = check_version(&Version::new(5, 13, 19)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Linux 5.13.19 is too old: pgusher needs Linux 5.14 or newer (SO_NETNS_COOKIE); see docs/kernels.md"
+        );
     }
 }

@@ -13,7 +13,9 @@ use tracing::warn;
 use super::interception::{Heart, Tables, attach, clear_away, load, remove_abandoned};
 use super::listening::Listening;
 use super::place::Place;
-use super::{Companions, Crew, Running, check_pid_namespace, coverage, host, reload, signals};
+use super::{
+    Companions, Crew, Running, check_kernel, check_pid_namespace, coverage, host, reload, signals,
+};
 use crate::admin::{AdminSocket, Fixed, Observed, Seen};
 use crate::audit::{self, Audit, Writer};
 use crate::config::Config;
@@ -56,6 +58,7 @@ pub(super) async fn start(
 ) -> Result<(Running, mpsc::Receiver<Candidate>)> {
     // Before anything can take long: the signal's default is to end the process.
     let hangup = signals::hangup()?;
+    check_kernel()?;
     let Prepared {
         place,
         admin,

@@ -131,7 +131,7 @@ fn a_server_that_does_not_answer_the_connect_is_reported_after_the_dial_timeout(
     let busy = TcpListener::from(busy);
     let port = busy.local_addr()?.port();
     let queued = std::net::TcpStream::connect(busy.local_addr()?)?;
-    Setup::with(VERSIONS[0])
+    Setup::with(Version::V15)
         .port(port)
         .argument("--dial-timeout=1s")
         .play(|stage| {

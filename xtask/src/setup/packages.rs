@@ -30,8 +30,10 @@ const DEMO: [Package; 4] = [
     ("util-linux", "setpriv: the server must not run as root"),
 ];
 
-const TEST: [Package; 20] = [
+const TEST: [Package; 24] = [
+    ("binutils", "takes what guests do not need out of programs"),
     ("bpftool", "shows that nothing stays attached"),
+    ("busybox-static", "what else a virtual machine has of tools"),
     (
         "debootstrap",
         "makes the tree that PostgreSQL 18 is run from",
@@ -59,10 +61,12 @@ const TEST: [Package; 20] = [
     ("python3-asyncpg", "asyncpg"),
     ("python3-psycopg", "psycopg 3"),
     ("python3-psycopg2", "psycopg 2"),
+    ("qemu-system-x86", "runs other kernels"),
     (
         "systemd",
         "journald, one of the audit sinks, and what the unit is for",
     ),
+    ("xz-utils", "unpacks their modules"),
 ];
 
 /// A drop-in that keeps Debian from creating and starting a server on port 5432.

@@ -1,0 +1,6 @@
+//! Kernels that pgusher supports.
+
+mod coexistence;
+mod data;
+mod features;
+mod identity;
