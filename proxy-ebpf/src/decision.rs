@@ -6,6 +6,7 @@
 use crate::endpoint::Endpoint;
 use crate::handover::ListenerPorts;
 use crate::refusals::Refusals;
+use crate::unix::ListenerName;
 use crate::verdict::Verdict;
 
 /// `IPPROTO_TCP`
@@ -36,6 +37,8 @@ pub trait InterceptionState {
     fn is_own_process(&self, tgid: u32) -> bool;
     /// The listener ports of a network namespace, if it has any.
     fn listener_ports(&self, netns_cookie: u64) -> Option<ListenerPorts>;
+    /// The name of a network namespace's listener for unix sockets, if it has one.
+    fn unix_listener(&self, netns_cookie: u64) -> Option<ListenerName>;
     /// What is refused rather than let go direct.
     fn refusals(&self) -> Refusals;
 }
@@ -144,6 +147,9 @@ mod tests {
                 2 => Some(ListenerPorts::new(Some(15432), None)),
                 _ => None,
             }
+        }
+        fn unix_listener(&self, netns_cookie: u64) -> Option<ListenerName> {
+            self.listener_ports(netns_cookie)?.unix()
         }
         fn refusals(&self) -> Refusals {
             self.0

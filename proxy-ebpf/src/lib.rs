@@ -20,5 +20,6 @@ pub mod origin;
 #[cfg(feature = "user")]
 mod pod;
 pub mod refusals;
+pub mod unix;
 pub mod verdict;
 pub mod wanted;

@@ -10,6 +10,7 @@ mod getpeername;
 mod maps;
 mod origin;
 mod sock_ops;
+mod unix;
 
 /// Helpers such as `bpf_probe_read_kernel` are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]

@@ -35,6 +35,7 @@ impl Refusals {
             | Verdict::BoundToDevice
             | Verdict::OwnListener => Self(self.0 | 1 << verdict.index()),
             Verdict::Redirected
+            | Verdict::UnixRedirected
             | Verdict::OwnProcess
             | Verdict::Published
             | Verdict::PublishFailed => self,
@@ -80,6 +81,7 @@ mod tests {
         for verdict in [
             Verdict::OwnProcess,
             Verdict::Redirected,
+            Verdict::UnixRedirected,
             Verdict::Published,
             Verdict::PublishFailed,
         ] {

@@ -24,11 +24,13 @@ pub enum Verdict {
     BoundToDevice = 8,
     /// A connect of somebody else's straight to our listener was refused.
     OwnListener = 9,
+    /// A connect to a server's unix socket was sent to our listener.
+    UnixRedirected = 10,
 }
 
 impl Verdict {
     /// Every outcome, in the order of the counter array.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Redirected,
         Self::OwnProcess,
         Self::OtherNetns,
@@ -39,6 +41,7 @@ impl Verdict {
         Self::PublishFailed,
         Self::BoundToDevice,
         Self::OwnListener,
+        Self::UnixRedirected,
     ];
 
     /// The index in the counter array.
@@ -60,6 +63,7 @@ impl Verdict {
             Self::PublishFailed => "publish_failed",
             Self::BoundToDevice => "bound_to_device",
             Self::OwnListener => "own_listener",
+            Self::UnixRedirected => "unix_redirected",
         }
     }
 }

@@ -23,7 +23,7 @@ use tracing::error;
 use crate::policy::Reloaded;
 
 pub use client::{ClientError, fetch_status, request_policy_reload};
-pub use status::{Fixed, Observed, Status};
+pub use status::{Fixed, Observed, Status, UnixCoverage};
 
 /// The status document's path.
 const STATUS_PATH: &str = "/v1/status";

@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::admin::{AdminSocket, Fixed, Observed};
+use crate::admin::{AdminSocket, Fixed, Observed, UnixCoverage};
 use crate::audit::record::{Body, Record};
 use crate::audit::{self, Audit, Writer};
-use crate::config::Config;
+use crate::config::{Config, UnixSockets};
 use crate::identify::Identifier;
 use crate::intercept::{self, Attached, Cgroup, Claim, Coverage, Loaded, Namespaces, Targets};
 use crate::policy::Enforcer;
@@ -100,6 +100,7 @@ async fn start(config: &Config) -> Result<Running> {
     info!("loading the BPF programs");
     let mut hooks = Loaded::load(&host::kernel_offsets(), &config.refusals)
         .context("cannot start interception")?;
+    let unix_sockets = load_unix(config, &mut hooks);
     hooks.configure(&Targets {
         ports: config.ports.clone(),
         own_tgid: std::process::id(),
@@ -112,7 +113,7 @@ async fn start(config: &Config) -> Result<Running> {
     let hooks = hooks.attach(&cgroup).context("cannot start interception")?;
     info!(ports = ?config.ports, cgroup = %cgroup.path().display(), "interception attached");
     // Only now: a connection made before this line is either redirected or counted.
-    let coverage = report_coverage(config, &stages.audit).await;
+    let coverage = report_coverage(config, unix_sockets.is_intercepted(), &stages.audit).await;
 
     let companions = Companions::new();
     let fixed = Fixed {
@@ -120,6 +121,7 @@ async fn start(config: &Config) -> Result<Running> {
         cgroup: cgroup.path().to_path_buf(),
         namespaces: Arc::clone(&namespaces),
         refusals: config.refusals,
+        unix_sockets,
         coverage,
     };
     companions.start(admin.serve(Observed::new(fixed, counters, Arc::clone(&stages))));
@@ -140,6 +142,21 @@ async fn start(config: &Config) -> Result<Running> {
         companions,
         writer,
     })
+}
+
+/// The hooks on unix sockets, if they are wanted and this kernel has them.
+fn load_unix(config: &Config, hooks: &mut Loaded) -> UnixCoverage {
+    if config.unix_sockets == UnixSockets::Off {
+        return UnixCoverage::Off;
+    }
+    match hooks.load_unix() {
+        Ok(()) => UnixCoverage::Intercepted,
+        Err(error) => {
+            let reason = format!("{:#}", anyhow::Error::from(error));
+            warn!(reason, "connects to unix sockets are not intercepted");
+            UnixCoverage::Impossible { reason }
+        }
+    }
 }
 
 /// Listeners in our own network namespace, and in every other that there is already.
@@ -176,8 +193,8 @@ fn stages(config: &Config, hooks: &mut Loaded, audit: Audit, policy: Enforcer) -
 }
 
 /// Says what interception will not reach, in the log and in the audit trail: coverage is part of the truth.
-async fn report_coverage(config: &Config, audit: &Audit) -> Coverage {
-    let coverage = match intercept::uncovered(&config.ports) {
+async fn report_coverage(config: &Config, with_unix: bool, audit: &Audit) -> Coverage {
+    let coverage = match intercept::uncovered(&config.ports, with_unix) {
         Ok(coverage) => coverage,
         Err(error) => {
             warn!(%error, "cannot count the connections that exist already");

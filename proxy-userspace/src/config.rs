@@ -18,7 +18,9 @@ use std::time::Duration;
 pub use groups::ServerGroups;
 pub use identity::{IdentityConfig, IdentitySettings};
 pub use routes::{AuditScope, RouteRule, Routes};
-pub use settings::{AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind, UnknownNetns};
+pub use settings::{
+    AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind, UnixSockets, UnknownNetns,
+};
 pub use tls::{
     CertificateSource, ClientCertificates, ClientTls, ServerAuthority, ServerSslMode,
     ServerTlsSettings, TerminationSettings, TlsMode, TlsSetting,
@@ -40,7 +42,7 @@ const DEFAULT_DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 const DEFAULT_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_MAX_SESSIONS: usize = 10_000;
-/// Three descriptors each.
+/// Four descriptors each.
 const DEFAULT_MAX_NAMESPACES: usize = 1024;
 const DEFAULT_AUDIT_QUEUE: usize = 4096;
 /// Longer than nearly every statement that a person or a program writes by hand; bulk INSERTs are cut.
@@ -78,6 +80,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// Which connects fail because they cannot be redirected; the others go direct.
     pub refusals: Refusals,
+    /// Whether connects to servers' unix sockets are intercepted too.
+    pub unix_sockets: UnixSockets,
     /// The most network namespaces besides our own that have listeners.
     pub max_namespaces: usize,
     /// Timeouts and limits of a session.
@@ -199,6 +203,7 @@ impl Config {
                 settings.policy_mode.unwrap_or_default(),
                 settings.unknown_netns,
             ),
+            unix_sockets: settings.unix_sockets.unwrap_or_default(),
             max_namespaces: checked_namespaces(settings.max_namespaces)?,
             policy: checked_policy(settings.policy_mode, settings.policy, settings.server_group)?,
             limits: SessionLimits {

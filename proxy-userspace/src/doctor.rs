@@ -74,6 +74,7 @@ fn run_checks() -> Vec<Check> {
         kernel_types(),
         listeners(),
         programs(),
+        unix_sockets(),
     ]
 }
 
@@ -219,6 +220,26 @@ fn programs() -> Check {
     Check::from_result("BPF programs", loaded, |_| {
         "connect4/6, getpeername4/6 and sock_ops load".to_owned()
     })
+}
+
+/// Whether connects to servers' unix sockets can be intercepted too; what can be said only of a host where the others
+/// can.
+fn unix_sockets() -> Check {
+    const NAME: &str = "unix sockets";
+    let offsets = intercept::kernel_offsets().unwrap_or(KernelOffsets::ABSENT);
+    let loaded = Loaded::load(&offsets, &Refusals::ALWAYS);
+    match loaded.map(|mut hooks| hooks.load_unix()) {
+        Ok(Ok(())) => Check::new(
+            NAME,
+            Verdict::Ok,
+            "connect_unix, getpeername_unix and getsockname_unix load",
+        ),
+        Ok(Err(error)) => {
+            let detail = format!("{:#}; they go direct", anyhow::Error::from(error));
+            Check::new(NAME, Verdict::Limited, detail)
+        }
+        Err(_) => Check::new(NAME, Verdict::Limited, "they go direct, as all connects do"),
+    }
 }
 
 #[cfg(test)]

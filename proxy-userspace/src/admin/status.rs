@@ -36,6 +36,7 @@ pub struct Status {
     audit: AuditStats,
     policy: PolicyStatus,
     kernel: KernelCounts,
+    unix_sockets: UnixCoverage,
     /// The counters of `kernel` whose connects are refused.
     refuses: Vec<String>,
     coverage: Coverage,
@@ -52,6 +53,7 @@ struct KernelCounts {
     storage_failed: u64,
     bound_to_device: u64,
     own_listener: u64,
+    unix_redirected: u64,
     published: u64,
     publish_failed: u64,
 }
@@ -67,6 +69,7 @@ impl KernelCounts {
             storage_failed: counters.read(Verdict::StorageFailed)?,
             bound_to_device: counters.read(Verdict::BoundToDevice)?,
             own_listener: counters.read(Verdict::OwnListener)?,
+            unix_redirected: counters.read(Verdict::UnixRedirected)?,
             published: counters.read(Verdict::Published)?,
             publish_failed: counters.read(Verdict::PublishFailed)?,
         })
@@ -100,6 +103,38 @@ impl KernelCounts {
     }
 }
 
+/// What becomes of connects to servers' unix sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum UnixCoverage {
+    /// They are intercepted.
+    Intercepted,
+    /// They go direct, as the operator wants.
+    Off,
+    /// They go direct, because the kernel cannot do it.
+    Impossible {
+        /// What it lacks.
+        reason: String,
+    },
+}
+
+impl UnixCoverage {
+    /// Whether they are intercepted.
+    pub fn is_intercepted(&self) -> bool {
+        *self == Self::Intercepted
+    }
+}
+
+impl fmt::Display for UnixCoverage {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Intercepted => out.write_str("intercepted"),
+            Self::Off => out.write_str("not intercepted: switched off"),
+            Self::Impossible { reason } => write!(out, "not intercepted: {reason}"),
+        }
+    }
+}
+
 /// What stays the same while an instance runs.
 pub struct Fixed {
     /// Intercepted ports.
@@ -110,6 +145,8 @@ pub struct Fixed {
     pub namespaces: Arc<Namespaces>,
     /// Which connects that are not redirected fail.
     pub refusals: Refusals,
+    /// What becomes of connects to unix sockets.
+    pub unix_sockets: UnixCoverage,
     /// What was there before us.
     pub coverage: Coverage,
 }
@@ -146,6 +183,7 @@ impl Observed {
             policy: self.stages.policy.status(),
             sessions,
             kernel: KernelCounts::read(&self.counters)?,
+            unix_sockets: self.fixed.unix_sockets.clone(),
             refuses: Verdict::ALL
                 .into_iter()
                 .filter(|verdict| self.fixed.refusals.contains(*verdict))
@@ -205,6 +243,11 @@ impl fmt::Display for Status {
             out,
             "kernel        {} redirected, {} published, {} not published",
             kernel.redirected, kernel.published, kernel.publish_failed
+        )?;
+        writeln!(
+            out,
+            "unix sockets  {}, {} redirected",
+            self.unix_sockets, kernel.unix_redirected
         )?;
         let (refused, direct): (Vec<_>, Vec<_>) = kernel
             .not_redirected()

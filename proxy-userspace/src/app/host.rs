@@ -11,8 +11,8 @@ use crate::intercept;
 
 /// The inode of the initial pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const INIT_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
-/// Each has two listeners and is held open itself.
-const DESCRIPTORS_PER_NAMESPACE: usize = 3;
+/// Each has three listeners and is held open itself.
+const DESCRIPTORS_PER_NAMESPACE: usize = 4;
 /// Descriptors besides: maps, links, our own listeners, the sink, /proc while it is read.
 const OTHER_DESCRIPTORS: usize = 256;
 

@@ -71,6 +71,10 @@ pub struct Settings {
     #[arg(long, value_name = "ACTION")]
     pub unknown_netns: Option<UnknownNetns>,
 
+    /// Servers' unix sockets: `auto` intercepts them where the kernel can (Linux 6.7), `off` never [default: auto]
+    #[arg(long, value_name = "CHOICE")]
+    pub unix_sockets: Option<UnixSockets>,
+
     /// Other network namespaces than pgusher's own that are intercepted at one time, 0 to 4095 [default: 1024]
     #[arg(long, value_name = "NAMESPACES")]
     pub max_namespaces: Option<usize>,
@@ -151,6 +155,7 @@ impl Settings {
             policy_mode: self.policy_mode.or(base.policy_mode),
             max_namespaces: self.max_namespaces.or(base.max_namespaces),
             unknown_netns: self.unknown_netns.or(base.unknown_netns),
+            unix_sockets: self.unix_sockets.or(base.unix_sockets),
             identity: base.identity,
             route: base.route,
             server_group: base.server_group,
@@ -247,6 +252,17 @@ pub enum UnknownNetns {
     Pass,
     /// They fail.
     Refuse,
+}
+
+/// Whether connects to servers' unix sockets are intercepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum UnixSockets {
+    /// Where the kernel has the hooks.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// Parses a duration such as `60s`, `1m 30s` or `500ms`.

@@ -100,7 +100,7 @@ fn limits_hold_on_both_sides() {
 }
 
 fn rule_for(config: &Config, destination: &str) -> (String, AuditScope) {
-    let rule = config.routes.find(destination.parse().unwrap());
+    let rule = config.routes.find(&destination.parse().unwrap());
     (rule.name.clone(), rule.audit)
 }
 

@@ -3,7 +3,7 @@
 //! States are types: [`Loaded`] programs have passed the verifier and catch nothing, [`Attached`] ones are live.
 //! Dropping either leaves nothing behind in the kernel.
 
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf, SkStorage};
 use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
 use aya::programs::sock_ops::SockOpsLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SockOps};
@@ -18,6 +18,7 @@ use super::cgroup::Cgroup;
 use super::handover::Handover;
 use super::log::HookLog;
 use super::object::OBJECT;
+use super::unix::{UnixAttached, UnixHookError, UnixPrograms, UnixRecords};
 use super::wanted::WantedQueue;
 
 /// Attached before the connect hooks, so that nothing is redirected while its answers are missing.
@@ -46,6 +47,9 @@ pub enum HookError {
         /// The kernel's reason.
         source: aya::maps::MapError,
     },
+    /// The hooks on unix sockets could not be attached.
+    #[error("the kernel refused to attach the hooks on unix sockets")]
+    Unix(#[source] std::io::Error),
     /// The object does not hold what the loader expects: the build is broken.
     #[error("the BPF object has no `{0}`; rebuild with `cargo xtask build`")]
     Missing(&'static str),
@@ -63,6 +67,8 @@ pub struct Targets {
 /// Programs that passed the verifier and are not attached to anything.
 pub struct Loaded {
     ebpf: Ebpf,
+    /// The hooks on unix sockets, once they are loaded too.
+    unix: Option<UnixPrograms>,
 }
 
 impl Loaded {
@@ -88,7 +94,16 @@ impl Loaded {
         sock_ops
             .load()
             .map_err(|source| HookError::Program { name, source })?;
-        Ok(Self { ebpf })
+        Ok(Self { ebpf, unix: None })
+    }
+
+    /// Loads the hooks on unix sockets too, which need a newer kernel than the others. Comes before anything is taken out.
+    ///
+    /// # Errors
+    /// [`UnixHookError`]; the others are not affected.
+    pub fn load_unix(&mut self) -> Result<(), UnixHookError> {
+        self.unix = Some(UnixPrograms::load(&self.ebpf)?);
+        Ok(())
     }
 
     /// Fills the maps the decision looks at.
@@ -122,7 +137,10 @@ impl Loaded {
         let name = names::MAP_HANDOVER;
         let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
         let entries = HashMap::try_from(map).map_err(|source| HookError::Map { name, source })?;
-        Ok(Handover::new(entries))
+        let name = names::MAP_UNIX_SOCKETS;
+        let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
+        let unix = SkStorage::try_from(map).map_err(|source| HookError::Map { name, source })?;
+        Ok(Handover::new(entries, UnixRecords::new(unix)))
     }
 
     /// Takes the table of listeners out; there is one keeper.
@@ -133,7 +151,8 @@ impl Loaded {
         let name = names::MAP_LISTENERS;
         let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
         let ports = HashMap::try_from(map).map_err(|source| HookError::Map { name, source })?;
-        Ok(ListenerTable { ports })
+        let unix = self.unix.is_some();
+        Ok(ListenerTable { ports, unix })
     }
 
     /// Takes out what tells of namespaces that want a listener; there is one reader.
@@ -179,12 +198,15 @@ impl Loaded {
         for name in PEERNAME_PROGRAMS {
             answering.push(self.attach_sock_addr(name, cgroup)?);
         }
+        let unix = self.unix.take().map(|programs| programs.attach(cgroup));
+        let unix = unix.transpose().map_err(HookError::Unix)?;
         let mut redirecting = Vec::new();
         for name in CONNECT_PROGRAMS {
             redirecting.push(self.attach_sock_addr(name, cgroup)?);
         }
         Ok(Attached {
             redirecting,
+            unix,
             _answering: answering,
             _publishing: sock_ops,
             _ebpf: self.ebpf,
@@ -228,6 +250,8 @@ where
 pub struct Attached {
     /// The connect hooks.
     redirecting: Vec<CgroupSockAddrLink>,
+    /// Those on unix sockets, where they are intercepted.
+    unix: Option<UnixAttached>,
     /// getpeername goes on telling redirected sockets whom they dialled while sessions drain.
     _answering: Vec<CgroupSockAddrLink>,
     /// A socket redirected before the connect hooks went may send its SYN later (TCP_FASTOPEN_CONNECT).
@@ -240,15 +264,24 @@ impl Attached {
     /// Detaches the connect hooks: new connects go direct from here on, redirected sockets stay as they are.
     pub fn stop_redirecting(&mut self) {
         self.redirecting.clear();
+        if let Some(unix) = &mut self.unix {
+            unix.stop_redirecting();
+        }
     }
 }
 
 /// The listeners' ports by network namespace, as the hooks see them.
 pub struct ListenerTable {
     ports: HashMap<MapData, u64, ListenerPorts>,
+    unix: bool,
 }
 
 impl ListenerTable {
+    /// Whether there are hooks that want listeners for unix sockets.
+    pub(super) fn is_for_unix(&self) -> bool {
+        self.unix
+    }
+
     /// Connects in the namespace go to these ports from now on.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! One network namespace: making sockets in it, whichever namespace pgusher itself is in.
+//! One network namespace: making sockets in it, whichever namespace pgusher itself is in; and threads that end with
+//! their errand.
 //!
 //! **Invariant:** only threads that end with their errand enter a namespace. One that lived on could serve somebody
 //! else from the wrong place.
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
+use proxy_ebpf::unix::ListenerName;
 use tokio::sync::oneshot;
 
 use super::listener::{self, ListenAddress};
@@ -27,6 +29,8 @@ pub struct Namespace {
     /// The way in; none for the one we are in.
     entrance: Option<Arc<OwnedFd>>,
     listeners: Vec<ListenAddress>,
+    /// The name of our listener for unix sockets in it, if there is one.
+    unix: Option<ListenerName>,
 }
 
 impl Namespace {
@@ -41,7 +45,14 @@ impl Namespace {
             inode,
             entrance: entrance.map(Arc::new),
             listeners,
+            unix: None,
         }
+    }
+
+    /// The same, with a listener for unix sockets.
+    #[must_use]
+    pub(super) fn with_unix(self, unix: Option<ListenerName>) -> Self {
+        Self { unix, ..self }
     }
 
     /// The namespace of the calling thread, with these listeners of ours in it.
@@ -67,6 +78,11 @@ impl Namespace {
         &self.listeners
     }
 
+    /// The name of our listener for unix sockets in it.
+    pub(super) fn unix(&self) -> Option<ListenerName> {
+        self.unix
+    }
+
     /// Whether the address is that of a listener of ours in it.
     pub fn has_listener(&self, address: SocketAddr) -> bool {
         self.listeners.contains(&ListenAddress(address))
@@ -83,16 +99,45 @@ impl Namespace {
         &self,
         make: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let Some(entrance) = &self.entrance else {
-            return make();
-        };
-        let entrance = Arc::clone(entrance);
+        match self.entrance {
+            Some(_) => Self::apart(Some(self), make).await,
+            None => make(),
+        }
+    }
+
+    /// Does `work` on a thread of its own, in this namespace if one is given. The thread ends with it, so it may do with
+    /// itself what it likes.
+    ///
+    /// # Errors
+    /// The operating system's reason.
+    ///
+    /// # Cancel safety
+    /// Cancel safe; the thread goes on until its work is done.
+    pub async fn apart<T: Send + 'static>(
+        inside: Option<&Self>,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let entrance = inside.and_then(|namespace| namespace.entrance.clone());
         let (answer, answered) = oneshot::channel();
         builder().spawn(move || {
+            let entered = entrance.map_or(Ok(()), |entrance| enter(entrance.as_fd()));
             // Nobody waits any more for what was cancelled.
-            let _ = answer.send(enter(entrance.as_fd()).and_then(|()| make()));
+            let _ = answer.send(entered.and_then(|()| work()));
         })?;
         answered.await.map_err(|_| ended_early())?
+    }
+
+    /// Does `work` on a thread of its own and waits for it. Blocks.
+    ///
+    /// # Errors
+    /// The operating system's reason.
+    pub fn apart_and_wait<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        thread::scope(|scope| {
+            builder()
+                .spawn_scoped(scope, work)?
+                .join()
+                .unwrap_or_else(|_| Err(ended_early()))
+        })
     }
 
     /// Does `work` inside and waits for it. Blocks.
@@ -112,12 +157,7 @@ pub(super) fn visit<T: Send>(
     entrance: BorrowedFd<'_>,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
-    thread::scope(|scope| {
-        builder()
-            .spawn_scoped(scope, || enter(entrance).and_then(|()| work()))?
-            .join()
-            .unwrap_or_else(|_| Err(ended_early()))
-    })
+    Namespace::apart_and_wait(|| enter(entrance).and_then(|()| work()))
 }
 
 fn builder() -> thread::Builder {

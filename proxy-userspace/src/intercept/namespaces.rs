@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use proxy_ebpf::handover::ListenerPorts;
+use proxy_ebpf::unix::ListenerName;
 use proxy_ebpf::wanted::WantedNetns;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, error, warn};
@@ -21,7 +23,9 @@ use tracing::{debug, error, warn};
 use super::census::{self, Census};
 use super::doors::{Accepted, Doors, NotAccepted};
 use super::hooks::{HookError, ListenerTable};
-use super::listener::{Families, ListenAddress, Listener, cookie_here, listen_here, ports};
+use super::listener::{
+    self, Families, ListenAddress, Listener, cookie_here, listen_for_unix_here, listen_here,
+};
 use super::namespace::{Namespace, visit};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
@@ -80,6 +84,8 @@ pub struct Namespaces {
     limit: usize,
     /// Ports that no listener may have.
     intercepted: Vec<u16>,
+    /// Whether there are listeners for unix sockets.
+    unix: bool,
     opened: AtomicU64,
     released: AtomicU64,
     failed: AtomicU64,
@@ -117,8 +123,12 @@ impl Namespaces {
         if !families.v6 {
             warn!("no IPv6 loopback here; connects over IPv6 are not intercepted");
         }
-        let listeners = listen_here(port, &intercepted, families)?;
-        let own = Namespace::own(addresses(&listeners))?;
+        let mut listeners = listen_here(port, &intercepted, families)?;
+        let unix = table.is_for_unix();
+        if unix {
+            listeners.push(listen_for_unix_here()?);
+        }
+        let own = Namespace::own(addresses(&listeners))?.with_unix(name(&listeners));
         let namespaces = Self {
             doors: Doors::new()?,
             known: Mutex::new(Known {
@@ -129,6 +139,7 @@ impl Namespaces {
             own: own.clone(),
             limit,
             intercepted,
+            unix,
             opened: AtomicU64::new(0),
             released: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -217,14 +228,21 @@ impl Namespaces {
         if !self.make_room(cookie)? {
             return Ok(cookie);
         }
-        let listen = || listen_here(0, &self.intercepted, Families::here()?);
+        let listen = || {
+            let mut listeners = listen_here(0, &self.intercepted, Families::here()?)?;
+            if self.unix {
+                listeners.push(listen_for_unix_here()?);
+            }
+            Ok(listeners)
+        };
         let listeners = visit(entrance.as_fd(), listen)?;
         if listeners.is_empty() {
             return Err(OpenError::NoLoopback);
         }
         let inode = entrance.metadata()?.ino();
         let entrance = Some(OwnedFd::from(entrance));
-        let namespace = Namespace::new(cookie, inode, entrance, addresses(&listeners));
+        let namespace = Namespace::new(cookie, inode, entrance, addresses(&listeners))
+            .with_unix(name(&listeners));
         if self.enter(namespace, listeners)? {
             self.opened.fetch_add(1, Ordering::Relaxed);
         }
@@ -264,7 +282,7 @@ impl Namespaces {
             return Ok(false);
         }
         self.doors.open(listeners, &namespace)?;
-        if let Err(error) = known.table.insert(cookie, ports(namespace.listeners())) {
+        if let Err(error) = known.table.insert(cookie, ports(&namespace)) {
             self.doors.close(&namespace);
             return Err(error.into());
         }
@@ -348,9 +366,21 @@ fn unlist(known: &mut Known, namespace: &Arc<Namespace>) {
     }
 }
 
+fn name(listeners: &[Listener]) -> Option<ListenerName> {
+    listeners.iter().find_map(Listener::name)
+}
+
+/// Where the hooks send connects in this namespace.
+fn ports(namespace: &Namespace) -> ListenerPorts {
+    let ports = listener::ports(namespace.listeners());
+    match namespace.unix() {
+        Some(name) => ports.with_unix(name),
+        None => ports,
+    }
+}
+
 fn addresses(listeners: &[Listener]) -> Vec<ListenAddress> {
-    let addresses = listeners.iter().map(|listener| listener.address);
-    addresses.map(ListenAddress).collect()
+    listeners.iter().filter_map(Listener::address).collect()
 }
 
 /// Opens what may be a network namespace, or anything else that lies at the end of the path.

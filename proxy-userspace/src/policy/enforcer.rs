@@ -116,7 +116,7 @@ impl Enforcer {
     /// # Errors
     /// [`Denial`], in enforce mode, where no startup packet could lead to a permit.
     pub fn consider(&self, question: &Question) -> Result<Clearance, Denial> {
-        let clearance = Clearance::new(question.server);
+        let clearance = Clearance::new(question.server.clone());
         let Some(policies) = lock(&self.state).policies.clone() else {
             return Ok(clearance);
         };
@@ -153,7 +153,7 @@ impl Enforcer {
     /// # Errors
     /// [`Denial`], in enforce mode.
     pub fn decide(&self, question: Question) -> Result<Permit, Denial> {
-        let server = question.server;
+        let server = question.server.clone();
         loop {
             let Some(policies) = lock(&self.state).policies.clone() else {
                 return Ok(Permit::new(server, None, None));

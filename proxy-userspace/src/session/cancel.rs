@@ -3,11 +3,11 @@
 //! The keys themselves are not kept, only their digests: whoever reads this memory cannot cancel anything.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
+use crate::destination::Destination;
 use crate::policy::Subject;
 use crate::wire::login::CancelKey;
 
@@ -17,14 +17,14 @@ pub(super) struct CancelTarget {
     /// Its id.
     pub(super) session: Uuid,
     /// Its server, as it was dialled.
-    pub(super) server: SocketAddr,
+    pub(super) server: Destination,
     /// Its database.
     pub(super) database: Option<String>,
     /// Whose it is.
     pub(super) subject: Arc<Subject>,
 }
 
-type Key = (SocketAddr, CancelKey);
+type Key = (Destination, CancelKey);
 
 /// The live sessions whose keys are known; one entry for each session, so their number is bounded as sessions are.
 #[derive(Clone, Debug, Default)]
@@ -40,8 +40,8 @@ pub(super) struct Enrolled {
 
 impl CancelKeys {
     pub(super) fn enrol(&self, key: CancelKey, target: CancelTarget) -> Enrolled {
-        let key = (target.server, key);
-        self.lock().insert(key, target);
+        let key = (target.server.clone(), key);
+        self.lock().insert(key.clone(), target);
         Enrolled {
             key,
             keys: self.clone(),
@@ -49,8 +49,8 @@ impl CancelKeys {
     }
 
     /// The session that a request to `server` with this key would cancel.
-    pub(super) fn find(&self, server: SocketAddr, key: CancelKey) -> Option<CancelTarget> {
-        self.lock().get(&(server, key)).cloned()
+    pub(super) fn find(&self, server: &Destination, key: CancelKey) -> Option<CancelTarget> {
+        self.lock().get(&(server.clone(), key)).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, CancelTarget>> {

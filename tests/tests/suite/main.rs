@@ -27,4 +27,5 @@ mod tls;
 mod tools;
 mod tours;
 mod transcripts;
+mod unix_sockets;
 mod upstream;

@@ -1,0 +1,103 @@
+//! Loading a program and attaching it to a cgroup with attach types that aya does not know: bpf(2) itself.
+#![expect(
+    unsafe_code,
+    reason = "bpf(2) takes addresses, and has no wrapper for these attach types"
+)]
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
+
+/// The room for the verifier's reasons, in bytes.
+const LOG_BYTES: usize = 64 * 1024;
+/// How much of its end is told.
+const TOLD_BYTES: usize = 2 * 1024;
+
+/// Loads a socket-address program for one attach type.
+///
+/// # Errors
+/// The kernel's reason, with the end of the verifier's log if it has one.
+pub(super) fn load(
+    instructions: &[bpf_insn],
+    license: &CStr,
+    attach_type: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    // Without a log at first: with one the kernel writes down everything it does.
+    let refused = match try_to_load(instructions, license, attach_type, &mut []) {
+        Ok(program) => return Ok(program),
+        Err(error) => error,
+    };
+    let mut log = vec![0; LOG_BYTES];
+    let error = match try_to_load(instructions, license, attach_type, &mut log) {
+        Ok(program) => return Ok(program),
+        Err(_) => refused,
+    };
+    let written = log.iter().position(|byte| *byte == 0).unwrap_or(LOG_BYTES);
+    let told = log.get(written.saturating_sub(TOLD_BYTES)..written);
+    let told = String::from_utf8_lossy(told.unwrap_or_default());
+    Err(io::Error::new(error.kind(), format!("{error}: {told}")))
+}
+
+fn try_to_load(
+    instructions: &[bpf_insn],
+    license: &CStr,
+    attach_type: bpf_attach_type,
+    log: &mut [u8],
+) -> io::Result<OwnedFd> {
+    // SAFETY: a union of plain numbers; all zero is what the kernel wants of fields that are not set.
+    let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: the variant that BPF_PROG_LOAD reads.
+    let load = unsafe { &mut attributes.__bindgen_anon_3 };
+    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
+    load.insn_cnt = u32::try_from(instructions.len()).map_err(io::Error::other)?;
+    load.insns = instructions.as_ptr() as u64;
+    load.license = license.as_ptr() as u64;
+    load.expected_attach_type = attach_type as u32;
+    if !log.is_empty() {
+        load.log_level = 1;
+        load.log_size = u32::try_from(log.len()).map_err(io::Error::other)?;
+        load.log_buf = log.as_mut_ptr() as u64;
+    }
+    descriptor(bpf_cmd::BPF_PROG_LOAD, &attributes)
+}
+
+/// Attaches a program to a cgroup, besides those that are attached already, for as long as the link is kept.
+///
+/// # Errors
+/// The kernel's reason.
+pub(super) fn attach(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let number = |descriptor: BorrowedFd<'_>| u32::try_from(descriptor.as_raw_fd());
+    // SAFETY: as above.
+    let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: the variant that BPF_LINK_CREATE reads.
+    let create = unsafe { &mut attributes.link_create };
+    create.__bindgen_anon_1.prog_fd = number(program).map_err(io::Error::other)?;
+    create.__bindgen_anon_2.target_fd = number(cgroup).map_err(io::Error::other)?;
+    create.attach_type = attach_type as u32;
+    descriptor(bpf_cmd::BPF_LINK_CREATE, &attributes)
+}
+
+/// Calls bpf(2) for a command that answers with a descriptor, which is closed on exec as all of them are.
+fn descriptor(command: bpf_cmd, attributes: &bpf_attr) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads the attributes, and what their addresses point to, which lives through the call; it
+    // writes to the log, which is as long as it says.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_long,
+            std::ptr::from_ref(attributes),
+            size_of::<bpf_attr>(),
+        )
+    };
+    match i32::try_from(answer) {
+        // SAFETY: a descriptor that the kernel made just now, and nobody else has.
+        Ok(number @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
