@@ -85,8 +85,9 @@ pub fn should_intercept(attempt: &Attempt, state: &impl InterceptionState) -> De
     if destination.is_link_local_v6() {
         return not_redirected(Verdict::LinkLocal, state);
     }
-    let Some(ports) = state.listener_ports(attempt.netns_cookie) else {
-        return not_redirected(Verdict::OtherNetns, state);
+    let ports = match state.listener_ports(attempt.netns_cookie) {
+        Some(ports) if ports.has_tcp() => ports,
+        _ => return not_redirected(Verdict::OtherNetns, state),
     };
     match ports.for_destination(&destination) {
         Some(listener) => Decision::Redirect {
@@ -145,6 +146,7 @@ mod tests {
             match netns_cookie {
                 1 => Some(ListenerPorts::new(Some(15432), Some(15433))),
                 2 => Some(ListenerPorts::new(Some(15432), None)),
+                3 => Some(ListenerPorts::new(None, None).with_unix(ListenerName::new(*b"\0abcde"))),
                 _ => None,
             }
         }
@@ -245,6 +247,14 @@ mod tests {
         };
         assert_eq!(
             should_intercept(&other, &OBSERVING),
+            Decision::Pass(Verdict::OtherNetns)
+        );
+        let only_unix = Attempt {
+            netns_cookie: 3,
+            ..other
+        };
+        assert_eq!(
+            should_intercept(&only_unix, &OBSERVING),
             Decision::Pass(Verdict::OtherNetns)
         );
         let no_v6 = Attempt {

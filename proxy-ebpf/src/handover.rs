@@ -58,6 +58,12 @@ impl ListenerPorts {
         }
     }
 
+    /// Whether there is a listener for TCP at all: none where loopback is down.
+    #[inline(always)]
+    pub const fn has_tcp(&self) -> bool {
+        u16::from_be_bytes(self.v4) != 0 || u16::from_be_bytes(self.v6) != 0
+    }
+
     /// Adds the listener for unix sockets.
     #[must_use]
     pub const fn with_unix(self, name: ListenerName) -> Self {

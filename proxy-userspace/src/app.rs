@@ -149,7 +149,7 @@ fn load_unix(config: &Config, hooks: &mut Loaded) -> UnixCoverage {
     if config.unix_sockets == UnixSockets::Off {
         return UnixCoverage::Off;
     }
-    match hooks.load_unix() {
+    match hooks.load_unix(config.unix_socket_guise) {
         Ok(()) => UnixCoverage::Intercepted,
         Err(error) => {
             let reason = format!("{:#}", anyhow::Error::from(error));
@@ -181,7 +181,7 @@ fn stages(config: &Config, hooks: &mut Loaded, audit: Audit, policy: Enforcer) -
         policy,
         cancel_keys: session::CancelKeys::default(),
         identifier: Identifier::new(&root, &config.identity),
-        router: Router::new(config.limits.dial_timeout),
+        router: Router::new(config.limits.dial_timeout, config.unix_socket_guise),
         audit,
         audit_limits: (&config.audit).into(),
         sessions: Sessions::new(config.limits.max_sessions.get()),

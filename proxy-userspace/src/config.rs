@@ -8,6 +8,7 @@ mod identity;
 mod routes;
 mod settings;
 mod tls;
+mod unix;
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -18,18 +19,18 @@ use std::time::Duration;
 pub use groups::ServerGroups;
 pub use identity::{IdentityConfig, IdentitySettings};
 pub use routes::{AuditScope, RouteRule, Routes};
-pub use settings::{
-    AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind, UnixSockets, UnknownNetns,
-};
+pub use settings::{AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind, UnknownNetns};
 pub use tls::{
     CertificateSource, ClientCertificates, ClientTls, ServerAuthority, ServerSslMode,
     ServerTlsSettings, TerminationSettings, TlsMode, TlsSetting,
 };
+pub use unix::UnixSockets;
 
 use proxy_ebpf::names::MAX_LISTENERS;
 use proxy_ebpf::refusals::Refusals;
 use proxy_ebpf::verdict::Verdict;
 
+use crate::intercept::Guise;
 use crate::policy::PolicyMode;
 
 /// PostgreSQL's registered port.
@@ -82,6 +83,8 @@ pub struct Config {
     pub refusals: Refusals,
     /// Whether connects to servers' unix sockets are intercepted too.
     pub unix_sockets: UnixSockets,
+    /// Whom clients of unix sockets take us for.
+    pub unix_socket_guise: Guise,
     /// The most network namespaces besides our own that have listeners.
     pub max_namespaces: usize,
     /// Timeouts and limits of a session.
@@ -204,6 +207,7 @@ impl Config {
                 settings.unknown_netns,
             ),
             unix_sockets: settings.unix_sockets.unwrap_or_default(),
+            unix_socket_guise: unix::guise(settings.unix_socket_user.as_deref())?,
             max_namespaces: checked_namespaces(settings.max_namespaces)?,
             policy: checked_policy(settings.policy_mode, settings.policy, settings.server_group)?,
             limits: SessionLimits {

@@ -8,7 +8,7 @@ use proxy_ebpf::refusals::Refusals;
 use serde::Serialize;
 
 use crate::app;
-use crate::intercept::{self, Cgroup, Loaded};
+use crate::intercept::{self, Cgroup, Guise, Loaded};
 
 /// One check's outcome.
 #[derive(Debug, Serialize)]
@@ -35,6 +35,8 @@ const CAPABILITIES: [(&str, u32); 4] = [
     ("CAP_PERFMON", CAP_PERFMON),
     ("CAP_BPF", 39),
 ];
+/// Those that connecting to a unix socket as its client does takes.
+const AS_CLIENTS: [(&str, u32); 2] = [("CAP_SETGID", 6), ("CAP_SETUID", 7)];
 /// The first of the two capabilities that CAP_SYS_ADMIN includes.
 const CAP_PERFMON: u32 = 38;
 /// Includes what CAP_PERFMON and CAP_BPF allow.
@@ -111,17 +113,7 @@ fn kernel() -> Check {
 
 fn capabilities() -> Check {
     const NAME: &str = "capabilities";
-    let effective = match Process::myself().and_then(|process| process.status()) {
-        Ok(status) => status.capeff,
-        Err(error) => return Check::new(NAME, Verdict::Missing, error.to_string()),
-    };
-    let has = |bit: u32| (effective >> bit) & 1 == 1;
-    let is_granted = |bit: u32| has(bit) || (bit >= CAP_PERFMON && has(CAP_SYS_ADMIN));
-    let lacking: Vec<&str> = CAPABILITIES
-        .into_iter()
-        .filter(|(_, bit)| !is_granted(*bit))
-        .map(|(name, _)| name)
-        .collect();
+    let lacking = lacking(&CAPABILITIES);
     if lacking.is_empty() {
         Check::new(
             NAME,
@@ -135,6 +127,19 @@ fn capabilities() -> Check {
         );
         Check::new(NAME, Verdict::Missing, detail)
     }
+}
+
+/// Those of `capabilities` that are not effective; all, if that cannot be told.
+fn lacking(capabilities: &[(&'static str, u32)]) -> Vec<&'static str> {
+    let status = Process::myself().and_then(|process| process.status());
+    let effective = status.map_or(0, |status| status.capeff);
+    let has = |bit: u32| (effective >> bit) & 1 == 1;
+    let is_granted = |bit: u32| has(bit) || (bit >= CAP_PERFMON && has(CAP_SYS_ADMIN));
+    capabilities
+        .iter()
+        .filter(|(_, bit)| !is_granted(*bit))
+        .map(|(name, _)| *name)
+        .collect()
 }
 
 fn pid_namespace() -> Check {
@@ -228,7 +233,14 @@ fn unix_sockets() -> Check {
     const NAME: &str = "unix sockets";
     let offsets = intercept::kernel_offsets().unwrap_or(KernelOffsets::ABSENT);
     let loaded = Loaded::load(&offsets, &Refusals::ALWAYS);
-    match loaded.map(|mut hooks| hooks.load_unix()) {
+    match loaded.map(|mut hooks| hooks.load_unix(Guise::default())) {
+        Ok(Ok(())) if !lacking(&AS_CLIENTS).is_empty() => {
+            let lacking = lacking(&AS_CLIENTS).join(", ");
+            let detail = format!(
+                "{lacking} not effective: redirected clients would reach nobody; set unix_sockets = \"off\""
+            );
+            Check::new(NAME, Verdict::Limited, detail)
+        }
         Ok(Ok(())) => Check::new(
             NAME,
             Verdict::Ok,

@@ -29,5 +29,5 @@ pub use listener::{ListenAddress, try_to_listen};
 pub use log::{HookLog, forward_log};
 pub use namespace::Namespace;
 pub use namespaces::{NamespaceCounts, Namespaces, OpenError, look_forever};
-pub use unix::UnixHookError;
+pub use unix::{Guise, UnixHookError};
 pub use wanted::{WantedQueue, answer_forever};

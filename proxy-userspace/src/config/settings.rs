@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use super::groups::ServerGroupSettings;
 use super::identity::IdentitySettings;
 use super::routes::RouteSettings;
+use super::unix::UnixSockets;
 use crate::policy::PolicyMode;
 
 /// Every setting of `pgusher run`, unset where the operator said nothing.
@@ -74,6 +75,10 @@ pub struct Settings {
     /// Servers' unix sockets: `auto` intercepts them where the kernel can (Linux 6.7), `off` never [default: auto]
     #[arg(long, value_name = "CHOICE")]
     pub unix_sockets: Option<UnixSockets>,
+
+    /// User whom clients of unix sockets are to see as their server's, for libpq's requirepeer; servers of other users are then out of reach through them [default: none, they see pgusher's own]
+    #[arg(long, value_name = "USER")]
+    pub unix_socket_user: Option<String>,
 
     /// Other network namespaces than pgusher's own that are intercepted at one time, 0 to 4095 [default: 1024]
     #[arg(long, value_name = "NAMESPACES")]
@@ -156,6 +161,7 @@ impl Settings {
             max_namespaces: self.max_namespaces.or(base.max_namespaces),
             unknown_netns: self.unknown_netns.or(base.unknown_netns),
             unix_sockets: self.unix_sockets.or(base.unix_sockets),
+            unix_socket_user: self.unix_socket_user.or(base.unix_socket_user),
             identity: base.identity,
             route: base.route,
             server_group: base.server_group,
@@ -252,17 +258,6 @@ pub enum UnknownNetns {
     Pass,
     /// They fail.
     Refuse,
-}
-
-/// Whether connects to servers' unix sockets are intercepted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum UnixSockets {
-    /// Where the kernel has the hooks.
-    #[default]
-    Auto,
-    /// Never.
-    Off,
 }
 
 /// Parses a duration such as `60s`, `1m 30s` or `500ms`.

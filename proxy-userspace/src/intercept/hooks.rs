@@ -18,7 +18,7 @@ use super::cgroup::Cgroup;
 use super::handover::Handover;
 use super::log::HookLog;
 use super::object::OBJECT;
-use super::unix::{UnixAttached, UnixHookError, UnixPrograms, UnixRecords};
+use super::unix::{Guise, UnixAttached, UnixHookError, UnixPrograms, UnixRecords};
 use super::wanted::WantedQueue;
 
 /// Attached before the connect hooks, so that nothing is redirected while its answers are missing.
@@ -69,6 +69,7 @@ pub struct Loaded {
     ebpf: Ebpf,
     /// The hooks on unix sockets, once they are loaded too.
     unix: Option<UnixPrograms>,
+    guise: Guise,
 }
 
 impl Loaded {
@@ -94,14 +95,20 @@ impl Loaded {
         sock_ops
             .load()
             .map_err(|source| HookError::Program { name, source })?;
-        Ok(Self { ebpf, unix: None })
+        Ok(Self {
+            ebpf,
+            unix: None,
+            guise: Guise::default(),
+        })
     }
 
-    /// Loads the hooks on unix sockets too, which need a newer kernel than the others. Comes before anything is taken out.
+    /// Loads the hooks on unix sockets too, which need a newer kernel than the others; their listeners are to have this
+    /// guise. Comes before anything is taken out.
     ///
     /// # Errors
     /// [`UnixHookError`]; the others are not affected.
-    pub fn load_unix(&mut self) -> Result<(), UnixHookError> {
+    pub fn load_unix(&mut self, guise: Guise) -> Result<(), UnixHookError> {
+        self.guise = guise;
         self.unix = Some(UnixPrograms::load(&self.ebpf)?);
         Ok(())
     }
@@ -151,7 +158,7 @@ impl Loaded {
         let name = names::MAP_LISTENERS;
         let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
         let ports = HashMap::try_from(map).map_err(|source| HookError::Map { name, source })?;
-        let unix = self.unix.is_some();
+        let unix = self.unix.as_ref().map(|_| self.guise);
         Ok(ListenerTable { ports, unix })
     }
 
@@ -273,12 +280,12 @@ impl Attached {
 /// The listeners' ports by network namespace, as the hooks see them.
 pub struct ListenerTable {
     ports: HashMap<MapData, u64, ListenerPorts>,
-    unix: bool,
+    unix: Option<Guise>,
 }
 
 impl ListenerTable {
-    /// Whether there are hooks that want listeners for unix sockets.
-    pub(super) fn is_for_unix(&self) -> bool {
+    /// The guise of listeners for unix sockets, if there are hooks that want any.
+    pub(super) fn unix(&self) -> Option<Guise> {
         self.unix
     }
 

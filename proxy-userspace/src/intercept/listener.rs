@@ -10,6 +10,7 @@ use proxy_ebpf::handover::ListenerPorts;
 use proxy_ebpf::unix::{LISTENER_NAME_BYTES, ListenerName};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::unix::Guise;
 use crate::socket;
 
 /// The accept queue; the kernel cuts it to net.core.somaxconn.
@@ -170,14 +171,15 @@ pub(super) fn ports(listeners: &[ListenAddress]) -> ListenerPorts {
 }
 
 /// Listens in the calling thread's namespace for connects to servers' unix sockets, under a name that the kernel chooses:
-/// one that nobody else has bound.
+/// one that nobody else has bound. The calling thread takes on the guise, and is to end.
 ///
 /// # Errors
 /// The operating system's reason.
-pub(super) fn listen_for_unix_here() -> io::Result<Listener> {
+pub(super) fn listen_for_unix_here(guise: Guise) -> io::Result<Listener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix("")?)?;
+    guise.put_on()?;
     socket.listen(BACKLOG)?;
     let address = socket.local_addr()?;
     let digits = address.as_abstract_namespace().unwrap_or_default();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
+use proxy_ebpf::handover::ListenerPorts;
 use proxy_ebpf::unix::ListenerName;
 use tokio::sync::oneshot;
 
@@ -78,9 +79,10 @@ impl Namespace {
         &self.listeners
     }
 
-    /// The name of our listener for unix sockets in it.
-    pub(super) fn unix(&self) -> Option<ListenerName> {
-        self.unix
+    /// Where the hooks send connects in it.
+    pub(super) fn ports(&self) -> ListenerPorts {
+        let ports = listener::ports(&self.listeners);
+        self.unix.map_or(ports, |name| ports.with_unix(name))
     }
 
     /// Whether the address is that of a listener of ours in it.

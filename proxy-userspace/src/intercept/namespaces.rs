@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proxy_ebpf::handover::ListenerPorts;
 use proxy_ebpf::unix::ListenerName;
 use proxy_ebpf::wanted::WantedNetns;
 use serde::{Deserialize, Serialize};
@@ -24,9 +23,10 @@ use super::census::{self, Census};
 use super::doors::{Accepted, Doors, NotAccepted};
 use super::hooks::{HookError, ListenerTable};
 use super::listener::{
-    self, Families, ListenAddress, Listener, cookie_here, listen_for_unix_here, listen_here,
+    Families, ListenAddress, Listener, cookie_here, listen_for_unix_here, listen_here,
 };
 use super::namespace::{Namespace, visit};
+use super::unix::Guise;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
@@ -84,8 +84,8 @@ pub struct Namespaces {
     limit: usize,
     /// Ports that no listener may have.
     intercepted: Vec<u16>,
-    /// Whether there are listeners for unix sockets.
-    unix: bool,
+    /// The guise of listeners for unix sockets, if there are any.
+    unix: Option<Guise>,
     opened: AtomicU64,
     released: AtomicU64,
     failed: AtomicU64,
@@ -124,9 +124,9 @@ impl Namespaces {
             warn!("no IPv6 loopback here; connects over IPv6 are not intercepted");
         }
         let mut listeners = listen_here(port, &intercepted, families)?;
-        let unix = table.is_for_unix();
-        if unix {
-            listeners.push(listen_for_unix_here()?);
+        let unix = table.unix();
+        if let Some(guise) = unix {
+            listeners.push(Namespace::apart_and_wait(|| listen_for_unix_here(guise))?);
         }
         let own = Namespace::own(addresses(&listeners))?.with_unix(name(&listeners));
         let namespaces = Self {
@@ -230,8 +230,9 @@ impl Namespaces {
         }
         let listen = || {
             let mut listeners = listen_here(0, &self.intercepted, Families::here()?)?;
-            if self.unix {
-                listeners.push(listen_for_unix_here()?);
+            // Last: the thread is of no use to others then.
+            if let Some(guise) = self.unix {
+                listeners.push(listen_for_unix_here(guise)?);
             }
             Ok(listeners)
         };
@@ -243,17 +244,23 @@ impl Namespaces {
         let entrance = Some(OwnedFd::from(entrance));
         let namespace = Namespace::new(cookie, inode, entrance, addresses(&listeners))
             .with_unix(name(&listeners));
+        let has_tcp = !namespace.listeners().is_empty();
         if self.enter(namespace, listeners)? {
             self.opened.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(cookie)
+        // A namespace without loopback is there for unix sockets alone, and wanted as before.
+        has_tcp.then_some(cookie).ok_or(OpenError::NoLoopback)
     }
 
     /// Whether the namespace is to be opened and may be; what is left of it from before is closed.
     fn make_room(&self, cookie: u64) -> Result<bool, OpenError> {
         let mut known = self.lock();
         match known.by_cookie.get(&cookie) {
-            Some(entry) if entry.is_listed => return Ok(false),
+            Some(entry) if entry.is_listed => {
+                // For unix sockets there is what can be had.
+                let is_whole = !entry.namespace.listeners().is_empty();
+                return is_whole.then_some(false).ok_or(OpenError::NoLoopback);
+            }
             Some(_) => self.close(&mut known, cookie),
             None => {}
         }
@@ -282,7 +289,7 @@ impl Namespaces {
             return Ok(false);
         }
         self.doors.open(listeners, &namespace)?;
-        if let Err(error) = known.table.insert(cookie, ports(&namespace)) {
+        if let Err(error) = known.table.insert(cookie, namespace.ports()) {
             self.doors.close(&namespace);
             return Err(error.into());
         }
@@ -368,15 +375,6 @@ fn unlist(known: &mut Known, namespace: &Arc<Namespace>) {
 
 fn name(listeners: &[Listener]) -> Option<ListenerName> {
     listeners.iter().find_map(Listener::name)
-}
-
-/// Where the hooks send connects in this namespace.
-fn ports(namespace: &Namespace) -> ListenerPorts {
-    let ports = listener::ports(namespace.listeners());
-    match namespace.unix() {
-        Some(name) => ports.with_unix(name),
-        None => ports,
-    }
 }
 
 fn addresses(listeners: &[Listener]) -> Vec<ListenAddress> {

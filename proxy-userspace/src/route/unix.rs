@@ -16,6 +16,7 @@ use std::time::Duration;
 use proxy_ebpf::origin::Origin;
 use proxy_ebpf::unix::DialledPath;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::net::sockopt::socket_peercred;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixStream;
 use tracing::debug;
@@ -23,7 +24,7 @@ use tracing::debug;
 use super::caller::{Caller, Errands};
 use crate::destination::{Destination, SocketPath};
 use crate::identify::{Identity, Whereabouts};
-use crate::intercept::Namespace;
+use crate::intercept::{Guise, Namespace};
 
 /// How a client's own unix socket would have gone to its server.
 #[derive(Clone, Debug)]
@@ -65,13 +66,15 @@ impl UnixWay {
 #[derive(Clone, Debug)]
 pub(super) struct UnixRouter {
     timeout: Duration,
+    guise: Guise,
     errands: Errands,
 }
 
 impl UnixRouter {
-    pub(super) fn new(timeout: Duration) -> Self {
+    pub(super) fn new(timeout: Duration, guise: Guise) -> Self {
         Self {
             timeout,
+            guise,
             errands: Errands::default(),
         }
     }
@@ -146,11 +149,11 @@ impl UnixRouter {
             Err(error) => return Err(io::Error::new(error.kind(), error.to_string())),
         };
         let place = self.errands.begin(&target.caller)?;
-        let (shared, timeout) = (Arc::clone(&way.target), self.timeout);
+        let (shared, timeout, guise) = (Arc::clone(&way.target), self.timeout, self.guise);
         let connecting = Namespace::apart(Some(&way.namespace), move || {
             let _place = place;
             match &*shared {
-                Ok(target) => target.connect(timeout),
+                Ok(target) => target.connect(timeout, guise),
                 Err(_) => Err(io::ErrorKind::NotFound.into()),
             }
         });
@@ -164,7 +167,11 @@ struct Opened {
 }
 
 impl Target {
-    fn connect(&self, timeout: Duration) -> io::Result<std::os::unix::net::UnixStream> {
+    fn connect(
+        &self,
+        timeout: Duration,
+        guise: Guise,
+    ) -> io::Result<std::os::unix::net::UnixStream> {
         self.caller.impersonate()?;
         let address = match &self.address {
             // The file itself, whatever its path leads to by now, and however long that is.
@@ -180,6 +187,7 @@ impl Target {
                 io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
                 _ => error,
             })?;
+        guise.check(socket_peercred(&socket)?.uid.as_raw())?;
         socket.set_nonblocking(true)?;
         Ok(socket.into())
     }

@@ -151,7 +151,8 @@ fn connections_older_than_pgusher_are_counted() -> Result<()> {
         wire::log_in(&mut stream, "app_trust")?;
         streams.push(stream);
     }
-    Setup::with(Version::V15).play(|stage| {
+    let setup = Setup::with(Version::V15).argument("--unix-sockets=off");
+    setup.play(|stage| {
         let coverage = stage
             .pgusher
             .trail

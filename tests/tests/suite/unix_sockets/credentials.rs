@@ -163,3 +163,40 @@ fn a_client_has_no_power_over_the_thread_that_connects_for_it() -> Result<()> {
             Ok(())
         })
 }
+
+#[test]
+fn a_client_that_wants_its_servers_user_sees_the_one_it_is_shown() -> Result<()> {
+    let asked = |stage: &Stage, peer: &str| -> Result<pgusher_tests::process::Finished> {
+        let host = stage.cluster.socket_host().display();
+        let connection = format!("host={host} requirepeer={peer}");
+        run(&mut stage.psql_to(&connection, "select 1")?)
+    };
+    Setup::with(Version::V15).play(|stage| {
+        asked(stage, "root")?.success()?;
+        let told = asked(stage, "postgres")?;
+        let told = told.failure()?;
+        ensure!(told.contains("actual peer user name is \"root\""), "{told}");
+        Ok(())
+    })?;
+    Setup::with(Version::V15)
+        .argument("--unix-socket-user=postgres")
+        .port(PORT)
+        .play(|stage| {
+            asked(stage, "postgres")?.success()?;
+            // What it was shown has to be so.
+            let path = stage.directory().join(format!(".s.PGSQL.{PORT}"));
+            let path = path.display().to_string();
+            let _server = server("name", &path)?;
+            let finished = run(&mut client(stage, "ask", &path)?)?;
+            let message = finished.value("message")?;
+            ensure!(
+                message.contains("runs as user 0, not as user"),
+                "{finished:?}"
+            );
+            field_is(
+                &record_of(stage, &finished)?,
+                "/close",
+                "upstream_unreachable",
+            )
+        })
+}
