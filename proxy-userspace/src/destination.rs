@@ -11,6 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::wire::text::printable;
 
+/// What a name begins with that is in a mount namespace of its own.
+const MOUNTS: &str = "mnt:[";
+
 /// A server, as an application dials it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Destination {
@@ -20,7 +23,8 @@ pub enum Destination {
     Unix(SocketPath),
 }
 
-/// The name of a server's unix socket: a path, or `@` and a name in the abstract name space.
+/// The name of a server's unix socket: a path, `@` and a name in the abstract name space, or a mount namespace and a path
+/// in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketPath {
     text: Arc<str>,
@@ -36,10 +40,13 @@ impl SocketPath {
             Some(name) => format!("@{}", printable(name)),
             None => printable(path),
         };
-        Some(Self {
-            text: text.into(),
-            port,
-        })
+        Some(Self::at(text, port))
+    }
+
+    /// The name of a socket that is called otherwise, and was dialled under a name with this port.
+    pub fn at(path: impl Into<Arc<str>>, port: u16) -> Self {
+        let text = path.into();
+        Self { text, port }
     }
 
     /// The name.
@@ -105,7 +112,9 @@ impl FromStr for Destination {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let path = match text.strip_prefix('@') {
             Some(name) => SocketPath::new(format!("\0{name}").as_bytes()),
-            None if text.starts_with('/') => SocketPath::new(text.as_bytes()),
+            None if text.starts_with('/') || text.starts_with(MOUNTS) => {
+                SocketPath::new(text.as_bytes())
+            }
             None => None,
         };
         if let Some(path) = path {
@@ -145,6 +154,7 @@ mod tests {
             "[2001:db8::1]:6432",
             "/run/postgresql/.s.PGSQL.5432",
             "@abstract/.s.PGSQL.5432",
+            "mnt:[4026532201]/run/.s.PGSQL.5432",
         ] {
             let destination: Destination = text.parse().unwrap();
             assert_eq!(destination.to_string(), text);

@@ -98,7 +98,10 @@ elif way in ("ask", "relative"):
     print(f"answer={ask(connection, 'select 42')[0]}")
 elif way == "cancel":
     connection = logged_in(path)
-    connection.sendall(message(b"Q", b"select pg_sleep(600)\0"))
+    # A request that comes before the query runs would cancel nothing: the notice says that it does.
+    sleep = b"do $$ begin raise notice 'asleep'; perform pg_sleep(600); end $$\0"
+    connection.sendall(message(b"Q", sleep))
+    through(connection, b"N")
     with connect(path) as cancel:
         cancel.sendall(packet(80877102, through.key))
         cancel.recv(1)

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::destination::Destination;
+use crate::destination::{Destination, SocketPath};
 use crate::identify::Identity;
 use crate::policy::{
     Action, CancelFacts, Decision, OWN_CANCEL, Question, StartupFacts, Subject, TlsFacts,
@@ -127,7 +127,10 @@ impl SessionRecord {
         let destination = self.destination.as_ref()?;
         match (destination.address, &destination.path) {
             (Some(address), _) => Some(SocketAddr::new(address, destination.port).into()),
-            (None, path) => path.as_ref()?.parse().ok(),
+            (None, path) => {
+                let path = SocketPath::at(path.as_deref()?, destination.port);
+                Some(Destination::Unix(path))
+            }
         }
     }
 

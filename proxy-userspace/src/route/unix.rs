@@ -25,6 +25,7 @@ use super::caller::{Caller, Errands};
 use crate::destination::{Destination, SocketPath};
 use crate::identify::{Identity, Whereabouts};
 use crate::intercept::{Guise, Namespace};
+use crate::wire::text::printable;
 
 /// How a client's own unix socket would have gone to its server.
 #[derive(Clone, Debug)]
@@ -54,11 +55,6 @@ impl UnixWay {
     /// Where it leads.
     pub fn destination(&self) -> Destination {
         Destination::Unix(self.name.clone())
-    }
-
-    /// From where.
-    pub fn namespace(&self) -> &Arc<Namespace> {
-        &self.namespace
     }
 }
 
@@ -99,9 +95,10 @@ impl UnixRouter {
             }),
             Some(caller) => {
                 let path = Path::new(std::ffi::OsStr::from_bytes(dialled.bytes()));
-                self.open(*origin, caller, path).await.map(|opened| {
-                    name = opened.name.unwrap_or(name.clone());
-                    opened.target
+                let opened = self.open((*origin, caller), path, name.port()).await;
+                opened.map(|(found, target)| {
+                    name = found;
+                    target
                 })
             }
         };
@@ -112,7 +109,13 @@ impl UnixRouter {
         })
     }
 
-    async fn open(&self, origin: Origin, caller: Caller, path: &Path) -> io::Result<Opened> {
+    /// Opens the file that the path leads to for this caller, and tells what it is called.
+    async fn open(
+        &self,
+        (origin, caller): (Origin, Caller),
+        path: &Path,
+        port: u16,
+    ) -> io::Result<(SocketPath, Target)> {
         let place = self.errands.begin(&caller)?;
         let (path, errand) = (path.to_owned(), caller.clone());
         let opening = Namespace::apart(None, move || {
@@ -123,17 +126,14 @@ impl UnixRouter {
                 errand.impersonate()?;
                 open_in(&whereabouts, &path)
             })?;
-            let name = name_of(&file, &whereabouts.mounts)?;
+            let name = name_of(&file, &whereabouts.mounts, port)?;
             Ok((file, name))
         });
         let (file, name) = tokio::time::timeout(self.timeout, opening)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         let address = Address::File(file);
-        Ok(Opened {
-            name,
-            target: Target { caller, address },
-        })
+        Ok((name, Target { caller, address }))
     }
 
     /// Connects. The server sees the client's effective user and group.
@@ -159,11 +159,6 @@ impl UnixRouter {
         });
         UnixStream::from_std(connecting.await?)
     }
-}
-
-struct Opened {
-    name: Option<SocketPath>,
-    target: Target,
 }
 
 impl Target {
@@ -211,10 +206,11 @@ fn open_in(whereabouts: &Whereabouts, path: &Path) -> io::Result<OwnedFd> {
     Ok(opened?)
 }
 
-/// The name of a server's socket, by which everybody's policies know it: where it is on this host. A file that is not
-/// there by that path, because it is in a mount namespace of its client's, may be one of this host's by another path;
-/// if not, its mount namespace is part of the name. None for a file that is not called as a server's socket is.
-fn name_of(file: &OwnedFd, mounts: &str) -> io::Result<Option<SocketPath>> {
+/// The name of a server's socket, by which everybody's policies know it: where it is on this host, whatever it is called
+/// there. A file that is not there by that path, because it is in a mount namespace of its client's, may be one of this
+/// host's by another path; if not, its mount namespace is part of the name. What was dialled never is: it may be a link
+/// that is there for its client alone.
+fn name_of(file: &OwnedFd, mounts: &str, port: u16) -> io::Result<SocketPath> {
     let link = own_path(file);
     let path = fs::read_link(&link)?;
     let itself = fs::metadata(&link)?;
@@ -222,23 +218,22 @@ fn name_of(file: &OwnedFd, mounts: &str) -> io::Result<Option<SocketPath>> {
         fs::metadata(other)
             .is_ok_and(|other| (other.dev(), other.ino()) == (itself.dev(), itself.ino()))
     };
+    let named = |path: &Path| {
+        let path = path.as_os_str().as_bytes();
+        SocketPath::new(path).unwrap_or_else(|| SocketPath::at(printable(path), port))
+    };
     if is_same(&path) {
-        return Ok(SocketPath::new(path.as_os_str().as_bytes()));
+        return Ok(named(&path));
     }
     let here = procfs::net::unix().map_err(io::Error::other)?;
     let mut paths = here.into_iter().filter_map(|entry| entry.path);
-    let is_server = |path: &PathBuf| {
-        path.is_absolute()
-            && SocketPath::new(path.as_os_str().as_bytes()).is_some()
-            && is_same(path)
-    };
-    if let Some(path) = paths.find(is_server) {
-        return Ok(SocketPath::new(path.as_os_str().as_bytes()));
+    if let Some(path) = paths.find(|path| path.is_absolute() && is_same(path)) {
+        return Ok(named(&path));
     }
     debug!(path = %path.display(), mounts, "a socket of another mount namespace's");
-    let mut name = mounts.as_bytes().to_vec();
-    name.extend(path.as_os_str().as_bytes());
-    Ok(SocketPath::new(&name))
+    Ok(named(
+        &Path::new(mounts).join(path.strip_prefix("/").unwrap_or(&path)),
+    ))
 }
 
 /// A path to what a descriptor of ours is open on.

@@ -15,22 +15,28 @@ const LOG_BYTES: usize = 64 * 1024;
 /// How much of its end is told.
 const TOLD_BYTES: usize = 2 * 1024;
 
-/// Loads a socket-address program for one attach type.
+/// A program as the object has it.
+#[derive(Clone, Copy)]
+pub(super) struct Program<'a> {
+    /// Its name; the kernel keeps the first 15 bytes of it (`BPF_OBJ_NAME_LEN`).
+    pub(super) name: &'a str,
+    pub(super) instructions: &'a [bpf_insn],
+    pub(super) license: &'a CStr,
+    pub(super) attach_type: bpf_attach_type,
+}
+
+/// Loads a socket-address program for its attach type.
 ///
 /// # Errors
 /// The kernel's reason, with the end of the verifier's log if it has one.
-pub(super) fn load(
-    instructions: &[bpf_insn],
-    license: &CStr,
-    attach_type: bpf_attach_type,
-) -> io::Result<OwnedFd> {
+pub(super) fn load(program: Program<'_>) -> io::Result<OwnedFd> {
     // Without a log at first: with one the kernel writes down everything it does.
-    let refused = match try_to_load(instructions, license, attach_type, &mut []) {
+    let refused = match try_to_load(program, &mut []) {
         Ok(program) => return Ok(program),
         Err(error) => error,
     };
     let mut log = vec![0; LOG_BYTES];
-    let error = match try_to_load(instructions, license, attach_type, &mut log) {
+    let error = match try_to_load(program, &mut log) {
         Ok(program) => return Ok(program),
         Err(_) => refused,
     };
@@ -40,21 +46,21 @@ pub(super) fn load(
     Err(io::Error::new(error.kind(), format!("{error}: {told}")))
 }
 
-fn try_to_load(
-    instructions: &[bpf_insn],
-    license: &CStr,
-    attach_type: bpf_attach_type,
-    log: &mut [u8],
-) -> io::Result<OwnedFd> {
+fn try_to_load(program: Program<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
     // SAFETY: a union of plain numbers; all zero is what the kernel wants of fields that are not set.
     let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
     // SAFETY: the variant that BPF_PROG_LOAD reads.
     let load = unsafe { &mut attributes.__bindgen_anon_3 };
     load.prog_type = bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
-    load.insn_cnt = u32::try_from(instructions.len()).map_err(io::Error::other)?;
-    load.insns = instructions.as_ptr() as u64;
-    load.license = license.as_ptr() as u64;
-    load.expected_attach_type = attach_type as u32;
+    load.insn_cnt = u32::try_from(program.instructions.len()).map_err(io::Error::other)?;
+    load.insns = program.instructions.as_ptr() as u64;
+    load.license = program.license.as_ptr() as u64;
+    load.expected_attach_type = program.attach_type as u32;
+    // The last byte of the room is a zero.
+    let name = program.name.bytes().take(load.prog_name.len() - 1);
+    for (place, byte) in load.prog_name.iter_mut().zip(name) {
+        *place = libc::c_char::from_ne_bytes([byte]);
+    }
     if !log.is_empty() {
         load.log_level = 1;
         load.log_size = u32::try_from(log.len()).map_err(io::Error::other)?;

@@ -92,8 +92,13 @@ impl UnixPrograms {
             let function = object.functions.get(&program.function_key());
             let mut instructions = function.ok_or_else(missing)?.instructions.clone();
             complete(&mut instructions, &numbers);
-            kernel::load(&instructions, &program.license, attach_type)
-                .map_err(|source| UnixHookError::Program { name, source })
+            let completed = kernel::Program {
+                name,
+                instructions: &instructions,
+                license: &program.license,
+                attach_type,
+            };
+            kernel::load(completed).map_err(|source| UnixHookError::Program { name, source })
         };
         let answering = ANSWERING
             .into_iter()

@@ -1,7 +1,6 @@
 //! The record of an accepted connection: with its client's socket in the kernel, and with ours once it was asked for.
 
-use std::os::fd::AsFd as _;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use aya::maps::{MapData, MapError, SkStorage};
 use proxy_ebpf::unix::UnixInterception;

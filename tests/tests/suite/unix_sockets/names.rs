@@ -133,6 +133,30 @@ fn a_socket_that_is_mounted_elsewhere_is_known_by_its_place_on_this_host() -> Re
 }
 
 #[test]
+fn a_link_in_a_mount_namespace_does_not_lend_its_name() -> Result<()> {
+    Setup::with(Version::V15).port(PORT).play(|stage| {
+        // What is a permitted path on this host is a link there, to a file that another server's socket is mounted on.
+        let (permitted, file) = (
+            stage.directory().join("permitted"),
+            stage.directory().join("x"),
+        );
+        fs::create_dir(&permitted)?;
+        fs::write(&file, "")?;
+        let dialled = format!("{}/.s.PGSQL.{PORT}", permitted.display());
+        let script = r#"mount --bind "$0" "$1" && mount -t tmpfs none "$2" && ln -s "$1" "$3" &&
+            exec /usr/bin/python3 "$4" ask "$3""#;
+        let mut command = stage.cgroup.command("unshare")?;
+        command.args(["--mount", "sh", "-c", script]);
+        command.arg(socket_path(stage)).arg(&file).arg(&permitted);
+        let finished = run(command.arg(&dialled).arg(source("unix.py")))?;
+        ensure!(finished.value("answer")? == "42", "{finished:?}");
+        ensure!(finished.value("peer")? == dialled, "{finished:?}");
+        let record = record_of(stage, &finished)?;
+        field_is(&record, "/destination/path", socket_path(stage))
+    })
+}
+
+#[test]
 fn a_server_of_another_mount_namespace_does_not_pass_for_one_of_this_hosts() -> Result<()> {
     Setup::with(Version::V15).port(PORT).play(|stage| {
         let directory = stage.directory().join("hidden");
