@@ -25,6 +25,7 @@ pub use coverage::{Coverage, uncovered};
 pub use doors::{Accepted, Ends};
 pub use handover::{Handover, HandoverError, MAX_ENTRY_AGE, Taken, sweep_forever};
 pub use hooks::{Attached, Counters, HookError, ListenerTable, Loaded, Targets};
+pub(crate) use listener::is_lack_of_ours;
 pub use listener::{ListenAddress, try_to_listen};
 pub use log::{HookLog, forward_log};
 pub use namespace::Namespace;

@@ -22,7 +22,7 @@ use tokio::net::TcpSocket;
 
 use crate::destination::Destination;
 use crate::identify::Identity;
-use crate::intercept::{Guise, Namespace};
+use crate::intercept::{Guise, Namespace, is_lack_of_ours};
 use crate::policy::Clearance;
 use crate::stream::Stream;
 
@@ -131,9 +131,16 @@ impl Router {
                 }
                 (Destination::Unix(_), Way::Unix(way)) if *destination == way.destination() => {
                     let connected = self.unix.connect(way).await;
-                    connected
-                        .map(Into::into)
-                        .map_err(|source| refused(destination, source))
+                    connected.map(Into::into).map_err(|source| {
+                        if is_lack_of_ours(&source) {
+                            let destination = destination.clone();
+                            return DialError::NoSocket {
+                                destination,
+                                source,
+                            };
+                        }
+                        refused(destination, source)
+                    })
                 }
                 // Leave to go somewhere else is none.
                 _ => Err(refused(destination, io::ErrorKind::PermissionDenied.into())),

@@ -233,8 +233,8 @@ fn is_local(ip: IpAddr) -> io::Result<bool> {
     }
 }
 
-/// Whether the error says nothing about the namespace.
-fn is_lack_of_ours(error: &io::Error) -> bool {
+/// Whether the error is a lack of ours, and says nothing about a namespace or a server.
+pub(crate) fn is_lack_of_ours(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)

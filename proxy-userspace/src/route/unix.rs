@@ -146,7 +146,7 @@ impl UnixRouter {
     pub(super) async fn connect(&self, way: &UnixWay) -> io::Result<UnixStream> {
         let target = match &*way.target {
             Ok(target) => target,
-            Err(error) => return Err(io::Error::new(error.kind(), error.to_string())),
+            Err(error) => return Err(same(error)),
         };
         let place = self.errands.begin(&target.caller)?;
         let (shared, timeout, guise) = (Arc::clone(&way.target), self.timeout, self.guise);
@@ -158,6 +158,14 @@ impl UnixRouter {
             }
         });
         UnixStream::from_std(connecting.await?)
+    }
+}
+
+/// The error once more: each attempt has its own.
+fn same(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::new(error.kind(), error.to_string()),
     }
 }
 
