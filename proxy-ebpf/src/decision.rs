@@ -6,6 +6,7 @@
 use crate::endpoint::Endpoint;
 use crate::handover::ListenerPorts;
 use crate::refusals::Refusals;
+use crate::serving::Presence;
 use crate::unix::ListenerName;
 use crate::verdict::Verdict;
 
@@ -37,6 +38,10 @@ pub trait InterceptionState {
     fn is_own_process(&self, tgid: u32) -> bool;
     /// The listener ports of a network namespace, if it has any.
     fn listener_ports(&self, netns_cookie: u64) -> Option<ListenerPorts>;
+    /// Whether a listener of ours is there, over TCP.
+    fn is_listening(&self, listener: &Endpoint) -> bool;
+    /// Whether whoever listens is there to serve.
+    fn presence(&self) -> Presence;
     /// The name of a network namespace's listener for unix sockets, if it has one.
     fn unix_listener(&self, netns_cookie: u64) -> Option<ListenerName>;
     /// What is refused rather than let go direct.
@@ -50,7 +55,7 @@ pub enum Decision {
     Ignore,
     /// Ours by port, but it goes direct; counted under the verdict.
     Pass(Verdict),
-    /// connect() fails with EPERM; counted under the verdict.
+    /// connect() fails, with ECONNREFUSED if nobody serves and with EPERM otherwise; counted under the verdict.
     Refuse(Verdict),
     /// It goes to this listener; `destination` is what connect() would have reached, with `0.0.0.0` and `::`
     /// resolved to loopback as the kernel does.
@@ -73,6 +78,10 @@ pub fn should_intercept(attempt: &Attempt, state: &impl InterceptionState) -> De
     } else {
         attempt.destination
     };
+    let presence = state.presence();
+    if presence == Presence::NotYet {
+        return Decision::Ignore;
+    }
     if is_own_listener(attempt, &destination, state) {
         return not_redirected(Verdict::OwnListener, state);
     }
@@ -82,6 +91,10 @@ pub fn should_intercept(attempt: &Attempt, state: &impl InterceptionState) -> De
     if state.is_own_process(attempt.tgid) {
         return Decision::Pass(Verdict::OwnProcess);
     }
+    // Nobody opens listeners where there are none, either.
+    if presence == Presence::Down {
+        return not_redirected(Verdict::Unserved, state);
+    }
     if destination.is_link_local_v6() {
         return not_redirected(Verdict::LinkLocal, state);
     }
@@ -89,12 +102,15 @@ pub fn should_intercept(attempt: &Attempt, state: &impl InterceptionState) -> De
         Some(ports) if ports.has_tcp() => ports,
         _ => return not_redirected(Verdict::OtherNetns, state),
     };
-    match ports.for_destination(&destination) {
-        Some(listener) => Decision::Redirect {
-            destination,
-            listener,
-        },
-        None => not_redirected(Verdict::NoListener, state),
+    let Some(listener) = ports.for_destination(&destination) else {
+        return not_redirected(Verdict::NoListener, state);
+    };
+    if !state.is_listening(&listener) {
+        return not_redirected(Verdict::Unserved, state);
+    }
+    Decision::Redirect {
+        destination,
+        listener,
     }
 }
 
@@ -122,6 +138,8 @@ fn is_own_listener(
             .and_then(|ports| ports.for_destination(destination))
             .is_some_and(|listener| listener == *destination)
         && !state.is_own_process(attempt.tgid)
+        // If we are gone, the port is anybody's.
+        && state.is_listening(destination)
 }
 
 #[cfg(test)]
@@ -129,11 +147,23 @@ mod tests {
     use super::*;
     use core::net::SocketAddr;
 
-    /// Listeners in two namespaces, and what is refused.
-    struct State(Refusals);
+    /// Listeners in two namespaces, what is refused, and whether we are well.
+    struct State {
+        refusals: Refusals,
+        is_listening: bool,
+        presence: Presence,
+    }
 
     /// Where nothing is enforced.
-    const OBSERVING: State = State(Refusals::ALWAYS);
+    const OBSERVING: State = serving(Refusals::ALWAYS);
+
+    const fn serving(refusals: Refusals) -> State {
+        State {
+            refusals,
+            is_listening: true,
+            presence: Presence::Alive,
+        }
+    }
 
     impl InterceptionState for State {
         fn intercepts_port(&self, port: u16) -> bool {
@@ -153,8 +183,14 @@ mod tests {
         fn unix_listener(&self, netns_cookie: u64) -> Option<ListenerName> {
             self.listener_ports(netns_cookie)?.unix()
         }
+        fn is_listening(&self, _: &Endpoint) -> bool {
+            self.is_listening
+        }
+        fn presence(&self) -> Presence {
+            self.presence
+        }
         fn refusals(&self) -> Refusals {
-            self.0
+            self.refusals
         }
     }
 
@@ -294,8 +330,8 @@ mod tests {
                 Decision::Pass(verdict)
             }
         };
-        let enforcing = State(Refusals::ENFORCING);
-        let everywhere = State(Refusals::ENFORCING.and(Verdict::OtherNetns));
+        let enforcing = serving(Refusals::ENFORCING);
+        let everywhere = serving(Refusals::ENFORCING.and(Verdict::OtherNetns));
         for (attempt, verdict, here, there) in cases {
             assert_eq!(
                 should_intercept(&attempt, &OBSERVING),
@@ -346,5 +382,64 @@ mod tests {
             };
             assert_eq!(should_intercept(&elsewhere, &OBSERVING), Decision::Ignore);
         }
+    }
+    #[test]
+    fn while_nobody_serves_connects_go_as_declared() {
+        let closed = Refusals::ALWAYS.and(Verdict::Unserved);
+        let cases = [
+            (Refusals::ALWAYS, Decision::Pass(Verdict::Unserved)),
+            (closed, Decision::Refuse(Verdict::Unserved)),
+        ];
+        for (refusals, expected) in cases {
+            let (alive, down) = (Presence::Alive, Presence::Down);
+            for (is_listening, presence) in [(false, alive), (true, down), (false, down)] {
+                let down = State {
+                    refusals,
+                    is_listening,
+                    presence,
+                };
+                for destination in ["192.0.2.1:5432", "[2001:db8::1]:5432"] {
+                    assert_eq!(should_intercept(&attempt(destination), &down), expected);
+                }
+                let other_netns = Attempt {
+                    netns_cookie: 9,
+                    ..attempt("192.0.2.1:5432")
+                };
+                if presence == Presence::Down {
+                    assert_eq!(should_intercept(&other_netns, &down), expected);
+                }
+                let other_port = attempt("192.0.2.1:5433");
+                assert_eq!(should_intercept(&other_port, &down), Decision::Ignore);
+            }
+            let up = should_intercept(&attempt("192.0.2.1:5432"), &serving(refusals));
+            assert_eq!(up, redirect("192.0.2.1:5432", "127.0.0.1:15432"));
+        }
+    }
+
+    #[test]
+    fn who_does_not_serve_yet_leaves_everything_alone() {
+        let not_yet = State {
+            refusals: Refusals::ENFORCING.and(Verdict::Unserved),
+            is_listening: true,
+            presence: Presence::NotYet,
+        };
+        for destination in ["192.0.2.1:5432", "[fe80::1]:5432", "127.0.0.1:15432"] {
+            assert_eq!(
+                should_intercept(&attempt(destination), &not_yet),
+                Decision::Ignore
+            );
+        }
+    }
+
+    #[test]
+    fn a_port_that_was_ours_is_anybodys_once_we_are_gone() {
+        let gone = State {
+            is_listening: false,
+            ..OBSERVING
+        };
+        assert_eq!(
+            should_intercept(&attempt("127.0.0.1:15432"), &gone),
+            Decision::Ignore
+        );
     }
 }

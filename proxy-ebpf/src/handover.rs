@@ -64,6 +64,15 @@ impl ListenerPorts {
         u16::from_be_bytes(self.v4) != 0 || u16::from_be_bytes(self.v6) != 0
     }
 
+    /// A listener for TCP, if there is one at all: none where loopback is down.
+    #[inline(always)]
+    pub const fn any_tcp(&self) -> Option<Endpoint> {
+        match self.for_destination(&Endpoint::v4([127, 0, 0, 1], 0)) {
+            None => self.for_destination(&Endpoint::v6([0; 16], 0)),
+            found => found,
+        }
+    }
+
     /// Adds the listener for unix sockets.
     #[must_use]
     pub const fn with_unix(self, name: ListenerName) -> Self {

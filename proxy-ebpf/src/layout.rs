@@ -7,6 +7,7 @@ use crate::names::{MAX_WANTED, WANTED_BYTES};
 use crate::offsets::KernelOffsets;
 use crate::origin::Origin;
 use crate::refusals::Refusals;
+use crate::serving::Serving;
 use crate::unix::{DialledPath, ListenerName, UnixInterception};
 use crate::wanted::WantedNetns;
 
@@ -21,6 +22,7 @@ const _: () = {
     assert!(size_of::<WantedNetns>() == 16 && align_of::<WantedNetns>() == 8);
     // A message for each namespace that is waited for finds room, with the eight bytes before it.
     assert!(MAX_WANTED * (size_of::<WantedNetns>() + 8) <= WANTED_BYTES);
+    assert!(size_of::<Serving>() == 16 && align_of::<Serving>() == 8);
     assert!(size_of::<ListenerName>() == 6 && align_of::<ListenerName>() == 1);
     assert!(size_of::<DialledPath>() == 112 && align_of::<DialledPath>() == 4);
     assert!(size_of::<UnixInterception>() == 216 && align_of::<UnixInterception>() == 8);

@@ -20,6 +20,7 @@ pub mod origin;
 #[cfg(feature = "user")]
 mod pod;
 pub mod refusals;
+pub mod serving;
 pub mod unix;
 pub mod verdict;
 pub mod wanted;

@@ -2,7 +2,8 @@
 
 /// Hash map: intercepted destination ports (`u16`, host order) → 1.
 pub const MAP_PORTS: &str = "PORTS";
-/// Hash map: thread group ids that are never intercepted → 1.
+/// Hash map: thread group ids that are never intercepted → when their leader was started, in clock ticks since boot; 0
+/// where that is not known.
 pub const MAP_OWN_PROCESSES: &str = "OWN_PROCESSES";
 /// Hash map: network namespace cookie → [`crate::handover::ListenerPorts`].
 pub const MAP_LISTENERS: &str = "LISTENERS";
@@ -14,6 +15,11 @@ pub const MAP_WANTED: &str = "WANTED";
 pub const MAP_WANTED_QUEUE: &str = "WANTED_QUEUE";
 /// Socket storage: [`crate::unix::UnixInterception`].
 pub const MAP_UNIX_SOCKETS: &str = "UNIX_SOCKETS";
+/// Socket storage: our listening sockets → 1.
+pub const MAP_LISTENING: &str = "LISTENING";
+/// Array of one `u64`: when userspace was last alive, in monotonic nanoseconds; 0 when it has ended,
+/// [`crate::serving::NOT_YET`] before it serves.
+pub const MAP_HEARTBEAT: &str = "HEARTBEAT";
 /// Per-CPU array of `u64`, indexed by [`crate::verdict::Verdict`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
 
@@ -21,6 +27,9 @@ pub const MAP_COUNTERS: &str = "COUNTERS";
 pub const GLOBAL_OFFSETS: &str = "OFFSETS";
 /// The global that holds [`crate::refusals::Refusals`].
 pub const GLOBAL_REFUSALS: &str = "REFUSALS";
+
+/// The global that holds [`crate::serving::Serving`].
+pub const GLOBAL_SERVING: &str = "SERVING";
 
 /// Program on `cgroup/connect4`.
 pub const PROGRAM_CONNECT4: &str = "pgusher_connect4";
@@ -46,8 +55,9 @@ pub const CALL_SET_SUN_PATH: usize = 0x7067_0002;
 
 /// The most destination ports that can be intercepted.
 pub const MAX_PORTS: usize = 64;
-/// The most processes that can be exempt at once: the running one and its successor during an upgrade, with room.
-pub const MAX_OWN_PROCESSES: usize = 8;
+/// The most processes that can be exempt at once: the running one, its successor during an upgrade, and predecessors that
+/// still have sessions.
+pub const MAX_OWN_PROCESSES: usize = 64;
 /// The most network namespaces with a listener.
 pub const MAX_LISTENERS: usize = 4096;
 /// The most network namespaces that can wait for a listener; a connect from one more is told of by the next.

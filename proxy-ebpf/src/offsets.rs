@@ -3,6 +3,10 @@
 //! Rust programs have no CO-RE field relocations, so userspace reads these offsets from the kernel's BTF and sets
 //! them as a global before the programs are loaded.
 
+/// A clock tick in nanoseconds, the unit of a process's start time in /proc/PID/stat: `USER_HZ` is 100 on every architecture
+/// that pgusher is built for (include/asm-generic/param.h).
+pub const NANOSECONDS_PER_TICK: u64 = 1_000_000_000 / 100;
+
 /// A byte offset inside a kernel structure, or "this kernel did not say".
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

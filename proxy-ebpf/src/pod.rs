@@ -8,6 +8,7 @@ use crate::handover::{HandoverKey, ListenerPorts};
 use crate::interception::Interception;
 use crate::offsets::KernelOffsets;
 use crate::refusals::Refusals;
+use crate::serving::Serving;
 use crate::unix::UnixInterception;
 
 // SAFETY: `repr(C)`, no padding (asserted in `layout` by size), every bit pattern is valid.
@@ -20,5 +21,7 @@ unsafe impl aya::Pod for Interception {}
 unsafe impl aya::Pod for KernelOffsets {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Refusals {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Serving {}
 // SAFETY: as above.
 unsafe impl aya::Pod for UnixInterception {}

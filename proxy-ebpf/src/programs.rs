@@ -9,6 +9,7 @@ mod context;
 mod getpeername;
 mod maps;
 mod origin;
+mod serving;
 mod sock_ops;
 mod unix;
 

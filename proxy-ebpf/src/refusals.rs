@@ -17,7 +17,8 @@ impl Refusals {
     /// dials one could come upon the record of a connection that was given up before it was accepted.
     pub const ALWAYS: Self = Self(0).and(Verdict::OwnListener);
 
-    /// What would be a way around the policies, apart from other network namespaces, which are a setting.
+    /// What would be a way around the policies, apart from other network namespaces, and from when pgusher is down, which
+    /// are settings.
     pub const ENFORCING: Self = Self::ALWAYS
         .and(Verdict::BoundToDevice)
         .and(Verdict::LinkLocal)
@@ -33,7 +34,8 @@ impl Refusals {
             | Verdict::NoListener
             | Verdict::StorageFailed
             | Verdict::BoundToDevice
-            | Verdict::OwnListener => Self(self.0 | 1 << verdict.index()),
+            | Verdict::OwnListener
+            | Verdict::Unserved => Self(self.0 | 1 << verdict.index()),
             Verdict::Redirected
             | Verdict::UnixRedirected
             | Verdict::OwnProcess
@@ -54,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn enforcing_refuses_every_way_around_but_other_namespaces() {
+    fn enforcing_refuses_every_way_around_that_is_no_setting() {
         for verdict in Verdict::ALL {
             let expected = matches!(
                 verdict,
@@ -72,8 +74,10 @@ mod tests {
             let always = verdict == Verdict::OwnListener;
             assert_eq!(Refusals::ALWAYS.contains(verdict), always, "{verdict:?}");
         }
-        let all = Refusals::ENFORCING.and(Verdict::OtherNetns);
-        assert!(all.contains(Verdict::OtherNetns) && all.contains(Verdict::LinkLocal));
+        for setting in [Verdict::OtherNetns, Verdict::Unserved] {
+            let all = Refusals::ENFORCING.and(setting);
+            assert!(all.contains(setting) && all.contains(Verdict::LinkLocal));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use crate::decision::{InterceptionState, TYPE_STREAM};
 use crate::origin::Origin;
+use crate::serving::Presence;
 use crate::verdict::Verdict;
 
 /// The size of `sun_path` (include/uapi/linux/un.h).
@@ -149,7 +150,7 @@ pub enum UnixDecision {
     Ignore,
     /// It goes direct; counted under the verdict.
     Pass(Verdict),
-    /// connect() fails with EPERM; counted under the verdict.
+    /// connect() fails; counted under the verdict.
     Refuse(Verdict),
     /// It goes to this listener.
     Redirect(ListenerName),
@@ -161,26 +162,54 @@ pub fn should_intercept(attempt: &UnixAttempt, state: &impl InterceptionState) -
     if attempt.socket_type != TYPE_STREAM {
         return UnixDecision::Ignore;
     }
-    if let Some(dialled) = attempt.listener {
-        let is_ours = state.unix_listener(attempt.netns_cookie) == Some(dialled);
-        if is_ours && !state.is_own_process(attempt.tgid) {
-            return not_redirected(Verdict::OwnListener, state);
-        }
+    let is_to_server = attempt.port.is_some_and(|port| state.intercepts_port(port));
+    if !is_to_server && attempt.listener.is_none() {
         return UnixDecision::Ignore;
     }
-    match attempt.port {
-        Some(port) if state.intercepts_port(port) => {}
-        _ => return UnixDecision::Ignore,
+    let presence = state.presence();
+    if matches!(presence, Presence::NotYet) {
+        return UnixDecision::Ignore;
+    }
+    if let Some(dialled) = attempt.listener {
+        return match state.unix_listener(attempt.netns_cookie) {
+            Some(ours) if ours == dialled && is_refused_to(attempt, state) => {
+                not_redirected(Verdict::OwnListener, state)
+            }
+            _ => UnixDecision::Ignore,
+        };
     }
     if state.is_own_process(attempt.tgid) {
         return UnixDecision::Pass(Verdict::OwnProcess);
+    }
+    if matches!(presence, Presence::Down) {
+        return not_redirected(Verdict::Unserved, state);
     }
     if state.listener_ports(attempt.netns_cookie).is_none() {
         return not_redirected(Verdict::OtherNetns, state);
     }
     match state.unix_listener(attempt.netns_cookie) {
-        Some(listener) => UnixDecision::Redirect(listener),
         None => not_redirected(Verdict::NoListener, state),
+        Some(_) if !is_there(attempt, state) => not_redirected(Verdict::Unserved, state),
+        Some(listener) => UnixDecision::Redirect(listener),
+    }
+}
+
+/// Whether the name is still ours, and the caller is not.
+#[inline(always)]
+fn is_refused_to(attempt: &UnixAttempt, state: &impl InterceptionState) -> bool {
+    // If we are gone, the name is anybody's.
+    !state.is_own_process(attempt.tgid) && is_there(attempt, state)
+}
+
+/// Whether the process that listens for unix sockets is there. No hook can look a unix socket up by its name, and who
+/// binds that of one that has ended must get nothing; but a process's sockets end together, and its listener for TCP can
+/// be looked up. Where loopback is down there is none, and the heartbeat has to do.
+#[inline(always)]
+fn is_there(attempt: &UnixAttempt, state: &impl InterceptionState) -> bool {
+    let ports = state.listener_ports(attempt.netns_cookie);
+    match ports.and_then(|ports| ports.any_tcp()) {
+        Some(listener) => state.is_listening(&listener),
+        None => matches!(state.presence(), Presence::Alive),
     }
 }
 
@@ -235,13 +264,28 @@ fn is_server_name(tail: &[u8; TAIL_BYTES], length: usize, digits: usize) -> bool
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::Endpoint;
     use crate::handover::ListenerPorts;
     use crate::refusals::Refusals;
 
     const NAME: ListenerName = ListenerName::new(*b"\0abcde");
 
-    /// A listener for unix sockets in one namespace, another without one, and what is refused.
-    struct State(Refusals);
+    /// A listener for unix sockets in one namespace, another without one, one with nothing else; what is refused, and
+    /// whether we are well.
+    #[derive(Clone, Copy)]
+    struct State {
+        refusals: Refusals,
+        is_listening: bool,
+        presence: Presence,
+    }
+
+    const fn serving(refusals: Refusals) -> State {
+        State {
+            refusals,
+            is_listening: true,
+            presence: Presence::Alive,
+        }
+    }
 
     impl InterceptionState for State {
         fn intercepts_port(&self, port: u16) -> bool {
@@ -255,14 +299,22 @@ mod tests {
             match netns_cookie {
                 1 => Some(ports.with_unix(NAME)),
                 2 => Some(ports),
+                3 => Some(ListenerPorts::new(None, None).with_unix(NAME)),
                 _ => None,
             }
         }
         fn unix_listener(&self, netns_cookie: u64) -> Option<ListenerName> {
             self.listener_ports(netns_cookie)?.unix()
         }
+        fn is_listening(&self, listener: &Endpoint) -> bool {
+            assert_eq!(*listener, Endpoint::v4([127, 0, 0, 1], 15432));
+            self.is_listening
+        }
+        fn presence(&self) -> Presence {
+            self.presence
+        }
         fn refusals(&self) -> Refusals {
-            self.0
+            self.refusals
         }
     }
 
@@ -321,7 +373,7 @@ mod tests {
 
     #[test]
     fn streams_to_an_intercepted_port_go_to_the_listener() {
-        let state = State(Refusals::ALWAYS);
+        let state = serving(Refusals::ALWAYS);
         let redirected = UnixDecision::Redirect(NAME);
         assert_eq!(should_intercept(&ATTEMPT, &state), redirected);
         let ignored = [
@@ -350,7 +402,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_redirected_goes_as_declared() {
-        let enforcing = State(Refusals::ENFORCING.and(Verdict::OtherNetns));
+        let enforcing = serving(Refusals::ENFORCING.and(Verdict::OtherNetns));
         let cases = [
             (2, 7, Verdict::NoListener, true),
             (9, 7, Verdict::OtherNetns, true),
@@ -363,7 +415,8 @@ mod tests {
                 ..ATTEMPT
             };
             let passed = UnixDecision::Pass(verdict);
-            assert_eq!(should_intercept(&attempt, &State(Refusals::ALWAYS)), passed);
+            let observing = serving(Refusals::ALWAYS);
+            assert_eq!(should_intercept(&attempt, &observing), passed);
             let enforced = if is_refused {
                 UnixDecision::Refuse(verdict)
             } else {
@@ -375,7 +428,7 @@ mod tests {
 
     #[test]
     fn nobody_but_us_dials_our_listener() {
-        let state = State(Refusals::ALWAYS);
+        let state = serving(Refusals::ALWAYS);
         let attempt = UnixAttempt {
             port: None,
             listener: Some(NAME),
@@ -391,5 +444,77 @@ mod tests {
             };
             assert_eq!(should_intercept(&attempt, &state), UnixDecision::Ignore);
         }
+    }
+
+    #[test]
+    fn while_nobody_serves_connects_go_as_declared() {
+        let closed = Refusals::ALWAYS.and(Verdict::Unserved);
+        let cases = [
+            (Refusals::ALWAYS, UnixDecision::Pass(Verdict::Unserved)),
+            (closed, UnixDecision::Refuse(Verdict::Unserved)),
+        ];
+        let (alive, down) = (Presence::Alive, Presence::Down);
+        for (refusals, expected) in cases {
+            for (is_listening, presence) in [(false, alive), (true, down), (false, down)] {
+                let gone = State {
+                    refusals,
+                    is_listening,
+                    presence,
+                };
+                assert_eq!(should_intercept(&ATTEMPT, &gone), expected);
+                let other_port = UnixAttempt {
+                    port: Some(5433),
+                    ..ATTEMPT
+                };
+                assert_eq!(should_intercept(&other_port, &gone), UnixDecision::Ignore);
+                let own = UnixAttempt {
+                    tgid: 100,
+                    ..ATTEMPT
+                };
+                let passed = UnixDecision::Pass(Verdict::OwnProcess);
+                assert_eq!(should_intercept(&own, &gone), passed);
+            }
+        }
+    }
+
+    #[test]
+    fn without_loopback_the_heartbeat_alone_tells() {
+        let attempt = UnixAttempt {
+            netns_cookie: 3,
+            ..ATTEMPT
+        };
+        let state = State {
+            is_listening: false,
+            ..serving(Refusals::ALWAYS)
+        };
+        let redirected = UnixDecision::Redirect(NAME);
+        assert_eq!(should_intercept(&attempt, &state), redirected);
+        let down = State {
+            presence: Presence::Down,
+            ..state
+        };
+        let passed = UnixDecision::Pass(Verdict::Unserved);
+        assert_eq!(should_intercept(&attempt, &down), passed);
+    }
+
+    #[test]
+    fn who_does_not_serve_yet_leaves_everything_alone_and_a_name_of_the_gone_is_anybodys() {
+        let to_listener = UnixAttempt {
+            port: None,
+            listener: Some(NAME),
+            ..ATTEMPT
+        };
+        let not_yet = State {
+            presence: Presence::NotYet,
+            ..serving(Refusals::ENFORCING.and(Verdict::Unserved))
+        };
+        for attempt in [ATTEMPT, to_listener] {
+            assert_eq!(should_intercept(&attempt, &not_yet), UnixDecision::Ignore);
+        }
+        let gone = State {
+            is_listening: false,
+            ..serving(Refusals::ENFORCING)
+        };
+        assert_eq!(should_intercept(&to_listener, &gone), UnixDecision::Ignore);
     }
 }

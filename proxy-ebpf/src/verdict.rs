@@ -24,13 +24,15 @@ pub enum Verdict {
     BoundToDevice = 8,
     /// A connect of somebody else's straight to our listener was refused.
     OwnListener = 9,
+    /// A connect could not be redirected because nobody served behind the listener: pgusher was down, or hung.
+    Unserved = 10,
     /// A connect to a server's unix socket was sent to our listener.
-    UnixRedirected = 10,
+    UnixRedirected = 11,
 }
 
 impl Verdict {
     /// Every outcome, in the order of the counter array.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Redirected,
         Self::OwnProcess,
         Self::OtherNetns,
@@ -41,6 +43,7 @@ impl Verdict {
         Self::PublishFailed,
         Self::BoundToDevice,
         Self::OwnListener,
+        Self::Unserved,
         Self::UnixRedirected,
     ];
 
@@ -63,6 +66,7 @@ impl Verdict {
             Self::PublishFailed => "publish_failed",
             Self::BoundToDevice => "bound_to_device",
             Self::OwnListener => "own_listener",
+            Self::Unserved => "unserved",
             Self::UnixRedirected => "unix_redirected",
         }
     }

@@ -2,11 +2,12 @@
 
 mod client;
 mod status;
+mod takeover;
 
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,12 +24,15 @@ use tracing::error;
 use crate::policy::Reloaded;
 
 pub use client::{ClientError, fetch_status, request_policy_reload};
-pub use status::{Fixed, Observed, Status, UnixCoverage};
+pub use status::{Fixed, Observed, Seen, Status, UnixCoverage};
+pub use takeover::request_takeover;
 
 /// The status document's path.
 const STATUS_PATH: &str = "/v1/status";
 /// Where a POST reads the policies again.
 const RELOAD_PATH: &str = "/v1/policy/reload";
+/// Where a POST begins a takeover, and the connection becomes a [`crate::succession::Channel`].
+const TAKEOVER_PATH: &str = "/v1/takeover";
 /// Questions that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
@@ -37,7 +41,7 @@ const BACKLOG: i32 = 128;
 pub enum AdminError {
     /// Another instance answers there.
     #[error(
-        "another pgusher is running: it answers at {0}; stop it, or give this one its own --admin-socket"
+        "another pgusher is running: it answers at {0}; stop it, take over from it (pgusher run --takeover), or give this one its own --admin-socket"
     )]
     InUse(PathBuf),
     /// The socket cannot be made.
@@ -73,18 +77,51 @@ impl AdminSocket {
             fs::create_dir_all(directory).map_err(failed)?;
             fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
         }
-        match fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(failed)?,
-            Ok(_) => {
-                return Err(failed(io::Error::other(
-                    "something else than a socket is there",
-                )));
-            }
-            Err(_) => {}
+        remove_dead(path).map_err(failed)?;
+        Self::bind_there(path).map_err(failed)
+    }
+
+    /// Binds a socket beside the one that another instance answers at, to [`AdminSocket::answer_at`] its place later.
+    ///
+    /// # Errors
+    /// [`AdminError::Bind`]
+    pub fn bind_beside(path: &Path) -> Result<Self, AdminError> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{}", std::process::id()));
+        let beside = PathBuf::from(beside);
+        let bind = || {
+            remove_dead(&beside)?;
+            Self::bind_there(&beside)
+        };
+        bind().map_err(|source| AdminError::Bind {
+            path: beside.clone(),
+            source,
+        })
+    }
+
+    /// Answers at `path` from now on, in place of whoever did.
+    pub fn answer_at(mut self, path: &Path) -> Self {
+        if self.file.path == path {
+            return self;
         }
+        match fs::rename(&self.file.path, path) {
+            Ok(()) => self.file.path = path.to_path_buf(),
+            Err(error) => {
+                error!(%error, path = %self.file.path.display(), "the admin socket stays where it is");
+            }
+        }
+        self
+    }
+
+    fn bind_there(path: &Path) -> io::Result<Self> {
+        let listener = bind_privately(path)?;
+        let inode = fs::symlink_metadata(path)?.ino();
         Ok(Self {
-            listener: bind_privately(path).map_err(failed)?,
-            file: SocketFile(path.to_path_buf()),
+            listener,
+            file: SocketFile {
+                path: path.to_path_buf(),
+                inode,
+            },
         })
     }
 
@@ -93,6 +130,7 @@ impl AdminSocket {
         let service = Router::new()
             .route(STATUS_PATH, get(answer_status))
             .route(RELOAD_PATH, post(reload_policy))
+            .route(TAKEOVER_PATH, post(takeover::begin))
             .with_state(Arc::new(observed));
         let Self {
             listener,
@@ -104,14 +142,30 @@ impl AdminSocket {
     }
 }
 
-/// Removes the socket's file when the server ends, or was never started.
-struct SocketFile(PathBuf);
+/// Removes the socket's file when the server ends, or was never started; unless it is a successor's by then.
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            error!(%error, path = %self.0.display(), "cannot remove the admin socket");
+        let is_ours = |found: fs::Metadata| found.ino() == self.inode;
+        if !fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
+            return;
         }
+        if let Err(error) = fs::remove_file(&self.path) {
+            error!(%error, path = %self.path.display(), "cannot remove the admin socket");
+        }
+    }
+}
+
+/// Makes way for a socket where a dead instance left one.
+fn remove_dead(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path),
+        Ok(_) => Err(io::Error::other("something else than a socket is there")),
+        Err(_) => Ok(()),
     }
 }
 
@@ -218,5 +272,19 @@ mod tests {
             Err(AdminError::Bind { .. })
         ));
         assert_eq!(fs::read(&path).unwrap(), b"data");
+    }
+
+    #[tokio::test]
+    async fn a_successor_answers_in_the_same_place_and_keeps_it_when_its_predecessor_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pgusher.sock");
+        let predecessor = AdminSocket::bind(&path).unwrap();
+        let successor = AdminSocket::bind_beside(&path).unwrap();
+        let successor = successor.answer_at(&path);
+        drop(predecessor);
+        assert!(path.exists());
+        UnixStream::connect(&path).unwrap();
+        drop(successor);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -1,43 +1,56 @@
 //! Wires everything up, runs until told to stop, and takes everything down again.
 
+mod coverage;
+mod crew;
 mod host;
+mod interception;
+mod listening;
+mod place;
 mod reload;
 mod signals;
+mod start;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::admin::{AdminSocket, Fixed, Observed, UnixCoverage};
-use crate::audit::record::{Body, Record};
-use crate::audit::{self, Audit, Writer};
-use crate::config::{Config, UnixSockets};
-use crate::identify::Identifier;
-use crate::intercept::{self, Attached, Cgroup, Claim, Coverage, Loaded, Namespaces, Targets};
-use crate::policy::Enforcer;
-use crate::route::Router;
-use crate::session::{self, Sessions, Stages};
-use crate::tls::Certificates;
+use crate::audit::Writer;
+use crate::config::{Config, WhenDown};
+use crate::intercept::{Attached, Claim, Heartbeat, Namespaces, OwnProcesses};
+use crate::session::{self, Stages};
+use crate::succession::{Candidate, Incumbent, Predecessors, Successor, await_successor};
 
+pub use crew::{Crew, explain_refusal};
 pub(crate) use host::check_pid_namespace;
 use signals::Signals;
 
 /// How long the audit writer may take for what is queued when everything else has ended.
 const WRITER_LIMIT: Duration = Duration::from_secs(10);
+/// How long we listen after a successor has taken over, whether or not we have sessions: for connects that were redirected
+/// to us and are still on their way.
+const LAST_ARRIVALS: Duration = Duration::from_secs(2);
 
 /// A running proxy.
 struct Running {
     stages: Arc<Stages>,
     namespaces: Arc<Namespaces>,
     hooks: Attached,
-    _claim: Claim,
+    heartbeat: Arc<Heartbeat>,
+    own_processes: Arc<OwnProcesses>,
+    when_down: WhenDown,
+    cgroup: u64,
+    /// None once a successor has it.
+    claim: Option<Claim>,
     sessions: TaskTracker,
+    predecessors: Predecessors,
+    /// What goes on with them, until they have ended.
+    lineage: TaskTracker,
     companions: Companions,
     writer: Writer,
 }
@@ -68,147 +81,123 @@ impl Companions {
     }
 }
 
-/// Runs the proxy until SIGTERM or SIGINT and a completed drain.
+/// Runs the proxy until a completed drain, after SIGTERM or SIGINT or when another instance has taken over. Takes over
+/// itself, if it shall and one is running. Every thread of the runtime is inside the fences by now.
 ///
 /// # Errors
-/// What could not be set up, with what to do about it; nothing stays attached then.
-pub async fn run(config: Config) -> Result<()> {
+/// What could not be set up, with what to do about it; nothing of ours stays attached then.
+pub async fn run(config: Config, takes_over: bool, crew: Crew) -> Result<()> {
     let mut signals = Signals::install()?;
-    let mut running = start(&config).await?;
+    let (mut running, mut candidates) = start::start(&config, takes_over, crew).await?;
     host::notify_ready();
-    tokio::select! {
-        () = accept_forever(&running) => {}
-        name = signals.next() => info!(signal = name, "stopping: new connects go direct from here on"),
+    let successor = serve(&running, &mut candidates, &mut signals).await;
+    // Nobody takes over from whoever is about to end.
+    drop(candidates);
+    if let Some(successor) = successor {
+        running.retire(successor);
+        // The service manager hears nothing of it: what it is told is stopping, it stops.
+        serve_what_is_left(&running, &mut signals).await;
+    } else {
+        host::notify_stopping();
+        running.stop_serving();
     }
-    host::notify_stopping();
-    running.hooks.stop_redirecting();
     drain(running, &config, &mut signals).await
 }
 
-/// Everything that can fail, in an order that leaves interception for last.
-async fn start(config: &Config) -> Result<Running> {
-    // Before anything can take long: the signal's default is to end the process.
-    let hangup = signals::hangup()?;
-    let policy = Enforcer::load(&config.policy)?;
-    let admin = AdminSocket::bind(&config.admin_socket)?;
-    check_pid_namespace()?;
-    let max_connections = Sessions::max_connections(config.limits.max_sessions.get());
-    host::raise_descriptor_limit(max_connections, config.max_namespaces);
-    let cgroup = Cgroup::open(config.cgroup.as_deref())?;
-    let claim = cgroup.claim()?;
-    // Said before it is done: loading can block for long while the kernel is stuck elsewhere.
-    info!("loading the BPF programs");
-    let mut hooks = Loaded::load(&host::kernel_offsets(), &config.refusals)
-        .context("cannot start interception")?;
-    let unix_sockets = load_unix(config, &mut hooks);
-    hooks.configure(&Targets {
-        ports: config.ports.clone(),
-        own_tgid: std::process::id(),
-    })?;
-    let namespaces = open_namespaces(config, &mut hooks).await?;
-    let (audit, writer) = audit::start(&config.audit, max_connections)?;
-    let stages = Arc::new(stages(config, &mut hooks, audit, policy)?);
-
-    let (counters, wanted, log) = (hooks.counters()?, hooks.wanted()?, hooks.log());
-    let hooks = hooks.attach(&cgroup).context("cannot start interception")?;
-    info!(ports = ?config.ports, cgroup = %cgroup.path().display(), "interception attached");
-    // Only now: a connection made before this line is either redirected or counted.
-    let coverage = report_coverage(config, unix_sockets.is_intercepted(), &stages.audit).await;
-
-    let companions = Companions::new();
-    let fixed = Fixed {
-        ports: config.ports.clone(),
-        cgroup: cgroup.path().to_path_buf(),
-        namespaces: Arc::clone(&namespaces),
-        refusals: config.refusals,
-        unix_sockets,
-        coverage,
-    };
-    companions.start(admin.serve(Observed::new(fixed, counters, Arc::clone(&stages))));
-    companions.start(reload::on_hangup(Arc::clone(&stages), hangup));
-    companions.start(intercept::sweep_forever(Arc::clone(&stages.handover)));
-    companions.start(intercept::answer_forever(wanted, Arc::clone(&namespaces)));
-    companions.start(intercept::look_forever(Arc::clone(&namespaces)));
-    match log {
-        Ok(log) => companions.start(intercept::forward_log(log)),
-        Err(error) => warn!(%error, "the BPF programs' own log cannot be read"),
-    }
-    Ok(Running {
-        stages,
-        namespaces,
-        hooks,
-        _claim: claim,
-        sessions: TaskTracker::new(),
-        companions,
-        writer,
-    })
-}
-
-/// The hooks on unix sockets, if they are wanted and this kernel has them.
-fn load_unix(config: &Config, hooks: &mut Loaded) -> UnixCoverage {
-    if config.unix_sockets == UnixSockets::Off {
-        return UnixCoverage::Off;
-    }
-    match hooks.load_unix(config.unix_socket_guise) {
-        Ok(()) => UnixCoverage::Intercepted,
-        Err(error) => {
-            let reason = format!("{:#}", anyhow::Error::from(error));
-            warn!(reason, "connects to unix sockets are not intercepted");
-            UnixCoverage::Impossible { reason }
+/// Serves until a signal comes, or a successor that serves too.
+async fn serve(
+    running: &Running,
+    candidates: &mut mpsc::Receiver<Candidate>,
+    signals: &mut Signals,
+) -> Option<Successor> {
+    let incumbent = running.incumbent();
+    loop {
+        let mut successor = tokio::select! {
+            () = accept_forever(running) => return None,
+            name = signals.next() => {
+                info!(signal = name, "stopping: {}", running.after_us());
+                return None;
+            }
+            successor = await_successor(candidates, &incumbent) => successor,
+        };
+        // Signals wait until it has said whether it serves: half a takeover is none.
+        let is_serving = tokio::select! {
+            () = accept_forever(running) => return None,
+            is_serving = successor.is_serving(&running.own_processes) => is_serving,
+        };
+        if is_serving {
+            return Some(successor);
         }
     }
 }
 
-/// Listeners in our own network namespace, and in every other that there is already.
-async fn open_namespaces(config: &Config, hooks: &mut Loaded) -> Result<Arc<Namespaces>> {
-    let (port, limit) = (config.listen_port, config.max_namespaces);
-    let table = hooks.listener_table()?;
-    let namespaces = Namespaces::start(table, port, limit, config.ports.clone())?;
-    let namespaces = Arc::new(namespaces);
-    let others = Arc::clone(&namespaces);
-    let opened = tokio::task::spawn_blocking(move || others.open_all(|_| true).len()).await?;
-    info!(opened, "other network namespaces intercepted");
-    Ok(namespaces)
-}
-
-fn stages(config: &Config, hooks: &mut Loaded, audit: Audit, policy: Enforcer) -> Result<Stages> {
-    let root = intercept::cgroup_root().unwrap_or_else(|error| {
-        warn!(%error, "cgroup paths in records will not be verified");
-        Path::new("/sys/fs/cgroup").to_path_buf()
-    });
-    Ok(Stages {
-        handover: Arc::new(hooks.handover()?),
-        policy,
-        cancel_keys: session::CancelKeys::default(),
-        identifier: Identifier::new(&root, &config.identity),
-        router: Router::new(config.limits.dial_timeout, config.unix_socket_guise),
-        audit,
-        audit_limits: (&config.audit).into(),
-        sessions: Sessions::new(config.limits.max_sessions.get()),
-        routes: config.routes.clone(),
-        certificates: Arc::new(Certificates::ephemeral()?),
-        limits: config.limits,
-        force: CancellationToken::new(),
-    })
-}
-
-/// Says what interception will not reach, in the log and in the audit trail: coverage is part of the truth.
-async fn report_coverage(config: &Config, with_unix: bool, audit: &Audit) -> Coverage {
-    let coverage = match intercept::uncovered(&config.ports, with_unix) {
-        Ok(coverage) => coverage,
-        Err(error) => {
-            warn!(%error, "cannot count the connections that exist already");
-            return Coverage::default();
+impl Running {
+    /// What becomes of new connects when we are gone.
+    fn after_us(&self) -> &'static str {
+        match (&self.claim, self.when_down) {
+            (None, _) => "the successor serves new connects",
+            (Some(_), WhenDown::Open) => "new connects go direct from here on",
+            (Some(_), WhenDown::Closed) => {
+                "new connects are refused from here on, until the next start or `pgusher detach`"
+            }
         }
-    };
-    if coverage != Coverage::default() {
-        warn!(
-            "not covered: {} established sessions, {} unix sockets",
-            coverage.established, coverage.unix_sockets
-        );
     }
-    audit.record(Record::now(Body::Coverage(coverage))).await;
-    coverage
+
+    /// What a successor needs.
+    fn incumbent(&self) -> Incumbent<'_> {
+        Incumbent {
+            cgroup: self.cgroup,
+            predecessors: &self.predecessors,
+            own_processes: &self.own_processes,
+            claim: self.claim.as_ref(),
+        }
+    }
+
+    /// New connects are nothing of ours any more.
+    fn stop_serving(&mut self) {
+        match self.when_down {
+            WhenDown::Open => self.let_go(),
+            WhenDown::Closed => {
+                if let Err(error) = self.heartbeat.stop() {
+                    error!(%error, "cannot tell the hooks that pgusher stops; new connects fail once it has");
+                }
+            }
+        }
+    }
+
+    fn let_go(&mut self) {
+        if let Err(error) = self.hooks.let_go() {
+            error!(%error, "hooks of ours stay pinned; `pgusher detach` removes them");
+        }
+    }
+
+    /// Leaves everything new to the successor, and the claim, which it has too; and tells it about what is left here.
+    fn retire(&mut self, successor: Successor) {
+        self.let_go();
+        self.claim = None;
+        let (stages, predecessors) = (Arc::clone(&self.stages), self.predecessors.clone());
+        self.companions.start(successor.serve(stages, predecessors));
+    }
+}
+
+/// Serves the sessions that are left, and whoever is still on the way to us; without a limit in time, but for a signal.
+async fn serve_what_is_left(running: &Running, signals: &mut Signals) {
+    running.sessions.close();
+    running.lineage.close();
+    let ended = async {
+        sleep(LAST_ARRIVALS).await;
+        // No hook guards them any more.
+        running.namespaces.close_all();
+        running.sessions.wait().await;
+        running.lineage.wait().await;
+    };
+    tokio::select! {
+        // Accepting first: connects redirected before the hooks went are still served.
+        biased;
+        () = accept_forever(running) => {}
+        () = ended => info!("the sessions that were left have ended"),
+        name = signals.next() => info!(signal = name, "stopping the sessions that are left"),
+    }
 }
 
 /// Accepts and serves; ends never.
@@ -230,7 +219,8 @@ async fn accept_forever(running: &Running) {
     }
 }
 
-/// Lets sessions go on until they end, time runs out, or a second signal comes; then leaves nothing behind.
+/// Lets sessions go on until they end, time runs out, or a second signal comes; then leaves nothing behind but what
+/// is declared.
 async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Result<()> {
     running.sessions.close();
     let forced = tokio::select! {
@@ -241,14 +231,16 @@ async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Resu
         () = sleep(config.drain_timeout) => Some("the drain timeout has passed"),
         _ = signals.next() => Some("a second signal came"),
     };
+    let after_us = running.after_us();
     let Running {
         stages,
         namespaces,
         hooks,
-        _claim,
+        claim,
         sessions,
         companions,
         writer,
+        ..
     } = running;
     if let Some(why) = forced {
         warn!(
@@ -261,6 +253,7 @@ async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Resu
     drop(hooks);
     companions.stop().await;
     drop(namespaces);
+    drop(claim);
     // The last handle on the audit queue; the writer ends when it has written what is queued.
     drop(stages);
     let writing = tokio::task::spawn_blocking(|| writer.join());
@@ -272,6 +265,6 @@ async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Resu
         forced != Some("a second signal came"),
         "stopped by a second signal"
     );
-    info!("stopped; nothing is attached any more");
+    info!("stopped; {after_us}");
     Ok(())
 }

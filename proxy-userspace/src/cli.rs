@@ -1,5 +1,6 @@
 //! The command line.
 
+mod detach;
 mod policy;
 
 use std::io::IsTerminal as _;
@@ -11,7 +12,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, DEFAULT_ADMIN_SOCKET, Settings};
-use crate::{admin, app, doctor, tls};
+use crate::{admin, app, doctor, intercept, tls};
 
 /// An identity proxy for PostgreSQL that no application has to know about
 #[derive(Debug, Parser)]
@@ -28,8 +29,18 @@ enum Command {
         /// Settings file (TOML); flags win over it
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Take over from the instance that answers at the admin socket, if there is one: it serves the sessions it has, and
+        /// this one everything new
+        #[arg(long)]
+        takeover: bool,
         #[command(flatten)]
         settings: Box<Settings>,
+    },
+    /// Remove the hooks that stay attached while no instance runs (`when_down = "closed"`): connects go direct from then on
+    Detach {
+        /// Only those of this cgroup [default: of every cgroup]
+        #[arg(long, value_name = "PATH")]
+        cgroup: Option<PathBuf>,
     },
     /// Show what a running instance is doing
     Status {
@@ -60,6 +71,9 @@ enum Command {
     },
     /// Check whether this host has what interception needs, and say what is missing
     Doctor {
+        /// Where a running instance answers, whose fences are checked too
+        #[arg(long, value_name = "PATH", default_value = DEFAULT_ADMIN_SOCKET)]
+        admin_socket: PathBuf,
         /// Print the checks as JSON
         #[arg(long)]
         json: bool,
@@ -85,7 +99,12 @@ enum CaCommand {
 /// Runs the command line; the exit code is 0 for success, 1 for failure, 2 for a command line that was refused.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run { config, settings } => run(*settings, config),
+        Command::Run {
+            config,
+            takeover,
+            settings,
+        } => run(*settings, config, takeover),
+        Command::Detach { cgroup } => detach::run(cgroup.as_deref()),
         Command::Status { admin_socket, json } => status(&admin_socket, json),
         Command::Policy { command } => match policy::run(command) {
             Ok(code) => return code,
@@ -94,7 +113,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => policy::explain(&arguments),
         Command::Learn { trails } => policy::learn(&trails),
         Command::Ca { command } => authority(command),
-        Command::Doctor { json } => return doctor::main(json),
+        Command::Doctor { admin_socket, json } => return doctor::main(json, &admin_socket),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -105,24 +124,30 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(settings: Settings, file: Option<PathBuf>) -> Result<()> {
+fn run(settings: Settings, file: Option<PathBuf>, takes_over: bool) -> Result<()> {
     let config = Config::resolve(settings, file.as_deref())?;
     start_log(&config.log)?;
+    // Before the runtime: its threads inherit what this one has left.
+    let crew = app::Crew::muster()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(app::run(config));
+    let result = runtime.block_on(app::run(config, takes_over, crew));
     // A /proc read may hang for as long as the process it reads likes; it must not hold up the exit.
     runtime.shutdown_background();
-    result
+    result.map_err(app::explain_refusal)
 }
 
 fn status(socket: &std::path::Path, json: bool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let status = runtime.block_on(admin::fetch_status(socket))?;
+    let status = runtime.block_on(admin::fetch_status(socket));
+    let status = status.map_err(|error| match intercept::abandoned() {
+        Ok(Some(what)) => anyhow::Error::from(error).context(what),
+        _ => error.into(),
+    })?;
     if json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {

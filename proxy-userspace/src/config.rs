@@ -3,6 +3,7 @@
 //! Flags and file share one structure, so a setting cannot exist in one and not in the other: `--startup-timeout` is
 //! `startup_timeout`. Unknown keys are refused with line and column.
 
+mod direct;
 mod groups;
 mod identity;
 mod routes;
@@ -16,10 +17,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use direct::{UnknownNetns, WhenDown};
 pub use groups::ServerGroups;
 pub use identity::{IdentityConfig, IdentitySettings};
 pub use routes::{AuditScope, RouteRule, Routes};
-pub use settings::{AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind, UnknownNetns};
+pub use settings::{Adopt, AuditLevel, OverflowPolicy, Redaction, Settings, SinkKind};
 pub use tls::{
     CertificateSource, ClientCertificates, ClientTls, ServerAuthority, ServerSslMode,
     ServerTlsSettings, TerminationSettings, TlsMode, TlsSetting,
@@ -28,7 +30,6 @@ pub use unix::UnixSockets;
 
 use proxy_ebpf::names::MAX_LISTENERS;
 use proxy_ebpf::refusals::Refusals;
-use proxy_ebpf::verdict::Verdict;
 
 use crate::intercept::Guise;
 use crate::policy::PolicyMode;
@@ -85,8 +86,14 @@ pub struct Config {
     pub unix_sockets: UnixSockets,
     /// Whom clients of unix sockets take us for.
     pub unix_socket_guise: Guise,
+    /// What becomes of connects while nobody serves them.
+    pub when_down: WhenDown,
+    /// After which silence of ours nobody counts as serving.
+    pub stall_timeout: Duration,
     /// The most network namespaces besides our own that have listeners.
     pub max_namespaces: usize,
+    /// What becomes of sessions that are older than the hooks.
+    pub adopt: Adopt,
     /// Timeouts and limits of a session.
     pub limits: SessionLimits,
     /// How long sessions may go on after SIGTERM.
@@ -195,6 +202,8 @@ impl Config {
             checked_timeout(setting, value.unwrap_or(default))
         };
         let audit = checked_audit(&settings)?;
+        let mode = settings.policy_mode.unwrap_or_default();
+        let when_down = settings.when_down.unwrap_or(WhenDown::usual(mode));
         Ok(Self {
             ports: checked_ports(settings.port, settings.listen_port)?,
             cgroup: settings.cgroup,
@@ -202,13 +211,13 @@ impl Config {
             identity: IdentityConfig::check(settings.identity)?,
             routes: Routes::check(settings.route, &audit)?,
             audit,
-            refusals: refusals(
-                settings.policy_mode.unwrap_or_default(),
-                settings.unknown_netns,
-            ),
             unix_sockets: settings.unix_sockets.unwrap_or_default(),
             unix_socket_guise: unix::guise(settings.unix_socket_user.as_deref())?,
+            refusals: direct::refusals(settings.unknown_netns, when_down, mode),
+            when_down,
+            stall_timeout: direct::checked_stall_timeout(settings.stall_timeout)?,
             max_namespaces: checked_namespaces(settings.max_namespaces)?,
+            adopt: settings.adopt.unwrap_or_default(),
             policy: checked_policy(settings.policy_mode, settings.policy, settings.server_group)?,
             limits: SessionLimits {
                 startup_timeout: timeout(
@@ -237,18 +246,6 @@ impl Config {
                 .unwrap_or_else(|| PathBuf::from(DEFAULT_ADMIN_SOCKET)),
             log: settings.log.unwrap_or_else(|| "info".to_owned()),
         })
-    }
-}
-
-/// Where policies are enforced nothing goes around them; where they are not, nothing fails unless it was asked for.
-fn refusals(mode: PolicyMode, unknown_netns: Option<UnknownNetns>) -> Refusals {
-    let (refusals, unknown_by_default) = match mode {
-        PolicyMode::Observe => (Refusals::ALWAYS, UnknownNetns::Pass),
-        PolicyMode::Enforce => (Refusals::ENFORCING, UnknownNetns::Refuse),
-    };
-    match unknown_netns.unwrap_or(unknown_by_default) {
-        UnknownNetns::Pass => refusals,
-        UnknownNetns::Refuse => refusals.and(Verdict::OtherNetns),
     }
 }
 

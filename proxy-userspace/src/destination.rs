@@ -143,6 +143,51 @@ impl<'de> Deserialize<'de> for Destination {
     }
 }
 
+/// A destination as it is told to another process of pgusher's, in place of its name: a socket that is called otherwise has
+/// no port in that.
+pub mod exact {
+    use super::{Arc, Destination, SocketAddr, SocketPath};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Told {
+        Tcp(SocketAddr),
+        Unix { path: Arc<str>, port: u16 },
+    }
+
+    /// Tells it.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(
+        destination: &Destination,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let told = match destination {
+            Destination::Tcp(address) => Told::Tcp(*address),
+            Destination::Unix(path) => Told::Unix {
+                path: Arc::clone(&path.text),
+                port: path.port,
+            },
+        };
+        told.serialize(serializer)
+    }
+
+    /// Hears it.
+    ///
+    /// # Errors
+    /// The deserializer's.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Destination, D::Error> {
+        Ok(match Told::deserialize(deserializer)? {
+            Told::Tcp(address) => Destination::Tcp(address),
+            Told::Unix { path, port } => Destination::Unix(SocketPath::at(path, port)),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +207,20 @@ mod tests {
         }
         for text in ["", "192.0.2.1", "/run/postgresql", "run/.s.PGSQL.5432", "@"] {
             assert!(text.parse::<Destination>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn another_process_hears_what_was_meant_whatever_it_is_called() {
+        for destination in [
+            Destination::from(SocketAddr::from(([192, 0, 2, 1], 5432))),
+            Destination::Unix(SocketPath::new(b"/run/postgresql/.s.PGSQL.5432").unwrap()),
+            Destination::Unix(SocketPath::at("/run/called/otherwise", 5432)),
+        ] {
+            let mut told = Vec::new();
+            exact::serialize(&destination, &mut serde_json::Serializer::new(&mut told)).unwrap();
+            let heard = exact::deserialize(&mut serde_json::Deserializer::from_slice(&told));
+            assert_eq!(heard.unwrap(), destination);
         }
     }
 

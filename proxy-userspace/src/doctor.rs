@@ -1,14 +1,18 @@
 //! `pgusher doctor`: does this host have what interception needs, and if not, what to do about it.
 
+mod fences;
+
+use std::path::Path;
 use std::process::ExitCode;
 
-use procfs::process::Process;
 use proxy_ebpf::offsets::{FieldOffset, KernelOffsets};
 use proxy_ebpf::refusals::Refusals;
 use serde::Serialize;
 
 use crate::app;
-use crate::intercept::{self, Cgroup, Guise, Loaded};
+use crate::intercept::{
+    self, Cgroup, Guise, HookError, Loaded, MIN_STALL_TIMEOUT, PinFolder, Terms,
+};
 
 /// One check's outcome.
 #[derive(Debug, Serialize)]
@@ -28,23 +32,11 @@ enum Verdict {
     Missing,
 }
 
-/// The capabilities interception needs, by bit number (include/uapi/linux/capability.h).
-const CAPABILITIES: [(&str, u32); 4] = [
-    ("CAP_NET_ADMIN", 12),
-    ("CAP_SYS_PTRACE", 19),
-    ("CAP_PERFMON", CAP_PERFMON),
-    ("CAP_BPF", 39),
-];
-/// Those that connecting to a unix socket as its client does takes.
-const AS_CLIENTS: [(&str, u32); 2] = [("CAP_SETGID", 6), ("CAP_SETUID", 7)];
-/// The first of the two capabilities that CAP_SYS_ADMIN includes.
-const CAP_PERFMON: u32 = 38;
-/// Includes what CAP_PERFMON and CAP_BPF allow.
-const CAP_SYS_ADMIN: u32 = 21;
-
-/// Runs every check and prints the outcomes; success when nothing is missing.
-pub fn main(json: bool) -> ExitCode {
-    let checks = run_checks();
+/// Runs every check and prints the outcomes, with the fences of the instance that answers at `admin_socket`; success
+/// when nothing is missing.
+pub fn main(json: bool, admin_socket: &Path) -> ExitCode {
+    let mut checks = run_checks();
+    checks.extend(fences::running(admin_socket));
     if json {
         match serde_json::to_string_pretty(&checks) {
             Ok(text) => println!("{text}"),
@@ -70,13 +62,15 @@ pub fn main(json: bool) -> ExitCode {
 fn run_checks() -> Vec<Check> {
     vec![
         kernel(),
-        capabilities(),
+        fences::capabilities(),
         pid_namespace(),
         cgroup(),
         kernel_types(),
         listeners(),
         programs(),
         unix_sockets(),
+        pins(),
+        fences::available(),
     ]
 }
 
@@ -109,37 +103,6 @@ fn kernel() -> Check {
             version.major, version.minor, version.patch
         )
     })
-}
-
-fn capabilities() -> Check {
-    const NAME: &str = "capabilities";
-    let lacking = lacking(&CAPABILITIES);
-    if lacking.is_empty() {
-        Check::new(
-            NAME,
-            Verdict::Ok,
-            "BPF, network administration, reading other processes",
-        )
-    } else {
-        let detail = format!(
-            "{} not effective; run as root or grant them",
-            lacking.join(", ")
-        );
-        Check::new(NAME, Verdict::Missing, detail)
-    }
-}
-
-/// Those of `capabilities` that are not effective; all, if that cannot be told.
-fn lacking(capabilities: &[(&'static str, u32)]) -> Vec<&'static str> {
-    let status = Process::myself().and_then(|process| process.status());
-    let effective = status.map_or(0, |status| status.capeff);
-    let has = |bit: u32| (effective >> bit) & 1 == 1;
-    let is_granted = |bit: u32| has(bit) || (bit >= CAP_PERFMON && has(CAP_SYS_ADMIN));
-    capabilities
-        .iter()
-        .filter(|(_, bit)| !is_granted(*bit))
-        .map(|(name, _)| *name)
-        .collect()
 }
 
 fn pid_namespace() -> Check {
@@ -218,11 +181,18 @@ fn listeners() -> Check {
     })
 }
 
-/// The verifier's word on every program; nothing is attached.
+/// Loads every program for a moment; nothing is attached.
+fn load() -> Result<Loaded, HookError> {
+    Loaded::load(&Terms {
+        offsets: intercept::kernel_offsets().unwrap_or(KernelOffsets::ABSENT),
+        refusals: Refusals::ALWAYS,
+        stall_timeout: MIN_STALL_TIMEOUT,
+    })
+}
+
+/// The verifier's word on every program.
 fn programs() -> Check {
-    let offsets = intercept::kernel_offsets().unwrap_or(KernelOffsets::ABSENT);
-    let loaded = Loaded::load(&offsets, &Refusals::ALWAYS);
-    Check::from_result("BPF programs", loaded, |_| {
+    Check::from_result("BPF programs", load(), |_| {
         "connect4/6, getpeername4/6 and sock_ops load".to_owned()
     })
 }
@@ -231,11 +201,10 @@ fn programs() -> Check {
 /// can.
 fn unix_sockets() -> Check {
     const NAME: &str = "unix sockets";
-    let offsets = intercept::kernel_offsets().unwrap_or(KernelOffsets::ABSENT);
-    let loaded = Loaded::load(&offsets, &Refusals::ALWAYS);
-    match loaded.map(|mut hooks| hooks.load_unix(Guise::default())) {
-        Ok(Ok(())) if !lacking(&AS_CLIENTS).is_empty() => {
-            let lacking = lacking(&AS_CLIENTS).join(", ");
+    let lacking = fences::lacking_for_unix_sockets();
+    match load().map(|mut hooks| hooks.load_unix(Guise::default())) {
+        Ok(Ok(())) if !lacking.is_empty() => {
+            let lacking = lacking.join(", ");
             let detail = format!(
                 "{lacking} not effective: redirected clients would reach nobody; set unix_sockets = \"off\""
             );
@@ -251,6 +220,24 @@ fn unix_sockets() -> Check {
             Check::new(NAME, Verdict::Limited, detail)
         }
         Err(_) => Check::new(NAME, Verdict::Limited, "they go direct, as all connects do"),
+    }
+}
+
+/// What stays attached when nobody serves.
+fn pins() -> Check {
+    const NAME: &str = "pins";
+    match intercept::abandoned() {
+        Ok(Some(what)) => return Check::new(NAME, Verdict::Limited, what),
+        Ok(None) => {}
+        Err(error) => return Check::new(NAME, Verdict::Missing, error.to_string()),
+    }
+    match PinFolder::of(0).check() {
+        Ok(()) => Check::new(
+            NAME,
+            Verdict::Ok,
+            "hooks can be pinned, nothing is without an instance",
+        ),
+        Err(error) => Check::new(NAME, Verdict::Limited, error.to_string()),
     }
 }
 

@@ -49,6 +49,7 @@ pub use fact::{Fact, Grade};
 pub use identity::Identity;
 pub use namespaces::Namespaces;
 pub use observed::UnknownProcess;
+pub use pinned::ProcessId;
 pub use script::Script;
 pub use status::Seccomp;
 pub(crate) use whereabouts::Whereabouts;
@@ -70,7 +71,7 @@ pub struct Identifier {
     readers: Arc<Semaphore>,
     cgroup_root: Arc<Path>,
     pod_logs: Arc<Path>,
-    own_namespaces: Arc<Namespaces>,
+    our_namespaces: Arc<[Namespaces]>,
     /// There if executables are to be hashed.
     digests: Option<Arc<Digests>>,
 }
@@ -82,7 +83,7 @@ impl Identifier {
             readers: Arc::new(Semaphore::new(MAX_CONCURRENT_READS)),
             cgroup_root: Arc::from(cgroup_root),
             pod_logs: Arc::from(config.pod_logs.as_path()),
-            own_namespaces: Arc::new(Namespaces::of("self").unwrap_or_default()),
+            our_namespaces: Namespaces::ours().into(),
             digests: config.exe_sha256.then(Digests::new),
         }
     }
@@ -176,7 +177,7 @@ impl Identifier {
         let other = around
             .namespaces
             .as_ref()
-            .map(|namespaces| namespaces.with(namespaces.value().other_than(&self.own_namespaces)));
+            .map(|namespaces| namespaces.with(namespaces.value().other_than(&self.our_namespaces)));
         identity.other_namespaces = other;
         identity.namespaces = around.namespaces;
         identity.tracer_pid = around.tracer_pid;

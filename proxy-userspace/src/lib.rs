@@ -13,7 +13,8 @@
 //! | 7 audit | [`audit`] | one pair of records for every connection |
 //!
 //! [`session`] calls the stages, [`wire`] knows the protocol and nothing of sockets, [`app`] wires and unwires it
-//! all. docs/architecture.md tells the same at length.
+//! all, [`succession`] hands over to another instance, [`fences`] are what it all runs inside. docs/architecture.md tells
+//! the same at length.
 
 pub mod admin;
 pub mod app;
@@ -23,6 +24,7 @@ pub mod config;
 pub mod destination;
 pub mod doctor;
 pub mod explain;
+pub mod fences;
 pub mod identify;
 pub mod intercept;
 pub mod learn;
@@ -34,5 +36,6 @@ pub mod session;
 pub mod socket;
 pub mod startup;
 pub mod stream;
+pub mod succession;
 pub mod tls;
 pub mod wire;

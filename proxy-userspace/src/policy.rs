@@ -28,7 +28,7 @@ pub use question::{Action, CancelFacts, Question, StartupFacts, TlsFacts};
 pub use ruling::{Cause, Decision, Denial, PolicyMode, Ruling};
 pub use source::{Mistake, PolicyError, Source};
 pub use status::{PolicyStatus, Reloaded};
-pub use subject::{Description, Membership, Subject};
+pub use subject::{Description, Membership, Subject, Workload};
 pub use table::{Outcome, Table};
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use tokio::net::TcpSocket;
 
 use crate::destination::Destination;
 use crate::identify::Identity;
-use crate::intercept::{Guise, Namespace, is_lack_of_ours};
+use crate::intercept::{Guise, Namespace, Porter, is_lack_of_ours};
 use crate::policy::Clearance;
 use crate::stream::Stream;
 
@@ -93,11 +93,12 @@ pub struct Router {
 }
 
 impl Router {
-    /// Makes a router that gives up after `timeout`, for clients of unix sockets to whom we have this guise.
-    pub fn new(timeout: Duration, guise: Guise) -> Self {
+    /// Makes a router that gives up after `timeout`; to clients of unix sockets we have this guise, and the porter sends
+    /// whoever connects as they would.
+    pub fn new(timeout: Duration, guise: Guise, porter: Porter) -> Self {
         Self {
             timeout,
-            unix: UnixRouter::new(timeout, guise),
+            unix: UnixRouter::new(timeout, guise, porter),
         }
     }
 
@@ -225,6 +226,11 @@ mod tests {
         crate::policy::tests_clearance(destination)
     }
 
+    fn router(seconds: u64) -> Router {
+        let porter = Porter::start().unwrap();
+        Router::new(Duration::from_secs(seconds), Guise::default(), porter)
+    }
+
     fn route_to(destination: SocketAddr) -> Route {
         Route::new(destination.into(), Endpoint::UNSPECIFIED)
     }
@@ -240,7 +246,7 @@ mod tests {
     async fn our_own_listener_is_never_dialled() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap();
-        let router = Router::new(Duration::from_secs(1), Guise::default());
+        let router = router(1);
         let error = router
             .dial(&permit(own), &way(route_to(own), vec![ListenAddress(own)]))
             .await
@@ -254,7 +260,7 @@ mod tests {
         let server = listener.local_addr().unwrap();
         let source: SocketAddr = "127.0.0.7:40000".parse().unwrap();
         let route = route_to(server).with_socket(source.into(), 0, 0);
-        let router = Router::new(Duration::from_secs(5), Guise::default());
+        let router = router(5);
         let _stream = router
             .dial(&permit(server), &way(route, Vec::new()))
             .await
@@ -267,7 +273,7 @@ mod tests {
     async fn a_lack_of_ours_is_not_the_servers_refusal() {
         let server: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let no_such_interface = route_to(server).with_socket(Endpoint::UNSPECIFIED, u32::MAX, 0);
-        let router = Router::new(Duration::from_secs(5), Guise::default());
+        let router = router(5);
         let error = router
             .dial(&permit(server), &way(no_such_interface, Vec::new()))
             .await
@@ -281,7 +287,7 @@ mod tests {
             .unwrap()
             .local_addr()
             .unwrap();
-        let router = Router::new(Duration::from_secs(5), Guise::default());
+        let router = router(5);
         let error = router
             .dial(&permit(closed), &way(route_to(closed), Vec::new()))
             .await

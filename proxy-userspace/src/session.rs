@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, error};
 
 use crate::audit::record::{CloseReason, Kind, Login, Startup};
 use crate::audit::{Audit, AuditLimits, ClosingPlace, SessionGuard};
@@ -29,18 +29,17 @@ use crate::policy::{Denial, Enforcer, Permit};
 use crate::relay::{EndedBy, Legs, Observer as _, Side, Stops, relay};
 use crate::route::{Router, Way};
 use crate::startup::{self, AuthenticationError, ClientLeg, Encryption};
-use crate::tls::Certificates;
+use crate::tls::{self, Certificates};
 use crate::wire::binding::Binding;
 use crate::wire::boundary::Boundary;
 use crate::wire::error_response::{FatalError, SqlState};
 use crate::wire::opening::Opening;
 
 use arrival::{Arrival, Who};
-use cancel::CancelTarget;
 use refusal::{Refusal, turn_away};
 use watch::{Candidate, Watch};
 
-pub use cancel::CancelKeys;
+pub use cancel::{CancelChange, CancelKeys, CancelTarget, Inherited};
 pub use registry::{Connection, SessionCounts, Sessions, Slot};
 
 /// How long a connection that did not come through the hooks may take to send what the refusal answers.
@@ -77,6 +76,22 @@ pub struct Stages {
     pub limits: SessionLimits,
     /// Cancelled when sessions must end at once.
     pub force: CancellationToken,
+}
+
+impl Stages {
+    /// Reads policies and certificates again; what is wrong with them is logged, and the old ones stay in force.
+    pub async fn reload(stages: &Arc<Self>) {
+        let stages = Arc::clone(stages);
+        let reading = tokio::task::spawn_blocking(move || {
+            tls::reload(&stages.routes);
+            if let Err(error) = stages.policy.reload() {
+                error!("policy not reloaded; the old one stays in force: {error}");
+            }
+        });
+        if let Err(error) = reading.await {
+            error!(%error, "reloading failed");
+        }
+    }
 }
 
 /// A session that has a server.

@@ -187,6 +187,13 @@ static int bound_to_device(void)
     return with_option(SOL_SOCKET, SO_BINDTODEVICE, device, strlen(device) + 1);
 }
 
+/* A mark for the firewall and for routing. */
+static int marked(void)
+{
+    int mark = 7;
+    return with_option(SOL_SOCKET, SO_MARK, &mark, sizeof mark);
+}
+
 static int bound_source(void)
 {
     struct sockaddr_in source = {.sin_family = AF_INET, .sin_port = htons(more ? atoi(more) : 0)};
@@ -322,6 +329,7 @@ static int open_by(const char *mode)
         {"fast-open-connect", fast_open_connect}, {"thread", threaded}, {"orphaned", orphaned}, {"io-uring", ring},
         {"io-uring-worker", ring_worker}, {"io-uring-poller", ring_poller}, {"patient", patient},
         {"mptcp", multipath}, {"bound-source", bound_source}, {"bound-device", bound_to_device},
+        {"marked", marked},
     };
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
         if (!strcmp(mode, ways[i].name))

@@ -3,6 +3,7 @@
 ask       logs in and asks one query; says what the socket calls its peer
 relative  the same, by the path from the socket's own directory
 cancel    runs a query that sleeps, and cancels it by the same path
+late      the same, once standard input has a line
 forget    sends a startup packet and is gone at once
 half      sends all it has to say, ends its direction, and prints what comes
 abort     logs in and closes with bytes unread when standard input has a line
@@ -96,12 +97,15 @@ elif way in ("ask", "relative"):
     connection = logged_in(name)
     print(f"peer={connection.getpeername()}")
     print(f"answer={ask(connection, 'select 42')[0]}")
-elif way == "cancel":
+elif way in ("cancel", "late"):
     connection = logged_in(path)
     # A request that comes before the query runs would cancel nothing: the notice says that it does.
     sleep = b"do $$ begin raise notice 'asleep'; perform pg_sleep(600); end $$\0"
     connection.sendall(message(b"Q", sleep))
     through(connection, b"N")
+    if way == "late":
+        print("asleep=yes", flush=True)
+        sys.stdin.readline()
     with connect(path) as cancel:
         cancel.sendall(packet(80877102, through.key))
         cancel.recv(1)

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
+use crate::bpf_fs;
 use crate::condition::{Seen, wait_until};
 
 /// Makes the names of this process's cgroups different.
@@ -87,6 +88,11 @@ impl Drop for TestCgroup {
     fn drop(&mut self) {
         // Failing here leaves an empty directory; the test's own verdict matters more.
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
+        // Of a test that failed before it could detach.
+        for generation in bpf_fs::generations(&self.path).unwrap_or_default() {
+            let _ = fs::remove_dir_all(generation);
+        }
+        let _ = bpf_fs::pins_of(&self.path).map(fs::remove_dir);
         let _ = wait_until("the test's cgroup can be removed", || {
             let removed = remove(&self.path);
             Ok(Seen::when(removed.is_ok(), || format!("{removed:?}")))

@@ -6,7 +6,7 @@
 //! because the test process was killed — it stops the server and removes the data.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command};
@@ -201,6 +201,21 @@ impl Cluster {
                 .outsider("psql")?
                 .args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-c", sql]))?;
         Ok(finished.success()?.to_owned())
+    }
+
+    /// Whether a connection from this address has reached the server itself, whatever it has said.
+    ///
+    /// # Errors
+    /// When the table of connections cannot be read.
+    pub fn sees(&self, client: SocketAddr) -> Result<bool> {
+        let finished = run(Command::new("ss").args(["-Htn", "state", "established"]))?;
+        let (own, client) = (format!(":{}", self.port), client.to_string());
+        let is_it = |line: &str| {
+            let mut ends = line.split_whitespace().rev();
+            let (peer, local) = (ends.next(), ends.next());
+            peer == Some(client.as_str()) && local.is_some_and(|local| local.ends_with(&own))
+        };
+        Ok(finished.success()?.lines().any(is_it))
     }
 
     /// Waits until `sql`, run as in [`Cluster::sql`], returns exactly `rows`.

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::sync::Mutex;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
@@ -106,10 +106,10 @@ fn receive(channel: &UnixStream) -> Result<OwnedFd> {
     });
     match received {
         Some(descriptor) => Ok(adopt(descriptor)),
-        None => bail!(
-            "connect: {}",
-            std::io::Error::from_raw_os_error(i32::from_ne_bytes(answer))
-        ),
+        None => {
+            let error = std::io::Error::from_raw_os_error(i32::from_ne_bytes(answer));
+            Err(anyhow::Error::from(error).context("connect"))
+        }
     }
 }
 

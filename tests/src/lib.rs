@@ -17,12 +17,14 @@
 //! | [`statement_log`] | what the server itself logged of a session's statements |
 //! | [`dialer`] | sockets connected inside the cgroup and handed to the test |
 //! | [`wire`] | the few protocol messages the raw clients and fake servers speak |
+//! | [`tracee`] | a thread of the process under test that makes system calls for a test |
 //! | [`kernel`] | what is loaded and attached, read from the kernel |
 //! | [`pgusher`] | the process under test, its status and its audit trail |
 //! | [`transcript`] | conversations as text, compared with and without pgusher |
 //! | [`stage`] | all of the above set up for one test, and what must hold when it ends |
 
 pub mod authority;
+pub mod bpf_fs;
 pub mod certificates;
 pub mod cgroup;
 pub mod cluster;
@@ -33,8 +35,11 @@ pub mod netns;
 pub mod pgusher;
 pub mod process;
 pub mod programs;
+pub mod reader;
 pub mod stage;
 pub mod statement_log;
 pub mod tours;
+#[cfg(target_arch = "x86_64")]
+pub mod tracee;
 pub mod transcript;
 pub mod wire;

@@ -2,7 +2,6 @@
 
 use std::env;
 use std::fs;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::bpf_fs;
 use crate::cgroup::TestCgroup;
 use crate::condition::{Seen, wait_until};
 use crate::kernel::Held;
@@ -40,9 +40,43 @@ impl Pgusher {
         directory: &Path,
         more: &[String],
     ) -> Result<Self> {
+        bpf_fs::ensure_mounted()?;
         let mut command = cgroup.command(binary()?)?;
         command.args(arguments(cgroup, ports, directory)).args(more);
         Self::start_command(&mut command, directory)
+    }
+
+    /// Takes pgusher's place: starts another that takes over from this one, and returns this one.
+    ///
+    /// # Errors
+    /// As [`Pgusher::start`]; this one stays in its place then.
+    pub fn replace_by(&mut self, command: &mut Command) -> Result<Self> {
+        self.replace_by_after(command, "", || Ok(()))
+    }
+
+    /// [`Pgusher::replace_by`], with something that happens when the other has logged `line`.
+    ///
+    /// # Errors
+    /// As [`Pgusher::replace_by`], and what happens.
+    pub fn replace_by_after(
+        &mut self,
+        command: &mut Command,
+        line: &str,
+        happens: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
+        let directory = self.admin_socket.parent().context("it has a directory")?;
+        let mut successor = Self {
+            process: Running::start(command)?,
+            admin_socket: self.admin_socket.clone(),
+            trail: Trail::at(directory.join("audit.jsonl")),
+        };
+        wait_until("the successor gets that far", || {
+            let log = successor.process.stderr()?;
+            Ok(Seen::when(log.contains(line), || log.clone()))
+        })?;
+        happens()?;
+        successor.wait_until_ready()?;
+        Ok(std::mem::replace(self, successor))
     }
 
     /// Starts pgusher as a host would whose whole hierarchy of cgroups is `cgroup`: for it, what lies directly below is
@@ -97,9 +131,13 @@ impl Pgusher {
                 self.process.stderr()?
             );
             let log = self.process.stderr()?;
-            let ready = log.contains("interception attached")
-                && UnixStream::connect(&self.admin_socket).is_ok();
-            Ok(Seen::when(ready, || log.clone()))
+            // While it takes over, its predecessor answers at the same place.
+            let is_ready = log.contains("interception attached") && {
+                let status = status_of(&self.admin_socket)?;
+                let status: Value = serde_json::from_str(&status.stdout).unwrap_or_default();
+                status.get("pid") == Some(&self.pid().into())
+            };
+            Ok(Seen::when(is_ready, || log.clone()))
         })
     }
 
@@ -268,6 +306,16 @@ pub fn arguments(cgroup: &TestCgroup, ports: &[u16], directory: &Path) -> Vec<St
     ];
     arguments.extend(ports.iter().map(|port| format!("--port={port}")));
     arguments
+}
+
+/// Runs `pgusher detach` for a cgroup.
+///
+/// # Errors
+/// When the program cannot be run; a running instance is a failing exit status.
+pub fn detach(cgroup: &Path) -> Result<Finished> {
+    run(Command::new(binary()?)
+        .args(["detach", "--cgroup"])
+        .arg(cgroup))
 }
 
 /// Runs `pgusher status --json` against the instance behind `admin_socket`.

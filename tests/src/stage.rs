@@ -16,8 +16,8 @@ use crate::cgroup::TestCgroup;
 use crate::cluster::{Cluster, Tls, Version};
 use crate::dialer::Dialer;
 use crate::kernel;
-use crate::pgusher::{Pgusher, binary, trail};
-use crate::process::{Finished, run};
+use crate::pgusher::{self, Pgusher, binary, trail};
+use crate::process::{Finished, ended_by, run};
 
 /// What a test wants on its stage.
 #[derive(Clone, Debug)]
@@ -130,6 +130,8 @@ pub struct Stage {
     pub cgroup: TestCgroup,
     /// The server behind the intercepted port.
     pub cluster: &'static Cluster,
+    /// The arguments that pgusher is started with.
+    pub arguments: Vec<String>,
     directory: TempDir,
 }
 
@@ -162,13 +164,88 @@ impl Stage {
             Pgusher::start
         };
         let pgusher = start(&cgroup, &ports, directory.path(), &arguments)?;
+        let mut all = pgusher::arguments(&cgroup, &ports, directory.path());
+        all.extend(arguments);
         Ok(Self {
             dialer: OnceLock::new(),
             pgusher,
             cgroup,
             cluster,
+            arguments: all,
             directory,
         })
+    }
+
+    /// `pgusher` as it was started, in the test's cgroup.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be entered.
+    pub fn run_again(&self) -> Result<Command> {
+        let mut command = self.cgroup.command(binary()?)?;
+        command.args(&self.arguments);
+        Ok(command)
+    }
+
+    /// Starts pgusher again where one was that has ended.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart(&mut self) -> Result<()> {
+        let mut command = self.run_again()?;
+        self.pgusher = Pgusher::start_command(&mut command, self.directory.path())?;
+        Ok(())
+    }
+
+    /// [`Stage::restart`] by a command that runs what it is given behind its own arguments.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart_below(&mut self, wrapper: &[&str]) -> Result<()> {
+        let (program, arguments) = wrapper.split_first().context("a command has a name")?;
+        let mut command = self.cgroup.command(program)?;
+        command.args(arguments).arg(binary()?).args(&self.arguments);
+        self.pgusher = Pgusher::start_command(&mut command, self.directory.path())?;
+        Ok(())
+    }
+
+    /// Waits until every session has ended and is on record.
+    ///
+    /// # Errors
+    /// When one goes on.
+    pub fn settle(&self) -> Result<()> {
+        for pointer in ["/sessions/active", "/audit/queued"] {
+            self.pgusher.wait_for_counter(pointer, |count| count == 0)?;
+        }
+        Ok(())
+    }
+
+    /// Has another trail begin: of sessions that died with a pgusher there is no end on record.
+    ///
+    /// # Errors
+    /// When the file cannot be cut.
+    pub fn forget_trail(&self) -> Result<()> {
+        self.settle()?;
+        Ok(fs::write(self.pgusher.trail.path(), "")?)
+    }
+
+    /// Has another pgusher with the same settings take over; returns the one that was there.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn take_over(&mut self) -> Result<Pgusher> {
+        let mut command = self.run_again()?;
+        self.pgusher.replace_by(command.arg("--takeover"))
+    }
+
+    /// Kills pgusher, and waits until it has ended.
+    ///
+    /// # Errors
+    /// When it ends otherwise.
+    pub fn kill(&mut self) -> Result<()> {
+        self.pgusher.signal(Signal::SIGKILL)?;
+        let finished = self.pgusher.wait_for_end()?;
+        ensure!(ended_by(&finished, Signal::SIGKILL), "{finished:?}");
+        Ok(())
     }
 
     /// A directory of the test's own.
@@ -298,9 +375,12 @@ impl Stage {
                 "pgusher ended with {}",
                 finished.status
             );
+            // Where it is to be closed when pgusher is down, that has to be undone.
+            pgusher::detach(self.cgroup.path())?.success()?;
             held.wait_until_gone()?;
             check_trail(&self.pgusher.trail.records()?)?;
         }
+        pgusher::detach(self.cgroup.path())?.success()?;
         kernel::wait_until_nothing_attached(self.cgroup.path())
     }
 

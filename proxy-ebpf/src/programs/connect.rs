@@ -18,19 +18,20 @@ use proxy_ebpf::wanted::WantedNetns;
 use super::context::{octets, read_v4, read_v6, read_words, write_v4, write_v6};
 use super::maps::{Maps, count, forget_socket, socket_record_or_new, want_listener};
 use super::origin;
+use super::serving::fail_as_unserved;
 
 /// The interface index of `lo` in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
 const LOOPBACK_IFINDEX: u32 = 1;
 /// The hook's return value: let connect() go on with the address as it is now.
 const PROCEED: i32 = 1;
-/// The hook's return value: connect() fails with EPERM.
+/// The hook's return value: connect() fails, with EPERM unless another error was set.
 const REFUSE: i32 = 0;
 
 #[cgroup_sock_addr(connect4)]
 fn pgusher_connect4(context: SockAddrContext) -> i32 {
     match intercept(&context, read_v4(&context)) {
         Decision::Redirect { listener, .. } => write_v4(&context, &listener),
-        Decision::Refuse(_) => return REFUSE,
+        Decision::Refuse(verdict) => return refuse(verdict),
         Decision::Ignore | Decision::Pass(_) => {}
     }
     PROCEED
@@ -40,10 +41,18 @@ fn pgusher_connect4(context: SockAddrContext) -> i32 {
 fn pgusher_connect6(context: SockAddrContext) -> i32 {
     match intercept(&context, read_v6(&context)) {
         Decision::Redirect { listener, .. } => write_v6(&context, &listener),
-        Decision::Refuse(_) => return REFUSE,
+        Decision::Refuse(verdict) => return refuse(verdict),
         Decision::Ignore | Decision::Pass(_) => {}
     }
     PROCEED
+}
+
+#[inline(always)]
+pub(super) fn refuse(verdict: Verdict) -> i32 {
+    if matches!(verdict, Verdict::Unserved) {
+        fail_as_unserved();
+    }
+    REFUSE
 }
 
 /// Decides, records and counts; what is left to do is the decision.
@@ -66,7 +75,8 @@ fn intercept(context: &SockAddrContext, destination: Endpoint) -> Decision {
         tgid: context.tgid(),
         netns_cookie,
     };
-    let mut decision = should_intercept(&attempt, &Maps);
+    let maps = Maps { context };
+    let mut decision = should_intercept(&attempt, &maps);
     if let Decision::Redirect {
         destination,
         listener,
@@ -78,7 +88,7 @@ fn intercept(context: &SockAddrContext, destination: Endpoint) -> Decision {
             netns_cookie,
         )
     {
-        decision = not_redirected(verdict, &Maps);
+        decision = not_redirected(verdict, &maps);
         warn!(
             context,
             "process {}: a connect of ours cannot be redirected", attempt.tgid

@@ -95,8 +95,9 @@ pub(super) fn octets(words: [u32; 4]) -> [u8; 16] {
     [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
 }
 
+/// Sixteen octets as the kernel keeps an IPv6 address.
 #[inline(always)]
-fn words(octets: [u8; 16]) -> [u32; 4] {
+pub(super) fn words(octets: [u8; 16]) -> [u32; 4] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
     [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
 }

@@ -4,7 +4,9 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::btf_maps::{HashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::SockAddrContext;
 use proxy_ebpf::decision::InterceptionState;
+use proxy_ebpf::endpoint::Endpoint;
 use proxy_ebpf::handover::{HandoverKey, ListenerPorts};
 use proxy_ebpf::interception::Interception;
 use proxy_ebpf::names::{
@@ -12,15 +14,19 @@ use proxy_ebpf::names::{
 };
 use proxy_ebpf::offsets::KernelOffsets;
 use proxy_ebpf::refusals::Refusals;
+use proxy_ebpf::serving::Presence;
 use proxy_ebpf::unix::{ListenerName, UnixInterception};
 use proxy_ebpf::verdict::Verdict;
 use proxy_ebpf::wanted::WantedNetns;
+
+use super::origin::started_at_ticks;
+use super::serving;
 
 #[btf_map]
 static PORTS: HashMap<u16, u8, MAX_PORTS> = HashMap::new();
 
 #[btf_map]
-static OWN_PROCESSES: HashMap<u32, u8, MAX_OWN_PROCESSES> = HashMap::new();
+static OWN_PROCESSES: HashMap<u32, u64, MAX_OWN_PROCESSES> = HashMap::new();
 
 #[btf_map]
 static LISTENERS: HashMap<u64, ListenerPorts, MAX_LISTENERS> = HashMap::new();
@@ -57,10 +63,12 @@ static REFUSALS: Refusals = Refusals::ALWAYS;
 /// Makes the record of a socket that has none.
 const CREATE: u64 = aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE as u64;
 
-/// The maps as the decision sees them.
-pub(super) struct Maps;
+/// The maps as the decision about one connect sees them.
+pub(super) struct Maps<'a> {
+    pub(super) context: &'a SockAddrContext,
+}
 
-impl InterceptionState for Maps {
+impl InterceptionState for Maps<'_> {
     #[inline(always)]
     fn intercepts_port(&self, port: u16) -> bool {
         PORTS.get_ptr(port).is_some()
@@ -68,7 +76,14 @@ impl InterceptionState for Maps {
 
     #[inline(always)]
     fn is_own_process(&self, tgid: u32) -> bool {
-        OWN_PROCESSES.get_ptr(tgid).is_some()
+        let Some(started) = OWN_PROCESSES.get_ptr(tgid) else {
+            return false;
+        };
+        // The number may be another process's by now; where the kernel does not say when it was started, the number has
+        // to do.
+        // SAFETY: the value is eight bytes of a map that outlives the programs.
+        let started = unsafe { *started };
+        started == 0 || started_at_ticks().is_none_or(|ticks| ticks == started)
     }
 
     #[inline(always)]
@@ -84,6 +99,16 @@ impl InterceptionState for Maps {
     #[inline(always)]
     fn unix_listener(&self, netns_cookie: u64) -> Option<ListenerName> {
         self.listener_ports(netns_cookie)?.unix()
+    }
+
+    #[inline(always)]
+    fn is_listening(&self, listener: &Endpoint) -> bool {
+        serving::is_listening(self.context, listener)
+    }
+
+    #[inline(always)]
+    fn presence(&self) -> Presence {
+        serving::presence()
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task};
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_probe_read_kernel};
 use aya_ebpf::programs::SockAddrContext;
-use proxy_ebpf::offsets::{FieldOffset, KernelOffsets};
+use proxy_ebpf::offsets::{FieldOffset, KernelOffsets, NANOSECONDS_PER_TICK};
 use proxy_ebpf::origin::Origin;
 
 /// Captures the calling process. A field whose offset is unknown or whose read faults stays absent.
@@ -41,6 +41,17 @@ pub(super) fn capture(context: &SockAddrContext, netns_cookie: u64, origin: &mut
     if let Some((device, inode)) = task.executable() {
         origin.set_exe(device, inode);
     }
+}
+
+/// When the calling process was started, in clock ticks since boot as /proc/PID/stat has it.
+#[inline(always)]
+pub(super) fn started_at_ticks() -> Option<u64> {
+    let task = Task {
+        // SAFETY: a helper without preconditions.
+        address: unsafe { bpf_get_current_task() },
+        kernel: super::maps::offsets(),
+    };
+    Some(task.start_time_ns()? / NANOSECONDS_PER_TICK)
 }
 
 /// A task in kernel memory, with the offsets to read it by.

@@ -17,6 +17,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
+use proxy_ebpf::decision::InterceptionState as _;
 use proxy_ebpf::names::{CALL_CAST_TO_KERN_CTX, CALL_SET_SUN_PATH};
 use proxy_ebpf::unix::{
     LISTENER_NAME_BYTES, ListenerName, PATH_BYTES, TAIL_BYTES, UnixAttempt, UnixDecision,
@@ -25,6 +26,7 @@ use proxy_ebpf::unix::{
 use proxy_ebpf::verdict::Verdict;
 use proxy_ebpf::wanted::WantedNetns;
 
+use super::connect::refuse;
 use super::maps::{
     Maps, count, forget_unix_socket, offsets, unix_record, unix_record_or_new, unix_sock_peer,
     want_listener,
@@ -33,15 +35,13 @@ use super::origin;
 
 /// The hook's return value: go on with the address as it is now.
 const PROCEED: i32 = 1;
-/// The hook's return value: connect() fails with EPERM.
-const REFUSE: i32 = 0;
 /// Where the path begins in a `sockaddr_un`, behind the family.
 const PATH_AT: usize = 2;
 
 #[cgroup_sock_addr(connect4)]
 fn pgusher_connect_unix(context: SockAddrContext) -> i32 {
     match intercept(&context) {
-        UnixDecision::Refuse(_) => REFUSE,
+        UnixDecision::Refuse(verdict) => refuse(verdict),
         UnixDecision::Ignore | UnixDecision::Pass(_) | UnixDecision::Redirect(_) => PROCEED,
     }
 }
@@ -67,8 +67,8 @@ fn pgusher_getpeername_unix(context: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(connect4)]
 fn pgusher_getsockname_unix(context: SockAddrContext) -> i32 {
-    use proxy_ebpf::decision::InterceptionState as _;
-    if Maps.is_own_process(context.tgid())
+    let maps = Maps { context: &context };
+    if maps.is_own_process(context.tgid())
         && let Some(record) = unix_record(peer_of(&context))
         && let Some(copy) = unix_record_or_new(socket_of(&context))
     {
@@ -116,11 +116,12 @@ fn intercept(context: &SockAddrContext) -> UnixDecision {
         netns_cookie,
     };
     let socket = socket_of(context);
-    let mut decision = should_intercept(&attempt, &Maps);
+    let maps = Maps { context };
+    let mut decision = should_intercept(&attempt, &maps);
     if let UnixDecision::Redirect(listener) = decision
         && !redirect(context, &address, length, (netns_cookie, listener))
     {
-        decision = not_redirected(Verdict::StorageFailed, &Maps);
+        decision = not_redirected(Verdict::StorageFailed, &maps);
     }
     match decision {
         UnixDecision::Redirect(_) => count(Verdict::UnixRedirected),

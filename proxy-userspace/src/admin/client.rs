@@ -2,9 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
+use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -15,6 +17,8 @@ use crate::policy::Reloaded;
 
 /// The largest answer taken.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// How long an instance may take to answer; it reads a large policy again in less.
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +36,9 @@ pub enum ClientError {
     /// What listens there does not speak HTTP as we do.
     #[error("the admin socket's answer cannot be read: {0}")]
     Transport(Box<dyn std::error::Error + Send + Sync>),
+    /// It accepts and does not answer.
+    #[error("the pgusher at {0} does not answer: it is stopped, or hangs")]
+    Silent(PathBuf),
     /// The instance refused.
     #[error("{text} ({status})")]
     Refused {
@@ -58,21 +65,42 @@ pub async fn request_policy_reload(socket: &Path) -> Result<Reloaded, ClientErro
     ask(socket, Method::POST, RELOAD_PATH).await
 }
 
+/// Connects to the instance at `socket`.
+pub(super) async fn connect(
+    socket: &Path,
+) -> Result<
+    (
+        http1::SendRequest<Empty<Bytes>>,
+        http1::Connection<TokioIo<UnixStream>, Empty<Bytes>>,
+    ),
+    ClientError,
+> {
+    let stream = UnixStream::connect(socket).await;
+    let stream = stream.map_err(|source| ClientError::NotRunning {
+        path: socket.to_path_buf(),
+        source,
+    })?;
+    let shaken = http1::handshake(TokioIo::new(stream)).await;
+    shaken.map_err(|error| ClientError::Transport(error.into()))
+}
+
 async fn ask<T: DeserializeOwned>(
     socket: &Path,
     method: Method,
     path: &str,
 ) -> Result<T, ClientError> {
+    let answer = tokio::time::timeout(ANSWER_LIMIT, exchange(socket, method, path));
+    let silent = |_| ClientError::Silent(socket.to_path_buf());
+    answer.await.map_err(silent)?
+}
+
+async fn exchange<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+) -> Result<T, ClientError> {
     let transport = |error: Box<dyn std::error::Error + Send + Sync>| ClientError::Transport(error);
-    let stream = UnixStream::connect(socket)
-        .await
-        .map_err(|source| ClientError::NotRunning {
-            path: socket.to_path_buf(),
-            source,
-        })?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| transport(error.into()))?;
+    let (mut sender, connection) = connect(socket).await?;
     let request = Request::builder()
         .method(method)
         .uri(path)

@@ -10,16 +10,28 @@ use proxy_ebpf::verdict::Verdict;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditStats;
+use crate::config::WhenDown;
 use crate::intercept::{Counters, Coverage, HookError, NamespaceCounts, Namespaces};
 use crate::policy::{PolicyError, PolicyStatus, Reloaded};
 use crate::session::{SessionCounts, Stages};
+use crate::succession::{Candidates, Predecessors};
 
 /// What the admin socket can see of a running instance.
 pub struct Observed {
     fixed: Fixed,
-    counters: Counters,
-    stages: Arc<Stages>,
+    counters: Arc<Counters>,
+    seen: Seen,
     since: Instant,
+}
+
+/// What changes while it runs.
+pub struct Seen {
+    /// The sessions and what they need.
+    pub stages: Arc<Stages>,
+    /// Who was here before and still serves.
+    pub predecessors: Predecessors,
+    /// Where a request to take over goes.
+    pub candidates: Candidates,
 }
 
 /// A running instance at one moment.
@@ -40,6 +52,15 @@ pub struct Status {
     /// The counters of `kernel` whose connects are refused.
     refuses: Vec<String>,
     coverage: Coverage,
+    when_down: WhenDown,
+    predecessors: PredecessorCounts,
+}
+
+impl Status {
+    /// The instance's process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
 }
 
 /// The hooks' counters; docs/architecture.md says what each means.
@@ -53,6 +74,7 @@ struct KernelCounts {
     storage_failed: u64,
     bound_to_device: u64,
     own_listener: u64,
+    unserved: u64,
     unix_redirected: u64,
     published: u64,
     publish_failed: u64,
@@ -69,6 +91,7 @@ impl KernelCounts {
             storage_failed: counters.read(Verdict::StorageFailed)?,
             bound_to_device: counters.read(Verdict::BoundToDevice)?,
             own_listener: counters.read(Verdict::OwnListener)?,
+            unserved: counters.read(Verdict::Unserved)?,
             unix_redirected: counters.read(Verdict::UnixRedirected)?,
             published: counters.read(Verdict::Published)?,
             publish_failed: counters.read(Verdict::PublishFailed)?,
@@ -78,7 +101,7 @@ impl KernelCounts {
 
 impl KernelCounts {
     /// What was not redirected, and in which words the status tells it.
-    fn not_redirected(&self) -> [(Verdict, u64, &'static str); 7] {
+    fn not_redirected(&self) -> [(Verdict, u64, &'static str); 8] {
         [
             (Verdict::OwnProcess, self.own_process, "own"),
             (
@@ -99,6 +122,7 @@ impl KernelCounts {
                 self.own_listener,
                 "straight to a listener of pgusher's",
             ),
+            (Verdict::Unserved, self.unserved, "nobody served"),
         ]
     }
 }
@@ -149,15 +173,24 @@ pub struct Fixed {
     pub unix_sockets: UnixCoverage,
     /// What was there before us.
     pub coverage: Coverage,
+    /// What becomes of connects while we are down.
+    pub when_down: WhenDown,
+}
+
+/// Those that still serve, as the status shows them.
+#[derive(Debug, Serialize, Deserialize)]
+struct PredecessorCounts {
+    pids: Vec<u32>,
+    sessions: u64,
 }
 
 impl Observed {
     /// Starts observing; the uptime counts from here.
-    pub fn new(fixed: Fixed, counters: Counters, stages: Arc<Stages>) -> Self {
+    pub fn new(fixed: Fixed, counters: Arc<Counters>, seen: Seen) -> Self {
         Self {
             fixed,
             counters,
-            stages,
+            seen,
             since: Instant::now(),
         }
     }
@@ -167,7 +200,7 @@ impl Observed {
     /// # Errors
     /// [`HookError`] when the kernel's counters cannot be read.
     pub fn status(&self) -> Result<Status, HookError> {
-        let sessions = self.stages.sessions.counts();
+        let sessions = self.seen.stages.sessions.counts();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -179,8 +212,8 @@ impl Observed {
                 own.map(|listener| listener.0).collect()
             },
             namespaces: self.fixed.namespaces.counts(),
-            audit: self.stages.audit.stats(),
-            policy: self.stages.policy.status(),
+            audit: self.seen.stages.audit.stats(),
+            policy: self.seen.stages.policy.status(),
             sessions,
             kernel: KernelCounts::read(&self.counters)?,
             unix_sockets: self.fixed.unix_sockets.clone(),
@@ -190,7 +223,20 @@ impl Observed {
                 .map(|verdict| verdict.name().to_owned())
                 .collect(),
             coverage: self.fixed.coverage,
+            when_down: self.fixed.when_down,
+            predecessors: PredecessorCounts {
+                pids: {
+                    let processes = self.seen.predecessors.processes();
+                    processes.iter().map(|process| process.pid).collect()
+                },
+                sessions: self.seen.predecessors.sessions(),
+            },
         })
+    }
+
+    /// Where a request to take over goes.
+    pub(super) fn candidates(&self) -> &Candidates {
+        &self.seen.candidates
     }
 }
 
@@ -200,7 +246,9 @@ impl Observed {
     /// # Errors
     /// [`PolicyError`]
     pub fn reload_policy(&self) -> Result<Option<Reloaded>, PolicyError> {
-        self.stages.policy.reload()
+        // Their sessions are under the same policies.
+        self.seen.predecessors.reload();
+        self.seen.stages.policy.reload()
     }
 }
 
@@ -231,6 +279,16 @@ impl fmt::Display for Status {
             "sessions      {} now, {} since start, {} refused",
             sessions.active, sessions.total, sessions.refused
         )?;
+        let predecessors = &self.predecessors;
+        if !predecessors.pids.is_empty() {
+            writeln!(
+                out,
+                "predecessors  {} still serve {} sessions (pid {})",
+                predecessors.pids.len(),
+                predecessors.sessions,
+                list(predecessors.pids.iter().map(u32::to_string).collect())
+            )?;
+        }
         let audit = &self.audit;
         writeln!(
             out,
@@ -238,6 +296,13 @@ impl fmt::Display for Status {
             audit.written, audit.queued, audit.dropped, audit.failures
         )?;
         writeln!(out, "policy        {}", self.policy)?;
+        self.kernel_lines(out)?;
+        self.coverage_lines(out)
+    }
+}
+
+impl Status {
+    fn kernel_lines(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kernel = &self.kernel;
         writeln!(
             out,
@@ -257,12 +322,30 @@ impl fmt::Display for Status {
             let counts = counts
                 .into_iter()
                 .map(|(_, count, text)| format!("{count} {text}"));
-            writeln!(out, "{heading:<12}  {}", list(counts.collect()))?;
+            let counts: Vec<String> = counts.collect();
+            writeln!(out, "{heading:<12}  {}", counts.join(", "))?;
         }
+        Ok(())
+    }
+
+    fn coverage_lines(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let when_down = match self.when_down {
+            WhenDown::Open => "connects go direct",
+            WhenDown::Closed => "connects are refused, until the next start or `pgusher detach`",
+        };
+        writeln!(out, "when down     {when_down}")?;
+        let coverage = &self.coverage;
+        let established = match coverage.established {
+            Some(found) => format!(
+                "{found} sessions of before, {} of them reset",
+                coverage.reset
+            ),
+            None => "sessions of before not looked for".to_owned(),
+        };
         write!(
             out,
-            "not covered   {} established sessions, {} unix sockets (at start)",
-            self.coverage.established, self.coverage.unix_sockets
+            "not covered   {established}, {} unix sockets (at start)",
+            coverage.unix_sockets
         )
     }
 }

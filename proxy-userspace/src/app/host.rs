@@ -11,6 +11,8 @@ use crate::intercept;
 
 /// The inode of the initial pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const INIT_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+/// That of the initial time namespace (`PROC_TIME_INIT_INO`).
+const INIT_TIME_NAMESPACE: u64 = 0xEFFF_FFFA;
 /// Each has three listeners and is held open itself.
 const DESCRIPTORS_PER_NAMESPACE: usize = 4;
 /// Descriptors besides: maps, links, our own listeners, the sink, /proc while it is read.
@@ -22,6 +24,13 @@ const OTHER_DESCRIPTORS: usize = 256;
 /// When we run in another one.
 pub(crate) fn check_pid_namespace() -> Result<()> {
     let inode = std::fs::metadata("/proc/self/ns/pid")?.ino();
+    // Kernels before 5.6 have none.
+    if let Ok(time) = std::fs::metadata("/proc/self/ns/time") {
+        ensure!(
+            time.ino() == INIT_TIME_NAMESPACE,
+            "pgusher must run in the host's time namespace: the hooks read the host's clock"
+        );
+    }
     ensure!(
         inode == INIT_PID_NAMESPACE,
         "pgusher must run in the host's pid namespace, or it would intercept itself; in a container use hostPID / --pid=host"

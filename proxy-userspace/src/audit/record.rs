@@ -1,5 +1,6 @@
 //! The records, field by field as docs/audit.md describes them. Changing the meaning of a field means a new version.
 
+mod coverage;
 pub mod disruption;
 pub mod statement;
 pub mod tls;
@@ -14,13 +15,13 @@ use uuid::Uuid;
 use super::tally::{Counts, Tally};
 use crate::destination::Destination;
 use crate::identify::{Grade, Identity};
-use crate::intercept::Coverage;
 use crate::policy::{Ruling, StartupFacts};
 use crate::relay::EndedBy;
 use crate::wire::login::{LoginOutcome, LoginWatch, Method};
 use crate::wire::negotiation::Encryption;
 use crate::wire::opening::StartupMessage;
 use crate::wire::session::{ServerError, Violation};
+pub use coverage::CoverageReport;
 use disruption::Disruption;
 use statement::Statement;
 
@@ -56,7 +57,12 @@ pub enum Body {
         dropped: u64,
     },
     /// What interception does not reach, at start-up.
-    Coverage(Coverage),
+    Coverage(Box<CoverageReport>),
+    /// Nobody served for a while before this start, and connects were refused.
+    Outage {
+        /// How many.
+        refused: u64,
+    },
 }
 
 impl Record {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::direct::{UnknownNetns, WhenDown};
 use super::groups::ServerGroupSettings;
 use super::identity::IdentitySettings;
 use super::routes::RouteSettings;
@@ -79,10 +80,22 @@ pub struct Settings {
     /// User whom clients of unix sockets are to see as their server's, for libpq's requirepeer; servers of other users are then out of reach through them [default: none, they see pgusher's own]
     #[arg(long, value_name = "USER")]
     pub unix_socket_user: Option<String>,
+    /// Connects while no pgusher serves them: `open` lets them go direct, `closed` keeps them out until the next start or `pgusher detach` [default: open, but closed where policies are enforced]
+    #[arg(long, value_name = "ACTION")]
+    pub when_down: Option<WhenDown>,
+
+    /// A pgusher that hangs for longer than this counts as down, at least 1s [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub stall_timeout: Option<Duration>,
 
     /// Other network namespaces than pgusher's own that are intercepted at one time, 0 to 4095 [default: 1024]
     #[arg(long, value_name = "NAMESPACES")]
     pub max_namespaces: Option<usize>,
+
+    /// Sessions that are older than pgusher: `ignore` them, `report` who has them, or `reset` their connections [default: report]
+    #[arg(long, value_name = "ACTION")]
+    pub adopt: Option<Adopt>,
 
     /// Close a client that has not completed its startup packet by then [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
@@ -159,9 +172,12 @@ impl Settings {
             policy: self.policy.or(base.policy),
             policy_mode: self.policy_mode.or(base.policy_mode),
             max_namespaces: self.max_namespaces.or(base.max_namespaces),
+            adopt: self.adopt.or(base.adopt),
             unknown_netns: self.unknown_netns.or(base.unknown_netns),
             unix_sockets: self.unix_sockets.or(base.unix_sockets),
             unix_socket_user: self.unix_socket_user.or(base.unix_socket_user),
+            when_down: self.when_down.or(base.when_down),
+            stall_timeout: self.stall_timeout.or(base.stall_timeout),
             identity: base.identity,
             route: base.route,
             server_group: base.server_group,
@@ -250,14 +266,19 @@ pub enum OverflowPolicy {
     Drop,
 }
 
-/// What becomes of connects from network namespaces in which pgusher has no listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+/// What becomes of connections to intercepted ports that are older than the hooks.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
-pub enum UnknownNetns {
-    /// They go direct.
-    Pass,
-    /// They fail.
-    Refuse,
+pub enum Adopt {
+    /// Nobody looks for them.
+    Ignore,
+    /// They are listed in the audit trail, and go on.
+    #[default]
+    Report,
+    /// They are listed and aborted; applications connect again, through pgusher.
+    Reset,
 }
 
 /// Parses a duration such as `60s`, `1m 30s` or `500ms`.

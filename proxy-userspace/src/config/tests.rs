@@ -1,3 +1,5 @@
+use proxy_ebpf::verdict::Verdict;
+
 use super::*;
 
 fn from_toml(text: &str) -> Result<Config, ConfigError> {
@@ -57,6 +59,8 @@ fn mistakes_are_refused_with_their_place() {
         ),
         ("[identity]\nexe_md5 = true\n", "line 2, column 1"),
         ("audit_parameter_limit = 70000\n", "`audit_parameter_limit`"),
+        ("stall_timeout = \"900ms\"\n", "`stall_timeout`"),
+        ("when_down = \"ajar\"\n", "line 1, column 13"),
     ];
     for (text, place) in cases {
         let message = from_toml(text).unwrap_err().to_string();
@@ -65,8 +69,7 @@ fn mistakes_are_refused_with_their_place() {
 }
 
 #[test]
-fn other_network_namespaces_are_refused_where_policies_are_enforced_unless_the_operator_says_otherwise()
- {
+fn what_goes_around_is_refused_where_policies_are_enforced_unless_the_operator_says_otherwise() {
     let enforce = "policy = \"/etc/pgusher/policies\"\npolicy_mode = \"enforce\"\n";
     let cases = [
         ("", Refusals::ALWAYS),
@@ -74,10 +77,23 @@ fn other_network_namespaces_are_refused_where_policies_are_enforced_unless_the_o
             "unknown_netns = \"refuse\"\n",
             Refusals::ALWAYS.and(Verdict::OtherNetns),
         ),
-        (enforce, Refusals::ENFORCING.and(Verdict::OtherNetns)),
+        (
+            "when_down = \"closed\"\n",
+            Refusals::ALWAYS.and(Verdict::Unserved),
+        ),
+        (
+            enforce,
+            Refusals::ENFORCING
+                .and(Verdict::OtherNetns)
+                .and(Verdict::Unserved),
+        ),
         (
             &format!("{enforce}unknown_netns = \"pass\"\n"),
-            Refusals::ENFORCING,
+            Refusals::ENFORCING.and(Verdict::Unserved),
+        ),
+        (
+            &format!("{enforce}when_down = \"open\"\n"),
+            Refusals::ENFORCING.and(Verdict::OtherNetns),
         ),
     ];
     for (text, expected) in cases {

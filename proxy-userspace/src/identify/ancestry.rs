@@ -4,12 +4,13 @@
 //! and child. What has exited before it was looked at is not in it, and neither is what came before that: a process
 //! whose parent exits becomes a child of init or of a subreaper.
 
+use proxy_ebpf::offsets::NANOSECONDS_PER_TICK;
 use proxy_ebpf::origin::Origin;
 use serde::{Deserialize, Serialize};
 
 use super::executable;
 use super::fact::{Fact, Grade};
-use super::pinned::{NANOSECONDS_PER_TICK, Pinned};
+use super::pinned::Pinned;
 use crate::wire::text::printable;
 
 /// How many ancestors are told.

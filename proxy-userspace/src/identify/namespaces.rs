@@ -1,4 +1,4 @@
-//! The namespaces a process lives in, by number, and which of them are not pgusher's own.
+//! The namespaces a process lives in, by number, and which of them are neither pgusher's own nor the host's.
 
 use std::fs;
 
@@ -42,20 +42,40 @@ impl Namespaces {
         (found != Self::default()).then_some(found)
     }
 
-    /// The kinds in which this process and `own` differ; one that is unknown of either is not among them.
-    pub(super) fn other_than(&self, own: &Self) -> Vec<String> {
-        let pairs = [
-            ("pid", self.pid, own.pid),
-            ("mnt", self.mnt, own.mnt),
-            ("user", self.user, own.user),
-            ("net", self.net, own.net),
-            ("uts", self.uts, own.uts),
-            ("ipc", self.ipc, own.ipc),
-            ("cgroup", self.cgroup, own.cgroup),
-        ];
-        let differs = |pair: &(&str, Option<u64>, Option<u64>)| matches!((pair.1, pair.2), (Some(theirs), Some(ours)) if theirs != ours);
-        let differing = pairs.iter().filter(|pair| differs(pair));
-        differing.map(|(kind, _, _)| (*kind).to_owned()).collect()
+    /// Those that count as ours: pgusher's own, and the host's, which are those of the first process and of the kernel's
+    /// threads (some hosts hide the first). A service manager may have given us mounts of our own that show the host's
+    /// files.
+    pub(super) fn ours() -> Vec<Self> {
+        ["self", "1", "2"]
+            .into_iter()
+            .filter_map(Self::of)
+            .collect()
+    }
+
+    /// The kinds in which this process differs from all of `ours`; one that is unknown is not among them.
+    pub(super) fn other_than(&self, ours: &[Self]) -> Vec<String> {
+        let mut differing = Vec::new();
+        for (index, (kind, theirs)) in self.by_kind().into_iter().enumerate() {
+            let known = ours.iter().filter_map(|one| one.by_kind().get(index)?.1);
+            let mut known = known.peekable();
+            let is_known = theirs.is_some() && known.peek().is_some();
+            if is_known && known.all(|number| Some(number) != theirs) {
+                differing.push(kind.to_owned());
+            }
+        }
+        differing
+    }
+
+    fn by_kind(&self) -> [(&'static str, Option<u64>); 7] {
+        [
+            ("pid", self.pid),
+            ("mnt", self.mnt),
+            ("user", self.user),
+            ("net", self.net),
+            ("uts", self.uts),
+            ("ipc", self.ipc),
+            ("cgroup", self.cgroup),
+        ]
     }
 }
 
@@ -73,7 +93,8 @@ mod tests {
     fn a_process_differs_from_itself_in_nothing() {
         let own = Namespaces::of("self").unwrap();
         assert!(own.mnt.is_some());
-        assert_eq!(own.other_than(&own), Vec::<String>::new());
+        let ours = std::slice::from_ref(&own);
+        assert_eq!(own.other_than(ours), Vec::<String>::new());
     }
 
     #[test]
@@ -85,7 +106,28 @@ mod tests {
             pid: Some(2),
             ..own.clone()
         };
-        assert_eq!(other.other_than(&own), ["pid", "mnt"]);
+        assert_eq!(other.other_than(&[own]), ["pid", "mnt"]);
+        assert_eq!(other.other_than(&[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_the_hosts_is_not_foreign_to_a_pgusher_with_mounts_of_its_own() {
+        let host = Namespaces {
+            mnt: Some(1),
+            net: Some(2),
+            ..Namespaces::default()
+        };
+        let own = Namespaces {
+            mnt: Some(3),
+            ..host.clone()
+        };
+        let container = Namespaces {
+            mnt: Some(4),
+            ..host.clone()
+        };
+        let ours = [own, host.clone()];
+        assert_eq!(host.other_than(&ours), Vec::<String>::new());
+        assert_eq!(container.other_than(&ours), ["mnt"]);
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
+use proxy_ebpf::offsets::NANOSECONDS_PER_TICK;
 use proxy_ebpf::origin::{COMM_LEN, Origin};
 
-use super::pinned::{NANOSECONDS_PER_TICK, Pinned};
+use super::pinned::Pinned;
 use super::status::Status;
 use super::{cgroup, executable};
 use crate::socket;

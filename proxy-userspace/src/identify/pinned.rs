@@ -4,9 +4,33 @@ use procfs::process::{Process, Stat};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
 
-/// USER_HZ: the unit of start times in /proc/PID/stat is fixed for userspace on every architecture we support.
-pub(super) const NANOSECONDS_PER_TICK: u64 = 1_000_000_000 / 100;
+/// A process as nobody else can be called: its number, in our pid namespace, and when it was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The number, which is used again.
+    pub pid: u32,
+    /// In clock ticks since boot, as /proc/PID/stat has it; 0 where that cannot be read.
+    pub started_at_ticks: u64,
+}
+
+impl ProcessId {
+    /// Our own.
+    pub fn own() -> Self {
+        let pid = std::process::id();
+        Self {
+            pid,
+            started_at_ticks: Pinned::open(pid).map_or(0, |own| own.started_at_ticks()),
+        }
+    }
+
+    /// Whether this very process still runs.
+    pub fn is_running(self) -> bool {
+        Pinned::open(self.pid)
+            .is_some_and(|now| now.started_at_ticks() == self.started_at_ticks && now.is_alive())
+    }
+}
 
 /// A process, and what its /proc/PID/stat said when it was opened.
 #[derive(Debug)]

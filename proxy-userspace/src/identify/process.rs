@@ -13,6 +13,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use proxy_ebpf::offsets::NANOSECONDS_PER_TICK;
 use proxy_ebpf::origin::Origin;
 
 use super::ancestry::{self, Ancestor};
@@ -21,7 +22,7 @@ use super::digest::Hashable;
 use super::executable::{self, Executable};
 use super::fact::{Fact, Grade};
 use super::namespaces::Namespaces;
-use super::pinned::{NANOSECONDS_PER_TICK, Pinned};
+use super::pinned::Pinned;
 use super::script::{self, Script};
 use super::status::{Seccomp, Status};
 use super::{cgroup, redact, verity};

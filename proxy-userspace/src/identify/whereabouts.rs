@@ -7,9 +7,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use proxy_ebpf::offsets::NANOSECONDS_PER_TICK;
 use proxy_ebpf::origin::Origin;
 
-use super::pinned::{NANOSECONDS_PER_TICK, Pinned};
+use super::pinned::Pinned;
 
 /// The number that /proc shows for a namespace.
 const MOUNT_NAMESPACE: &str = "ns/mnt";

@@ -52,7 +52,7 @@ pub(super) fn entered_by_threads(missing: &HashSet<u64>) -> io::Result<HashSet<u
 }
 
 /// The directories of a directory of /proc that have a number for a name; none if its process has gone.
-fn numbered(directory: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn numbered(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if is_gone(&error) => return Ok(Vec::new()),

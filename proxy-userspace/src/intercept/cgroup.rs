@@ -2,6 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -41,20 +42,23 @@ pub enum CgroupError {
     #[error("cannot lock the cgroup for this instance below {RUNTIME_FOLDER}: {0}")]
     Claim(io::Error),
     /// Another instance intercepts there: the two would intercept each other's connections in a circle.
-    #[error("another pgusher is attached to cgroup {0}; stop it first")]
+    #[error(
+        "another pgusher is attached to cgroup {0}; stop it first, or take over from it: pgusher run --takeover with its --admin-socket"
+    )]
     Claimed(PathBuf),
 }
 
 /// A cgroup that no other instance may attach to, for as long as this lives.
 #[derive(Debug)]
 pub struct Claim {
-    _lock: File,
+    lock: File,
 }
 
 /// An open cgroup-v2 directory.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
+    number: u64,
     directory: File,
 }
 
@@ -77,7 +81,12 @@ impl Cgroup {
         if u64::try_from(kind.f_type) != Ok(CGROUP2_MAGIC) {
             return Err(CgroupError::NotCgroup2(path));
         }
-        Ok(Self { path, directory })
+        let number = directory.metadata().map_err(open)?.ino();
+        Ok(Self {
+            path,
+            number,
+            directory,
+        })
     }
 
     /// Claims the cgroup for this process. The lock is a file only root can open: a lock on the directory itself could
@@ -86,26 +95,12 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Claimed`] when another instance has it.
     pub fn claim(&self) -> Result<Claim, CgroupError> {
-        let number = self.directory.metadata().map_err(CgroupError::Claim)?.ino();
-        let lock = || -> io::Result<File> {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(RUNTIME_FOLDER)?;
-            let path = Path::new(RUNTIME_FOLDER).join(format!("cgroup-{number}.lock"));
-            OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(path)
-        };
-        let lock = lock().map_err(CgroupError::Claim)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Claim { _lock: lock }),
-            Err(Errno::WOULDBLOCK) => Err(CgroupError::Claimed(self.path.clone())),
-            Err(error) => Err(CgroupError::Claim(error.into())),
-        }
+        Claim::take(self.number)?.ok_or_else(|| CgroupError::Claimed(self.path.clone()))
+    }
+
+    /// Its number, the same for as long as it is there.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Its path.
@@ -116,6 +111,44 @@ impl Cgroup {
     /// The open directory, as the attach call wants it.
     pub fn directory(&self) -> &File {
         &self.directory
+    }
+}
+
+impl Claim {
+    /// Claims the cgroup with this number; none if another instance has it.
+    ///
+    /// # Errors
+    /// [`CgroupError::Claim`]
+    pub fn take(cgroup: u64) -> Result<Option<Self>, CgroupError> {
+        let lock = || -> io::Result<File> {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(RUNTIME_FOLDER)?;
+            let path = Path::new(RUNTIME_FOLDER).join(format!("cgroup-{cgroup}.lock"));
+            OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(path)
+        };
+        let lock = lock().map_err(CgroupError::Claim)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { lock })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(CgroupError::Claim(error.into())),
+        }
+    }
+
+    /// One that another process held and has handed over.
+    pub fn inherited(lock: OwnedFd) -> Self {
+        Self { lock: lock.into() }
+    }
+
+    /// What to hand over: whoever has it has the claim, and it lasts until the last of them lets go.
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
     }
 }
 

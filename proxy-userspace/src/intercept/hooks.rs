@@ -1,25 +1,31 @@
-//! Loads, attaches and detaches the BPF programs.
+//! Loads the BPF programs and attaches them.
 //!
 //! States are types: [`Loaded`] programs have passed the verifier and catch nothing, [`Attached`] ones are live.
-//! Dropping either leaves nothing behind in the kernel.
+//! Dropping either leaves nothing behind in the kernel, unless it was pinned.
 
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf, SkStorage};
-use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
-use aya::programs::sock_ops::SockOpsLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, SockOps};
+use std::time::Duration;
+
+use aya::maps::{Array, HashMap, Map, RingBuf, SkStorage};
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramType, SockOps};
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Btf, Ebpf, EbpfLoader};
-use proxy_ebpf::handover::ListenerPorts;
 use proxy_ebpf::names;
 use proxy_ebpf::offsets::KernelOffsets;
 use proxy_ebpf::refusals::Refusals;
-use proxy_ebpf::verdict::Verdict;
+use proxy_ebpf::serving::Serving;
+use tracing::warn;
 
+use super::attached::{Attached, Hook};
 use super::cgroup::Cgroup;
 use super::handover::Handover;
+use super::heartbeat::Heartbeat;
 use super::log::HookLog;
 use super::object::OBJECT;
-use super::unix::{Guise, UnixAttached, UnixHookError, UnixPrograms, UnixRecords};
+use super::tables::{Counters, ListenerTable, OwnProcesses};
+use super::unix::{Guise, UnixHookError, UnixPrograms, UnixRecords};
 use super::wanted::WantedQueue;
+use crate::identify::ProcessId;
 
 /// Attached before the connect hooks, so that nothing is redirected while its answers are missing.
 const PEERNAME_PROGRAMS: [&str; 2] = [names::PROGRAM_GETPEERNAME4, names::PROGRAM_GETPEERNAME6];
@@ -50,18 +56,28 @@ pub enum HookError {
     /// The hooks on unix sockets could not be attached.
     #[error("the kernel refused to attach the hooks on unix sockets")]
     Unix(#[source] std::io::Error),
+    /// A link has no descriptor of its own.
+    #[error("the kernel cannot keep BPF program {name} attached by a link; Linux 5.7 is needed")]
+    Link {
+        /// The program's name.
+        name: &'static str,
+        /// Why not.
+        source: aya::programs::links::LinkError,
+    },
     /// The object does not hold what the loader expects: the build is broken.
     #[error("the BPF object has no `{0}`; rebuild with `cargo xtask build`")]
     Missing(&'static str),
 }
 
-/// What the programs shall intercept and where they send it.
-#[derive(Clone, Debug)]
-pub struct Targets {
-    /// Destination ports.
-    pub ports: Vec<u16>,
-    /// The process never to intercept: our own, as the initial pid namespace numbers it.
-    pub own_tgid: u32,
+/// What the programs are told once, before they are loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Where the kernel keeps what they read of the calling task.
+    pub offsets: KernelOffsets,
+    /// Which connects fail instead of going direct.
+    pub refusals: Refusals,
+    /// After which silence of ours we count as down.
+    pub stall_timeout: Duration,
 }
 
 /// Programs that passed the verifier and are not attached to anything.
@@ -73,16 +89,18 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Loads every program, with the offsets to read the calling task by and what it is to refuse.
+    /// Loads every program.
     ///
     /// # Errors
     /// [`HookError`] with the kernel's reason and the verifier's log.
-    pub fn load(offsets: &KernelOffsets, refusals: &Refusals) -> Result<Self, HookError> {
+    pub fn load(terms: &Terms) -> Result<Self, HookError> {
         let kernel_types = Btf::from_sys_fs().ok();
+        let serving = terms.serving();
         let mut ebpf = EbpfLoader::new()
             .btf(kernel_types.as_ref())
-            .override_global(names::GLOBAL_OFFSETS, offsets, true)
-            .override_global(names::GLOBAL_REFUSALS, refusals, true)
+            .override_global(names::GLOBAL_OFFSETS, &terms.offsets, true)
+            .override_global(names::GLOBAL_REFUSALS, &terms.refusals, true)
+            .override_global(names::GLOBAL_SERVING, &serving, true)
             .load(OBJECT)?;
         for name in PEERNAME_PROGRAMS.into_iter().chain(CONNECT_PROGRAMS) {
             let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;
@@ -113,27 +131,42 @@ impl Loaded {
         Ok(())
     }
 
-    /// Fills the maps the decision looks at.
+    /// Intercepts connects to these ports.
     ///
     /// # Errors
     /// [`HookError::Map`] when the kernel refuses an entry.
-    pub fn configure(&mut self, targets: &Targets) -> Result<(), HookError> {
-        for port in &targets.ports {
-            self.set(names::MAP_PORTS, port, &1_u8)?;
+    pub fn intercept(&mut self, ports: &[u16]) -> Result<(), HookError> {
+        let name = names::MAP_PORTS;
+        let map = self.take(name)?;
+        let mut map: HashMap<_, u16, u8> = typed(name, map)?;
+        for port in ports {
+            let inserted = map.insert(port, 1, 0);
+            inserted.map_err(|source| HookError::Map { name, source })?;
         }
-        self.set(names::MAP_OWN_PROCESSES, &targets.own_tgid, &1_u8)
+        Ok(())
     }
 
-    fn set<K: aya::Pod, V: aya::Pod>(
-        &mut self,
-        name: &'static str,
-        key: &K,
-        value: &V,
-    ) -> Result<(), HookError> {
-        let map = self.ebpf.map_mut(name).ok_or(HookError::Missing(name))?;
-        HashMap::try_from(map)
-            .and_then(|mut map: HashMap<&mut MapData, K, V>| map.insert(key, value, 0))
-            .map_err(|source| HookError::Map { name, source })
+    /// Takes the table of exempt processes out, with our own in it; there is one keeper.
+    ///
+    /// # Errors
+    /// [`HookError::Map`] when the kernel refuses an entry, [`HookError::Missing`] when the table was taken before.
+    pub fn own_processes(&mut self, own: ProcessId) -> Result<OwnProcesses, HookError> {
+        let name = names::MAP_OWN_PROCESSES;
+        let map = self.take(name)?;
+        let processes = OwnProcesses::new(typed(name, map)?);
+        processes.exempt(own)?;
+        Ok(processes)
+    }
+
+    /// Takes out what tells the programs that we live; there is one heart.
+    ///
+    /// # Errors
+    /// [`HookError::Missing`] when it was taken before.
+    pub fn heartbeat(&mut self) -> Result<Heartbeat, HookError> {
+        let name = names::MAP_HEARTBEAT;
+        let map = self.take(name)?;
+        let slot: Array<_, u64> = typed(name, map)?;
+        Ok(Heartbeat::new(slot))
     }
 
     /// Takes the hand-over table out; there is one taker.
@@ -142,11 +175,11 @@ impl Loaded {
     /// [`HookError::Missing`] when it was taken before.
     pub fn handover(&mut self) -> Result<Handover, HookError> {
         let name = names::MAP_HANDOVER;
-        let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
-        let entries = HashMap::try_from(map).map_err(|source| HookError::Map { name, source })?;
+        let map = self.take(name)?;
+        let entries: HashMap<_, _, _> = typed(name, map)?;
         let name = names::MAP_UNIX_SOCKETS;
-        let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
-        let unix = SkStorage::try_from(map).map_err(|source| HookError::Map { name, source })?;
+        let map = self.take(name)?;
+        let unix: SkStorage<_, _> = typed(name, map)?;
         Ok(Handover::new(entries, UnixRecords::new(unix)))
     }
 
@@ -156,10 +189,13 @@ impl Loaded {
     /// [`HookError::Missing`] when it was taken before.
     pub fn listener_table(&mut self) -> Result<ListenerTable, HookError> {
         let name = names::MAP_LISTENERS;
-        let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
-        let ports = HashMap::try_from(map).map_err(|source| HookError::Map { name, source })?;
+        let map = self.take(name)?;
+        let ports: HashMap<_, _, _> = typed(name, map)?;
+        let name = names::MAP_LISTENING;
+        let map = self.take(name)?;
+        let marks: SkStorage<_, u32> = typed(name, map)?;
         let unix = self.unix.as_ref().map(|_| self.guise);
-        Ok(ListenerTable { ports, unix })
+        Ok(ListenerTable::new(ports, marks, unix))
     }
 
     /// Takes out what tells of namespaces that want a listener; there is one reader.
@@ -168,12 +204,11 @@ impl Loaded {
     /// [`HookError::Missing`] when it was taken before.
     pub fn wanted(&mut self) -> Result<WantedQueue, HookError> {
         let name = names::MAP_WANTED_QUEUE;
-        let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
-        let queue = RingBuf::try_from(map).map_err(|source| HookError::Map { name, source })?;
+        let map = self.take(name)?;
+        let queue: RingBuf<_> = typed(name, map)?;
         let name = names::MAP_WANTED;
-        let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
-        let waiting = HashMap::try_from(map).map_err(|source| HookError::Map { name, source })?;
-        Ok(WantedQueue::new(queue, waiting))
+        let map = self.take(name)?;
+        Ok(WantedQueue::new(queue, typed(name, map)?))
     }
 
     /// Takes the counters out; there is one reader.
@@ -182,9 +217,11 @@ impl Loaded {
     /// [`HookError::Missing`] when they were taken before.
     pub fn counters(&mut self) -> Result<Counters, HookError> {
         let name = names::MAP_COUNTERS;
-        let map = self.ebpf.take_map(name).ok_or(HookError::Missing(name))?;
-        let slots = PerCpuArray::try_from(map).map_err(|source| HookError::Map { name, source })?;
-        Ok(Counters { slots })
+        Ok(Counters::new(self.take(name)?))
+    }
+
+    fn take(&mut self, name: &'static str) -> Result<Map, HookError> {
+        self.ebpf.take_map(name).ok_or(HookError::Missing(name))
     }
 
     /// The programs' own log, to be read for as long as they run.
@@ -200,47 +237,64 @@ impl Loaded {
     /// # Errors
     /// [`HookError::Program`]; nothing stays attached then.
     pub fn attach(mut self, cgroup: &Cgroup) -> Result<Attached, HookError> {
-        let sock_ops = self.attach_sock_ops(cgroup)?;
-        let mut answering = Vec::new();
+        let publishing = self.attach_sock_ops(cgroup)?;
+        let mut answering = vec![publishing];
         for name in PEERNAME_PROGRAMS {
             answering.push(self.attach_sock_addr(name, cgroup)?);
         }
-        let unix = self.unix.take().map(|programs| programs.attach(cgroup));
-        let unix = unix.transpose().map_err(HookError::Unix)?;
         let mut redirecting = Vec::new();
+        if let Some(unix) = self.unix.take() {
+            answering.extend(unix.attach_answering(cgroup).map_err(HookError::Unix)?);
+            redirecting.push(unix.attach_connect(cgroup).map_err(HookError::Unix)?);
+        }
         for name in CONNECT_PROGRAMS {
             redirecting.push(self.attach_sock_addr(name, cgroup)?);
         }
-        Ok(Attached {
-            redirecting,
-            unix,
-            _answering: answering,
-            _publishing: sock_ops,
-            _ebpf: self.ebpf,
-        })
+        Ok(Attached::new(redirecting, answering, self.ebpf))
     }
 
-    fn attach_sock_addr(
-        &mut self,
-        name: &'static str,
-        cgroup: &Cgroup,
-    ) -> Result<CgroupSockAddrLink, HookError> {
+    fn attach_sock_addr(&mut self, name: &'static str, cgroup: &Cgroup) -> Result<Hook, HookError> {
         let program: &mut CgroupSockAddr = program(&mut self.ebpf, name)?;
         // `AllowMultiple` makes bpf_link_create fail with EINVAL; links are always multi (aya-rs/aya#1078).
-        program
+        let link = program
             .attach(cgroup.directory(), CgroupAttachMode::Single)
             .and_then(|id| program.take_link(id))
-            .map_err(|source| HookError::Program { name, source })
+            .map_err(|source| HookError::Program { name, source })?;
+        let link = FdLink::try_from(link).map_err(|source| HookError::Link { name, source })?;
+        Ok(Hook::new(name, link))
     }
 
-    fn attach_sock_ops(&mut self, cgroup: &Cgroup) -> Result<SockOpsLink, HookError> {
+    fn attach_sock_ops(&mut self, cgroup: &Cgroup) -> Result<Hook, HookError> {
         let name = names::PROGRAM_SOCK_OPS;
         let program: &mut SockOps = program(&mut self.ebpf, name)?;
-        program
+        let link = program
             .attach(cgroup.directory(), CgroupAttachMode::Single)
             .and_then(|id| program.take_link(id))
-            .map_err(|source| HookError::Program { name, source })
+            .map_err(|source| HookError::Program { name, source })?;
+        let link = FdLink::try_from(link).map_err(|source| HookError::Link { name, source })?;
+        Ok(Hook::new(name, link))
     }
+}
+
+impl Terms {
+    fn serving(&self) -> Serving {
+        let set_retval = BpfHelper::BPF_FUNC_set_retval;
+        let can_set_errno = is_helper_supported(ProgramType::CgroupSockAddr, set_retval);
+        let can_set_errno = can_set_errno.unwrap_or_else(|error| {
+            warn!(%error, "cannot tell whether hooks may choose an error; refused connects get EPERM");
+            false
+        });
+        let stall_ns = self.stall_timeout.as_nanos();
+        Serving::new(u64::try_from(stall_ns).unwrap_or(u64::MAX), can_set_errno)
+    }
+}
+
+/// The map as what it is.
+fn typed<M: TryFrom<Map, Error = aya::maps::MapError>>(
+    name: &'static str,
+    map: Map,
+) -> Result<M, HookError> {
+    M::try_from(map).map_err(|source| HookError::Map { name, source })
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, HookError>
@@ -251,85 +305,4 @@ where
         .ok_or(HookError::Missing(name))?
         .try_into()
         .map_err(|source| HookError::Program { name, source })
-}
-
-/// Live programs; dropping this detaches them all.
-pub struct Attached {
-    /// The connect hooks.
-    redirecting: Vec<CgroupSockAddrLink>,
-    /// Those on unix sockets, where they are intercepted.
-    unix: Option<UnixAttached>,
-    /// getpeername goes on telling redirected sockets whom they dialled while sessions drain.
-    _answering: Vec<CgroupSockAddrLink>,
-    /// A socket redirected before the connect hooks went may send its SYN later (TCP_FASTOPEN_CONNECT).
-    _publishing: SockOpsLink,
-    /// The maps must outlive the links.
-    _ebpf: Ebpf,
-}
-
-impl Attached {
-    /// Detaches the connect hooks: new connects go direct from here on, redirected sockets stay as they are.
-    pub fn stop_redirecting(&mut self) {
-        self.redirecting.clear();
-        if let Some(unix) = &mut self.unix {
-            unix.stop_redirecting();
-        }
-    }
-}
-
-/// The listeners' ports by network namespace, as the hooks see them.
-pub struct ListenerTable {
-    ports: HashMap<MapData, u64, ListenerPorts>,
-    unix: Option<Guise>,
-}
-
-impl ListenerTable {
-    /// The guise of listeners for unix sockets, if there are hooks that want any.
-    pub(super) fn unix(&self) -> Option<Guise> {
-        self.unix
-    }
-
-    /// Connects in the namespace go to these ports from now on.
-    ///
-    /// # Errors
-    /// [`HookError::Map`] when the kernel refuses the entry.
-    pub(super) fn insert(&mut self, cookie: u64, ports: ListenerPorts) -> Result<(), HookError> {
-        let inserted = self.ports.insert(cookie, ports, 0);
-        inserted.map_err(Self::failed)
-    }
-
-    /// Connects in the namespace go to no listener any more.
-    ///
-    /// # Errors
-    /// [`HookError::Map`] when the kernel does not do it.
-    pub(super) fn remove(&mut self, cookie: u64) -> Result<(), HookError> {
-        self.ports.remove(&cookie).map_err(Self::failed)
-    }
-
-    fn failed(source: aya::maps::MapError) -> HookError {
-        let name = names::MAP_LISTENERS;
-        HookError::Map { name, source }
-    }
-}
-
-/// The hooks' counters.
-pub struct Counters {
-    slots: PerCpuArray<MapData, u64>,
-}
-
-impl Counters {
-    /// The count of one outcome over all CPUs.
-    ///
-    /// # Errors
-    /// [`HookError::Map`] when the kernel does not answer.
-    pub fn read(&self, verdict: Verdict) -> Result<u64, HookError> {
-        let values = self
-            .slots
-            .get(&verdict.index(), 0)
-            .map_err(|source| HookError::Map {
-                name: names::MAP_COUNTERS,
-                source,
-            })?;
-        Ok(values.iter().sum())
-    }
 }

@@ -1,25 +1,18 @@
-//! One network namespace: making sockets in it, whichever namespace pgusher itself is in; and threads that end with
-//! their errand.
+//! One network namespace: making sockets in it, whichever namespace pgusher itself is in.
 //!
-//! **Invariant:** only threads that end with their errand enter a namespace. One that lived on could serve somebody
-//! else from the wrong place.
+//! Whoever has to be inside is sent there by the [`super::porter`].
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread;
 
-use nix::sched::{CloneFlags, setns};
 use proxy_ebpf::handover::ListenerPorts;
 use proxy_ebpf::unix::ListenerName;
-use tokio::sync::oneshot;
 
 use super::listener::{self, ListenAddress};
-
-/// The stack of a thread that makes a socket and ends, in bytes.
-const STACK_BYTES: usize = 128 * 1024;
-const THREAD_NAME: &str = "netns";
+use super::porter::{Porter, visit_with_all};
+use crate::fences::Role;
 
 /// A network namespace in which we have listeners, kept alive by this.
 #[derive(Clone, Debug)]
@@ -28,23 +21,48 @@ pub struct Namespace {
     /// Its number in /proc; nobody else gets it while the namespace lives.
     inode: u64,
     /// The way in; none for the one we are in.
-    entrance: Option<Arc<OwnedFd>>,
+    entrance: Option<Entrance>,
     listeners: Vec<ListenAddress>,
     /// The name of our listener for unix sockets in it, if there is one.
     unix: Option<ListenerName>,
+}
+
+/// The way into a namespace, and who is sent.
+#[derive(Clone, Debug)]
+pub(super) struct Entrance {
+    pub(super) descriptor: Arc<OwnedFd>,
+    pub(super) porter: Porter,
+}
+
+impl Entrance {
+    /// Does `work` inside and waits for it. Blocks.
+    pub(super) fn visit<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        self.porter.visit(&self.descriptor, Role::Relay, work)
+    }
+
+    /// The same on a thread that may become somebody else. Blocks.
+    pub(super) fn visit_as_envoy<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        self.porter.visit(&self.descriptor, Role::Envoy, work)
+    }
 }
 
 impl Namespace {
     pub(super) fn new(
         cookie: u64,
         inode: u64,
-        entrance: Option<OwnedFd>,
+        entrance: Option<Entrance>,
         listeners: Vec<ListenAddress>,
     ) -> Self {
         Self {
             cookie,
             inode,
-            entrance: entrance.map(Arc::new),
+            entrance,
             listeners,
             unix: None,
         }
@@ -68,6 +86,11 @@ impl Namespace {
     /// What `SO_NETNS_COOKIE` says of the sockets in it.
     pub fn cookie(&self) -> u64 {
         self.cookie
+    }
+
+    /// Whether it is the one that pgusher is in.
+    pub(super) fn is_own(&self) -> bool {
+        self.entrance.is_none()
     }
 
     pub(super) fn inode(&self) -> u64 {
@@ -101,78 +124,37 @@ impl Namespace {
         &self,
         make: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        match self.entrance {
-            Some(_) => Self::apart(Some(self), make).await,
+        match &self.entrance {
+            Some(Entrance { descriptor, porter }) => porter.make(descriptor, make).await,
             None => make(),
         }
     }
 
-    /// Does `work` on a thread of its own, in this namespace if one is given. The thread ends with it, so it may do with
-    /// itself what it likes.
-    ///
-    /// # Errors
-    /// The operating system's reason.
-    ///
-    /// # Cancel safety
-    /// Cancel safe; the thread goes on until its work is done.
-    pub async fn apart<T: Send + 'static>(
-        inside: Option<&Self>,
-        work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> io::Result<T> {
-        let entrance = inside.and_then(|namespace| namespace.entrance.clone());
-        let (answer, answered) = oneshot::channel();
-        builder().spawn(move || {
-            let entered = entrance.map_or(Ok(()), |entrance| enter(entrance.as_fd()));
-            // Nobody waits any more for what was cancelled.
-            let _ = answer.send(entered.and_then(|()| work()));
-        })?;
-        answered.await.map_err(|_| ended_early())?
-    }
-
-    /// Does `work` on a thread of its own and waits for it. Blocks.
-    ///
-    /// # Errors
-    /// The operating system's reason.
-    pub fn apart_and_wait<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        thread::scope(|scope| {
-            builder()
-                .spawn_scoped(scope, work)?
-                .join()
-                .unwrap_or_else(|_| Err(ended_early()))
-        })
+    /// The way in; none where it is our own.
+    pub(super) fn entrance(&self) -> Option<Arc<OwnedFd>> {
+        let entrance = self.entrance.as_ref();
+        entrance.map(|entrance| Arc::clone(&entrance.descriptor))
     }
 
     /// Does `work` inside and waits for it. Blocks.
-    pub(super) fn visit<T: Send>(
+    pub(super) fn visit<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        match &self.entrance {
+            Some(entrance) => entrance.visit(work),
+            None => work(),
+        }
+    }
+
+    /// Does `work` inside with every privilege of the calling thread, and waits for it. Blocks.
+    pub(super) fn visit_with_all<T: Send>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send,
     ) -> io::Result<T> {
         match &self.entrance {
-            Some(entrance) => visit(entrance.as_fd(), work),
+            Some(entrance) => visit_with_all(&entrance.descriptor, work),
             None => work(),
         }
     }
-}
-
-/// Does `work` inside the namespace of a descriptor and waits for it. Blocks.
-pub(super) fn visit<T: Send>(
-    entrance: BorrowedFd<'_>,
-    work: impl FnOnce() -> io::Result<T> + Send,
-) -> io::Result<T> {
-    Namespace::apart_and_wait(|| enter(entrance).and_then(|()| work()))
-}
-
-fn builder() -> thread::Builder {
-    thread::Builder::new()
-        .name(THREAD_NAME.to_owned())
-        .stack_size(STACK_BYTES)
-}
-
-/// Moves the calling thread into the namespace, for good.
-fn enter(entrance: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(setns(entrance, CloneFlags::CLONE_NEWNET)?)
-}
-
-fn ended_early() -> io::Error {
-    io::Error::other("the thread in the network namespace ended before its time")
 }

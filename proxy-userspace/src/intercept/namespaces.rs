@@ -7,7 +7,7 @@ mod look;
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,11 +21,13 @@ use tracing::{debug, error, warn};
 
 use super::census::{self, Census};
 use super::doors::{Accepted, Doors, NotAccepted};
-use super::hooks::{HookError, ListenerTable};
+use super::hooks::HookError;
 use super::listener::{
     Families, ListenAddress, Listener, cookie_here, listen_for_unix_here, listen_here,
 };
-use super::namespace::{Namespace, visit};
+use super::namespace::{Entrance, Namespace};
+use super::porter::{Porter, apart_and_wait};
+use super::tables::ListenerTable;
 use super::unix::Guise;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
@@ -86,6 +88,7 @@ pub struct Namespaces {
     intercepted: Vec<u16>,
     /// The guise of listeners for unix sockets, if there are any.
     unix: Option<Guise>,
+    porter: Porter,
     opened: AtomicU64,
     released: AtomicU64,
     failed: AtomicU64,
@@ -115,6 +118,7 @@ impl Namespaces {
         port: u16,
         limit: usize,
         intercepted: Vec<u16>,
+        porter: Porter,
     ) -> Result<Self, OpenError> {
         let families = Families::here()?;
         if families.is_none() {
@@ -126,7 +130,7 @@ impl Namespaces {
         let mut listeners = listen_here(port, &intercepted, families)?;
         let unix = table.unix();
         if let Some(guise) = unix {
-            listeners.push(Namespace::apart_and_wait(|| listen_for_unix_here(guise))?);
+            listeners.push(apart_and_wait(|| listen_for_unix_here(guise))?);
         }
         let own = Namespace::own(addresses(&listeners))?.with_unix(name(&listeners));
         let namespaces = Self {
@@ -140,6 +144,7 @@ impl Namespaces {
             limit,
             intercepted,
             unix,
+            porter,
             opened: AtomicU64::new(0),
             released: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -151,6 +156,13 @@ impl Namespaces {
     /// The addresses of our listeners in our own namespace.
     pub fn own_listeners(&self) -> &[ListenAddress] {
         self.own.listeners()
+    }
+
+    /// Every namespace whose connects are redirected now.
+    pub(super) fn all(&self) -> Vec<Arc<Namespace>> {
+        let known = self.lock();
+        let listed = known.by_cookie.values().filter(|entry| entry.is_listed);
+        listed.map(|entry| Arc::clone(&entry.namespace)).collect()
     }
 
     /// The counts as they stand.
@@ -221,28 +233,32 @@ impl Namespaces {
     }
 
     fn open_inside(&self, entrance: File, wanted: impl Fn(u64) -> bool) -> Result<u64, OpenError> {
-        let cookie = visit(entrance.as_fd(), cookie_here)?;
+        let inode = entrance.metadata()?.ino();
+        let entrance = Entrance {
+            descriptor: Arc::new(OwnedFd::from(entrance)),
+            porter: self.porter.clone(),
+        };
+        let cookie = entrance.visit(cookie_here)?;
         if !wanted(cookie) {
             return Err(OpenError::Elsewhere);
         }
         if !self.make_room(cookie)? {
             return Ok(cookie);
         }
-        let listen = || {
-            let mut listeners = listen_here(0, &self.intercepted, Families::here()?)?;
+        let (intercepted, unix) = (self.intercepted.clone(), self.unix);
+        let listen = move || {
+            let mut listeners = listen_here(0, &intercepted, Families::here()?)?;
             // Last: the thread is of no use to others then.
-            if let Some(guise) = self.unix {
+            if let Some(guise) = unix {
                 listeners.push(listen_for_unix_here(guise)?);
             }
             Ok(listeners)
         };
-        let listeners = visit(entrance.as_fd(), listen)?;
+        let listeners = entrance.visit_as_envoy(listen)?;
         if listeners.is_empty() {
             return Err(OpenError::NoLoopback);
         }
-        let inode = entrance.metadata()?.ino();
-        let entrance = Some(OwnedFd::from(entrance));
-        let namespace = Namespace::new(cookie, inode, entrance, addresses(&listeners))
+        let namespace = Namespace::new(cookie, inode, Some(entrance), addresses(&listeners))
             .with_unix(name(&listeners));
         let has_tcp = !namespace.listeners().is_empty();
         if self.enter(namespace, listeners)? {
@@ -287,6 +303,11 @@ impl Namespaces {
             .is_some_and(|entry| entry.is_listed)
         {
             return Ok(false);
+        }
+        for listener in &listeners {
+            if let Listener::Tcp { socket, .. } = listener {
+                known.table.mark(socket)?;
+            }
         }
         self.doors.open(listeners, &namespace)?;
         if let Err(error) = known.table.insert(cookie, namespace.ports()) {
@@ -339,6 +360,14 @@ impl Namespaces {
         let is_current = |entry: &Entry| Arc::ptr_eq(&entry.namespace, namespace);
         if known.by_cookie.get(&cookie).is_some_and(is_current) {
             unlist(&mut known, namespace);
+            self.close(&mut known, cookie);
+        }
+    }
+
+    /// Closes every listener; whoever still waits behind one is reset.
+    pub fn close_all(&self) {
+        let mut known = self.lock();
+        for cookie in known.by_cookie.keys().copied().collect::<Vec<_>>() {
             self.close(&mut known, cookie);
         }
     }

@@ -8,6 +8,7 @@ mod programs;
 mod records;
 
 pub use guise::Guise;
+pub(super) use kernel::pin;
 pub use programs::UnixHookError;
-pub(super) use programs::{UnixAttached, UnixPrograms};
+pub(super) use programs::UnixPrograms;
 pub(super) use records::UnixRecords;

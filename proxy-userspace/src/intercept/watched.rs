@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 ///
 /// # Errors
 /// The operating system's reason.
-pub(super) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an owned descriptor stays the same one for as long as it is owned, and is dropped with the registration.
     let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
     Ok(registered?)

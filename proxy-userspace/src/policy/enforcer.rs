@@ -111,11 +111,16 @@ impl Enforcer {
         policies.map_or_else(Prospect::default, |policies| policies.prospect(question))
     }
 
-    /// Leave to ask the server about encryption for a connection that has not said what it wants.
+    /// Leave to ask the server about encryption for a connection that has not said what it wants. That its workload has a
+    /// session on that server which another process serves, the caller has to say.
     ///
     /// # Errors
     /// [`Denial`], in enforce mode, where no startup packet could lead to a permit.
-    pub fn consider(&self, question: &Question) -> Result<Clearance, Denial> {
+    pub fn consider(
+        &self,
+        question: &Question,
+        has_session_elsewhere: impl FnOnce() -> bool,
+    ) -> Result<Clearance, Denial> {
         let clearance = Clearance::new(question.server.clone());
         let Some(policies) = lock(&self.state).policies.clone() else {
             return Ok(clearance);
@@ -123,7 +128,7 @@ impl Enforcer {
         if self.mode == PolicyMode::Observe || policies.prospect(question).is_possible {
             return Ok(clearance);
         }
-        if self.has_session_of(question) {
+        if self.has_session_of(question) || has_session_elsewhere() {
             // It may want to cancel what its own workload runs.
             return Ok(clearance);
         }
@@ -138,7 +143,8 @@ impl Enforcer {
         let state = lock(&self.state);
         let mut live = state.live.values().map(|entry| &entry.session.question);
         live.any(|other| {
-            other.server == question.server && other.subject.is_same_workload(&question.subject)
+            let workload = question.subject.workload();
+            other.server == question.server && other.subject.workload().is_same(workload)
         })
     }
 

@@ -62,13 +62,27 @@ pub struct Description {
 const NOBODY: u32 = 65_534;
 
 /// What is run, however many processes run it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Workload {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
     process: (u32, Option<u64>),
     container: Option<String>,
     unit: Option<String>,
     /// User, and the program's file.
     program: Option<(u32, String, u64)>,
+}
+
+impl Workload {
+    /// Whether both are the same process, container, unit, or program of the same user.
+    pub fn is_same(&self, other: &Self) -> bool {
+        fn is_same<T: PartialEq>(one: &Option<T>, other: &Option<T>) -> bool {
+            one.is_some() && one == other
+        }
+        self.process == other.process
+            || is_same(&self.container, &other.container)
+            || is_same(&self.unit, &other.unit)
+            // The same program in another container is another workload.
+            || (self.container == other.container && is_same(&self.program, &other.program))
+    }
 }
 
 impl Subject {
@@ -181,17 +195,9 @@ impl Subject {
         &self.memberships
     }
 
-    /// Whether both are the same process, container, unit, or program of the same user.
-    pub fn is_same_workload(&self, other: &Self) -> bool {
-        fn is_same<T: PartialEq>(one: &Option<T>, other: &Option<T>) -> bool {
-            one.is_some() && one == other
-        }
-        let (this, other) = (&self.workload, &other.workload);
-        this.process == other.process
-            || is_same(&this.container, &other.container)
-            || is_same(&this.unit, &other.unit)
-            // The same program in another container is another workload.
-            || (this.container == other.container && is_same(&this.program, &other.program))
+    /// What it is a process of.
+    pub fn workload(&self) -> &Workload {
+        &self.workload
     }
 
     fn join(&mut self, kind: &'static str, id: impl Into<String>) {

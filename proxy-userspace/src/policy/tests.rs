@@ -209,7 +209,7 @@ async fn a_real_process_fits_the_schema() {
     );
     let verdict = policies(&text).evaluate(&asked, &Zoned::now());
     assert!(verdict.permits, "{verdict:?}\n{subject:?}");
-    assert!(subject.is_same_workload(&subject));
+    assert!(subject.workload().is_same(subject.workload()));
     let cancelling = asked.clone().cancelling(None, CancelFacts::default());
     let hidden = Question::opaque(subject, asked.server.clone(), TlsFacts::default());
     for question in [

@@ -24,7 +24,7 @@ use tracing::debug;
 use super::caller::{Caller, Errands};
 use crate::destination::{Destination, SocketPath};
 use crate::identify::{Identity, Whereabouts};
-use crate::intercept::{Guise, Namespace};
+use crate::intercept::{Guise, Namespace, Porter, apart_and_wait};
 use crate::wire::text::printable;
 
 /// How a client's own unix socket would have gone to its server.
@@ -63,14 +63,16 @@ impl UnixWay {
 pub(super) struct UnixRouter {
     timeout: Duration,
     guise: Guise,
+    porter: Porter,
     errands: Errands,
 }
 
 impl UnixRouter {
-    pub(super) fn new(timeout: Duration, guise: Guise) -> Self {
+    pub(super) fn new(timeout: Duration, guise: Guise, porter: Porter) -> Self {
         Self {
             timeout,
             guise,
+            porter,
             errands: Errands::default(),
         }
     }
@@ -118,11 +120,11 @@ impl UnixRouter {
     ) -> io::Result<(SocketPath, Target)> {
         let place = self.errands.begin(&caller)?;
         let (path, errand) = (path.to_owned(), caller.clone());
-        let opening = Namespace::apart(None, move || {
+        let opening = self.porter.send_envoy(None, move || {
             let _place = place;
             let whereabouts = Whereabouts::of(&origin)?;
             // Both look at file systems that may be the client's own; the name is looked at from our own root.
-            let file = Namespace::apart_and_wait(|| {
+            let file = apart_and_wait(|| {
                 errand.impersonate()?;
                 open_in(&whereabouts, &path)
             })?;
@@ -150,7 +152,7 @@ impl UnixRouter {
         };
         let place = self.errands.begin(&target.caller)?;
         let (shared, timeout, guise) = (Arc::clone(&way.target), self.timeout, self.guise);
-        let connecting = Namespace::apart(Some(&way.namespace), move || {
+        let connecting = self.porter.send_envoy(Some(&way.namespace), move || {
             let _place = place;
             match &*shared {
                 Ok(target) => target.connect(timeout, guise),

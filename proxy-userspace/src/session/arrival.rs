@@ -10,7 +10,9 @@ use crate::audit::SessionGuard;
 use crate::config::{RouteRule, TlsMode};
 use crate::destination::Destination;
 use crate::identify::Identity;
-use crate::policy::{CancelFacts, Denial, Permit, PolicyMode, Question, Subject, TlsFacts};
+use crate::policy::{
+    CancelFacts, Clearance, Denial, Permit, PolicyMode, Question, Subject, TlsFacts,
+};
 use crate::route::Way;
 use crate::startup::ClientLeg;
 use crate::tls::Termination;
@@ -52,6 +54,14 @@ impl Who {
     /// The question about a session that nobody can see into.
     pub(super) fn hidden(&self, tls: TlsFacts) -> Question {
         Question::opaque(Arc::clone(&self.subject), self.server.clone(), tls)
+    }
+
+    /// Leave to ask the server about encryption before anything else is said.
+    pub(super) fn consider(&self, stages: &Stages) -> Result<Clearance, Denial> {
+        let workload = self.subject.workload();
+        let has_session = || stages.cancel_keys.has_session_of(&self.server, workload);
+        let hidden = self.hidden(TlsFacts::default());
+        stages.policy.consider(&hidden, has_session)
     }
 
     /// How TLS ends at pgusher, if it does: as the policies ask, or else as the route says. This has to be known before
@@ -130,7 +140,7 @@ impl Who {
             known: target.is_some(),
             same_workload: target
                 .as_ref()
-                .is_some_and(|target| target.subject.is_same_workload(&self.subject)),
+                .is_some_and(|target| target.workload.is_same(self.subject.workload())),
             may_connect,
         };
         hidden.cancelling(target.and_then(|target| target.database), cancel)
@@ -145,7 +155,7 @@ impl Who {
                 Opening::Startup(message) => message.database().map(printable),
                 _ => None,
             },
-            subject: Arc::clone(&self.subject),
+            workload: self.subject.workload().clone(),
         }
     }
 }

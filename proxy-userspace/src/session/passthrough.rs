@@ -116,16 +116,13 @@ impl Passage<'_> {
         let router = &self.stages.router;
         let dialled = match &self.permit {
             Some(permit) => router.dial(permit.clearance(), way).await,
-            None => {
-                let hidden = self.who.hidden(TlsFacts::default());
-                match self.stages.policy.consider(&hidden) {
-                    Ok(clearance) => router.dial(&clearance, way).await,
-                    Err(denial) => {
-                        self.guard.ruled(denial.ruling());
-                        return Err(Refusal::denied(client, &denial));
-                    }
+            None => match self.who.consider(self.stages) {
+                Ok(clearance) => router.dial(&clearance, way).await,
+                Err(denial) => {
+                    self.guard.ruled(denial.ruling());
+                    return Err(Refusal::denied(client, &denial));
                 }
-            }
+            },
         };
         match dialled {
             Ok(upstream) => Ok((client, upstream)),

@@ -10,6 +10,7 @@ mod method;
 
 pub use method::Method;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::collect::{Name, Prefix};
@@ -39,7 +40,7 @@ pub enum LoginOutcome {
 }
 
 /// A backend's process id and secret key, as a digest: it tells whether two are the same and nothing else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CancelKey([u8; 32]);
 
 impl CancelKey {

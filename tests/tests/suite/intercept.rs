@@ -121,6 +121,11 @@ fn a_socket_bound_to_a_device_is_intercepted() -> Result<()> {
 }
 
 #[test]
+fn a_marked_socket_is_intercepted() -> Result<()> {
+    intercepts("marked", "127.0.0.1")
+}
+
+#[test]
 fn an_ipv6_connect_is_intercepted() -> Result<()> {
     intercepts("blocking", "::1")
 }

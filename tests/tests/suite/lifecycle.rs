@@ -4,12 +4,12 @@ use std::io::ErrorKind::{Interrupted, WouldBlock};
 use std::io::Write;
 use std::net::TcpStream;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use pgusher_tests::cgroup::TestCgroup;
 use pgusher_tests::cluster::{Cluster, Version};
 use pgusher_tests::condition::{Seen, wait_until};
-use pgusher_tests::dialer::{Dialer, read_to_close};
+use pgusher_tests::dialer::read_to_close;
 use pgusher_tests::kernel;
 use pgusher_tests::pgusher::Pgusher;
 use pgusher_tests::process::{ended_by, run};
@@ -138,39 +138,6 @@ fn a_restarted_pgusher_serves_at_once() -> Result<()> {
         stage.pgusher.trail.wait_for_sessions(2)?;
         Ok(())
     })
-}
-
-#[test]
-fn connections_older_than_pgusher_are_counted() -> Result<()> {
-    let cluster = Cluster::shared(Version::V15)?;
-    let before = TestCgroup::create()?;
-    let dialer = Dialer::start(&before)?;
-    let mut streams = Vec::new();
-    for _ in 0..3 {
-        let mut stream = dialer.dial(cluster.port)?;
-        wire::log_in(&mut stream, "app_trust")?;
-        streams.push(stream);
-    }
-    let setup = Setup::with(Version::V15).argument("--unix-sockets=off");
-    setup.play(|stage| {
-        let coverage = stage
-            .pgusher
-            .trail
-            .wait_for("a coverage record", |record| record["type"] == "coverage")?;
-        let status = stage.pgusher.status()?;
-        let established = status["coverage"]["established"]
-            .as_u64()
-            .context("a number")?;
-        ensure!(established >= 3, "{status} and {coverage}");
-        ensure!(
-            status["coverage"]["unix_sockets"].as_u64() >= Some(1),
-            "{status} and {coverage}"
-        );
-        drop(session(stage)?);
-        Ok(())
-    })?;
-    drop(streams);
-    Ok(())
 }
 
 #[test]

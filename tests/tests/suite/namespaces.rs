@@ -97,6 +97,7 @@ fn every_way_to_connect_is_intercepted_and_shows_the_server() -> Result<()> {
                 "thread",
                 "io-uring",
                 "bound-device",
+                "marked",
             ] {
                 let before = stage.redirected()?;
                 let finished = connect(stage, &client, way, server)?;

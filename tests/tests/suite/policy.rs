@@ -1,11 +1,10 @@
 //! Who may connect to what: policies against real clients, and what a client is told.
 
 mod bypass;
-mod cancel;
+pub(crate) mod cancel;
 mod decisions;
 mod reload;
 mod tools;
-mod tutorial;
 
 use anyhow::{Result, ensure};
 use pgusher_tests::process::{Finished, run};

@@ -3,6 +3,7 @@
 mod credentials;
 mod names;
 mod policies;
+mod serving;
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -59,7 +59,10 @@ const TEST: [Package; 20] = [
     ("python3-asyncpg", "asyncpg"),
     ("python3-psycopg", "psycopg 3"),
     ("python3-psycopg2", "psycopg 2"),
-    ("systemd", "journald, one of the audit sinks"),
+    (
+        "systemd",
+        "journald, one of the audit sinks, and what the unit is for",
+    ),
 ];
 
 /// A drop-in that keeps Debian from creating and starting a server on port 5432.

@@ -130,12 +130,10 @@ mod tests {
     use super::*;
     use crate::audit::record::{Body, Record};
     use crate::config::OverflowPolicy::{Block, Drop};
-    use crate::intercept::Coverage;
-
     fn batch(policies: &[OverflowPolicy]) -> Batch {
         let mut batch = Batch::default();
         for policy in policies {
-            let record = Record::now(Body::Coverage(Coverage::default()));
+            let record = Record::now(Body::Coverage(Box::default()));
             let pushed = batch.push(Queued::new(record, *policy, None));
             assert!(pushed.is_ok());
         }
@@ -177,7 +175,7 @@ mod tests {
         assert_eq!(newlines(batch.next()), 1);
         batch.forget_taken(0);
         let rest = batch.next().to_vec();
-        let record = Record::now(Body::Coverage(Coverage::default()));
+        let record = Record::now(Body::Coverage(Box::default()));
         assert!(batch.push(Queued::new(record, Drop, None)).is_ok());
         assert_eq!(batch.next(), rest);
         assert_eq!(batch.advance(rest.len()), 0);

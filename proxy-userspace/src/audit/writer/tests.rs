@@ -5,7 +5,6 @@ use serde_json::Value;
 
 use super::*;
 use crate::config::{AuditLevel, AuditScope, Redaction, SinkKind};
-use crate::intercept::Coverage;
 
 fn config(sink: SinkKind, overflow: OverflowPolicy) -> AuditConfig {
     AuditConfig {
@@ -24,7 +23,7 @@ fn config(sink: SinkKind, overflow: OverflowPolicy) -> AuditConfig {
 }
 
 fn record() -> Record {
-    Record::now(Body::Coverage(Coverage::default()))
+    Record::now(Body::Coverage(Box::default()))
 }
 
 fn types(path: &Path) -> Vec<String> {

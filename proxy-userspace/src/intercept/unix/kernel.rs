@@ -4,10 +4,14 @@
     reason = "bpf(2) takes addresses, and has no wrapper for these attach types"
 )]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
+use aya::pin::PinError;
+use aya::sys::SyscallError;
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
 
 /// The room for the verifier's reasons, in bytes.
@@ -89,8 +93,39 @@ pub(super) fn attach(
     descriptor(bpf_cmd::BPF_LINK_CREATE, &attributes)
 }
 
+/// Pins a link at a path in the BPF file system: what it attaches stays attached while the pin is there.
+///
+/// # Errors
+/// As aya's own links.
+pub(in crate::intercept) fn pin(link: &OwnedFd, path: &Path) -> Result<(), PinError> {
+    let invalid = |error| PinError::InvalidPinPath {
+        path: path.to_path_buf(),
+        error,
+    };
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(invalid)?;
+    // SAFETY: as above.
+    let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: the variant that BPF_OBJ_PIN reads.
+    let object = unsafe { &mut attributes.__bindgen_anon_4 };
+    object.pathname = name.as_ptr() as u64;
+    object.bpf_fd = link.as_raw_fd().unsigned_abs();
+    let pinned = call(bpf_cmd::BPF_OBJ_PIN, &attributes);
+    pinned.map(drop).map_err(|io_error| {
+        PinError::SyscallError(SyscallError {
+            call: "BPF_OBJ_PIN",
+            io_error,
+        })
+    })
+}
+
 /// Calls bpf(2) for a command that answers with a descriptor, which is closed on exec as all of them are.
 fn descriptor(command: bpf_cmd, attributes: &bpf_attr) -> io::Result<OwnedFd> {
+    let number = call(command, attributes)?;
+    // SAFETY: a descriptor that the kernel made just now, and nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn call(command: bpf_cmd, attributes: &bpf_attr) -> io::Result<RawFd> {
     // SAFETY: the kernel reads the attributes, and what their addresses point to, which lives through the call; it
     // writes to the log, which is as long as it says.
     let answer = unsafe {
@@ -102,8 +137,7 @@ fn descriptor(command: bpf_cmd, attributes: &bpf_attr) -> io::Result<OwnedFd> {
         )
     };
     match i32::try_from(answer) {
-        // SAFETY: a descriptor that the kernel made just now, and nobody else has.
-        Ok(number @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
+        Ok(number @ 0..) => Ok(number),
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -13,22 +13,26 @@ use aya_obj::Object;
 use aya_obj::generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL, bpf_attach_type, bpf_insn};
 use proxy_ebpf::names;
 
+use super::super::attached::Hook;
 use super::super::btf::{BtfError, kernel_functions};
 use super::super::cgroup::Cgroup;
 use super::super::object::OBJECT;
 use super::kernel;
+
+/// A program's name, and what it is attached as.
+type Kind = (&'static str, bpf_attach_type);
 
 /// The kernel functions that the programs call, and what stands for them in the object.
 const FUNCTIONS: [(&str, usize); 2] = [
     ("bpf_cast_to_kern_ctx", names::CALL_CAST_TO_KERN_CTX),
     ("bpf_sock_addr_set_sun_path", names::CALL_SET_SUN_PATH),
 ];
-const CONNECT: (&str, bpf_attach_type) = (
+const CONNECT: Kind = (
     names::PROGRAM_CONNECT_UNIX,
     bpf_attach_type::BPF_CGROUP_UNIX_CONNECT,
 );
 /// Attached before the connect hook, and for longer.
-const ANSWERING: [(&str, bpf_attach_type); 2] = [
+const ANSWERING: [Kind; 2] = [
     (
         names::PROGRAM_GETPEERNAME_UNIX,
         bpf_attach_type::BPF_CGROUP_UNIX_GETPEERNAME,
@@ -64,13 +68,7 @@ pub enum UnixHookError {
 /// Programs that passed the verifier and are not attached to anything.
 pub(in crate::intercept) struct UnixPrograms {
     connect: OwnedFd,
-    answering: Vec<(OwnedFd, bpf_attach_type)>,
-}
-
-/// Live programs; dropping this detaches them.
-pub(in crate::intercept) struct UnixAttached {
-    redirecting: Option<OwnedFd>,
-    _answering: Vec<OwnedFd>,
+    answering: Vec<(OwnedFd, Kind)>,
 }
 
 impl UnixPrograms {
@@ -86,7 +84,7 @@ impl UnixPrograms {
             numbers.insert(as_immediate(stand_in), as_immediate(number as usize));
         }
         let object = relocated(loaded)?;
-        let load = |(name, attach_type)| -> Result<OwnedFd, UnixHookError> {
+        let load = |(name, attach_type): Kind| -> Result<OwnedFd, UnixHookError> {
             let missing = || UnixHookError::Object(format!("it has no `{name}`"));
             let program = object.programs.get(name).ok_or_else(missing)?;
             let function = object.functions.get(&program.function_key());
@@ -102,7 +100,7 @@ impl UnixPrograms {
         };
         let answering = ANSWERING
             .into_iter()
-            .map(|hook| Ok((load(hook)?, hook.1)))
+            .map(|kind| Ok((load(kind)?, kind)))
             .collect::<Result<_, UnixHookError>>()?;
         Ok(Self {
             connect: load(CONNECT)?,
@@ -110,28 +108,29 @@ impl UnixPrograms {
         })
     }
 
-    /// Attaches to `cgroup`.
+    /// Attaches the connect hook to `cgroup`.
     ///
     /// # Errors
-    /// The kernel's reason; nothing stays attached then.
-    pub(in crate::intercept) fn attach(&self, cgroup: &Cgroup) -> io::Result<UnixAttached> {
-        let attach = |program: &OwnedFd, attach_type| {
-            kernel::attach(program.as_fd(), cgroup.directory().as_fd(), attach_type)
-        };
+    /// The kernel's reason.
+    pub(in crate::intercept) fn attach_connect(&self, cgroup: &Cgroup) -> io::Result<Hook> {
+        attach(&self.connect, CONNECT, cgroup)
+    }
+
+    /// Attaches those that answer for redirected sockets.
+    ///
+    /// # Errors
+    /// The kernel's reason; none of them stays attached then.
+    pub(in crate::intercept) fn attach_answering(&self, cgroup: &Cgroup) -> io::Result<Vec<Hook>> {
         let answering = self.answering.iter();
-        let answering = answering.map(|(program, attach_type)| attach(program, *attach_type));
-        Ok(UnixAttached {
-            _answering: answering.collect::<io::Result<_>>()?,
-            redirecting: Some(attach(&self.connect, CONNECT.1)?),
-        })
+        let answering = answering.map(|(program, kind)| attach(program, *kind, cgroup));
+        answering.collect()
     }
 }
 
-impl UnixAttached {
-    /// Detaches the connect hook; what it redirected stays as it is.
-    pub(in crate::intercept) fn stop_redirecting(&mut self) {
-        self.redirecting = None;
-    }
+fn attach(program: &OwnedFd, (name, attach_type): Kind, cgroup: &Cgroup) -> io::Result<Hook> {
+    let directory = cgroup.directory().as_fd();
+    let link = kernel::attach(program.as_fd(), directory, attach_type)?;
+    Ok(Hook::of_own_link(name, link))
 }
 
 /// The object, parsed and tied to the maps of the one that is loaded.

@@ -188,9 +188,10 @@ fn a_workload_with_a_session_may_ask_about_encryption_to_cancel_it() {
         question(&[]).server,
         TlsFacts::default(),
     );
-    assert!(enforced.enforcer.consider(&none).is_err());
+    assert!(enforced.enforcer.consider(&none, || false).is_err());
+    assert!(enforced.enforcer.consider(&none, || true).is_ok());
     let app = question(&[("User", "app")]);
     let _permit = enforced.enforcer.decide(app).unwrap();
     // The same process as far as its number goes, although no policy names it any more.
-    assert!(enforced.enforcer.consider(&none).is_ok());
+    assert!(enforced.enforcer.consider(&none, || false).is_ok());
 }

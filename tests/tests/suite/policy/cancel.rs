@@ -19,7 +19,7 @@ const CANCEL: &str = "import socket, sys\n\
     assert s.recv(1) == b''\n";
 
 /// A session that sleeps, and the request that would wake it.
-fn asleep(stage: &Stage) -> Result<(TcpStream, Vec<u8>)> {
+pub(crate) fn asleep(stage: &Stage) -> Result<(TcpStream, Vec<u8>)> {
     let mut stream = stage.dial()?;
     let key = wire::log_in(&mut stream, "postgres")?;
     let sql = format!("select pg_sleep(600) /* {} */", stage.cgroup.name()?);
@@ -46,7 +46,8 @@ fn from_a_stranger(stage: &Stage, request: &[u8]) -> Result<Value> {
         .wait_for_session("the cancel request", |record| record["kind"] == "cancel")
 }
 
-fn was_cancelled(stream: &mut TcpStream) -> Result<()> {
+/// What runs there ends, because it was cancelled.
+pub(crate) fn was_cancelled(stream: &mut TcpStream) -> Result<()> {
     loop {
         let message = wire::read_message(stream)?;
         ensure!(message.kind != b'Z', "the query was not cancelled");

@@ -168,6 +168,7 @@ fn a_client_certificate_that_is_only_requested_may_be_missing_but_not_wrong() ->
 
 #[test]
 fn certificates_are_read_again_on_hangup_and_broken_ones_are_not_used() -> Result<()> {
+    const NOBODY: u32 = 65534;
     let shown = TempDir::new()?;
     let (first, second) = (TempDir::new()?, TempDir::new()?);
     for directory in [&first, &second] {
@@ -177,7 +178,10 @@ fn certificates_are_read_again_on_hangup_and_broken_ones_are_not_used() -> Resul
         for name in ["server.crt", "server.key"] {
             fs::copy(from.path().join(name), shown.path().join(name))?;
         }
-        Ok(())
+        // As a key of the server's own is: for its user alone, who is somebody else than pgusher.
+        let key = shown.path().join("server.key");
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o400))?;
+        Ok(std::os::unix::fs::chown(&key, Some(NOBODY), None)?)
     };
     show(&first)?;
     let setup = Setup::with(Version::V15).file(terminate(&from_files(shown.path())));

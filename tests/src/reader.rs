@@ -1,4 +1,4 @@
-//! The tutorial of docs/policy.md, command by command, as a reader would type it.
+//! A document's commands, one by one, as its reader would type them.
 //!
 //! Files are those whose name stands in a block's first line; what follows a command are lines of its output, or the
 //! beginning of them. Paths, port and admin socket are this test's own.
@@ -9,12 +9,14 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use pgusher_tests::cgroup::TestCgroup;
-use pgusher_tests::cluster::{Cluster, Version};
-use pgusher_tests::kernel;
-use pgusher_tests::pgusher::{Pgusher, arguments, binary};
-use pgusher_tests::process::run;
 use tempfile::TempDir;
+
+use crate::bpf_fs;
+use crate::cgroup::TestCgroup;
+use crate::cluster::{Cluster, Version};
+use crate::kernel;
+use crate::pgusher::{Pgusher, arguments, binary, detach};
+use crate::process::run;
 
 /// A reader at the keyboard.
 struct Reader {
@@ -30,25 +32,30 @@ struct Block<'a> {
     lines: Vec<&'a str>,
 }
 
-#[test]
-fn the_tutorial_works_as_it_is_written() -> Result<()> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/policy.md"))?;
-    let begin = text.find("\n## From nothing").context("no tutorial")?;
-    let tutorial = text.get(begin + 1..).unwrap_or_default();
-    let end = tutorial
-        .find("\n## ")
-        .context("the tutorial does not end")?;
+/// Follows a part of a document, from the line that begins with `begin` up to one that begins with `end`; returns how many
+/// commands there were.
+///
+/// # Errors
+/// The first command that does not do what the document says.
+pub fn follow(document: &str, begin: &str, end: &str) -> Result<usize> {
+    let documents = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let text = fs::read_to_string(documents.join(document))?;
+    let begin = text.find(&format!("\n{begin}")).context("no beginning")?;
+    let part = text.get(begin + 1..).unwrap_or_default();
+    let end = part.find(&format!("\n{end}")).context("no end")?;
     let mut reader = Reader::sit_down()?;
     let mut commands = 0;
-    for block in blocks(tutorial.get(..end).unwrap_or_default()) {
+    for block in blocks(part.get(..end).unwrap_or_default()) {
         match block.language {
             "console" => commands += reader.type_in(&block.lines)?,
             "toml" | "cedar" => reader.edit(&block.lines)?,
+            // For the service manager, and for a machine of one's own.
+            "sh" => {}
             language => bail!("a block of {language}"),
         }
     }
-    ensure!(commands > 10, "only {commands} commands were found");
-    reader.get_up()
+    reader.get_up()?;
+    Ok(commands)
 }
 
 fn blocks(text: &str) -> Vec<Block<'_>> {
@@ -111,6 +118,8 @@ impl Reader {
         for (command, expected) in &commands {
             if command.starts_with("pgusher run ") {
                 self.start(command)?;
+            } else if command.starts_with("kill ") {
+                self.kill(command)?;
             } else {
                 self.execute(command, expected)
                     .with_context(|| format!("$ {command}"))?;
@@ -120,16 +129,41 @@ impl Reader {
     }
 
     fn start(&mut self, command: &str) -> Result<()> {
-        self.stop()?;
         let words = self.located(command);
         let more = words.split_whitespace().skip(2).map(str::to_owned);
         // The settings file says where records go.
         let own = arguments(&self.cgroup, &[self.cluster.port], self.directory.path())
             .into_iter()
             .filter(|argument| !argument.starts_with("--audit-sink"));
-        let mut command = self.cgroup.command(binary()?)?;
-        command.args(own).args(more);
-        self.pgusher = Some(Pgusher::start_command(&mut command, self.directory.path())?);
+        let mut run = self.cgroup.command(binary()?)?;
+        run.args(own).args(more);
+        match self
+            .pgusher
+            .as_mut()
+            .filter(|_| command.contains("--takeover"))
+        {
+            Some(running) => {
+                let finished = running.replace_by(&mut run)?.wait_for_end()?;
+                ensure!(finished.status.success(), "{finished:?}");
+            }
+            None => {
+                self.stop()?;
+                bpf_fs::ensure_mounted()?;
+                self.pgusher = Some(Pgusher::start_command(&mut run, self.directory.path())?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends pgusher as the command would.
+    fn kill(&mut self, command: &str) -> Result<()> {
+        let mut pgusher = self.pgusher.take().context("pgusher does not run")?;
+        pgusher.signal(match command {
+            "kill $(pidof pgusher)" => Signal::SIGTERM,
+            "kill -9 $(pidof pgusher)" => Signal::SIGKILL,
+            _ => bail!("an unknown way to kill"),
+        })?;
+        pgusher.wait_for_end()?;
         Ok(())
     }
 
@@ -147,8 +181,12 @@ impl Reader {
         let mut line = self.located(command.trim_start_matches("! "));
         // A command that asks the running instance has to find it.
         if line.starts_with("pgusher status") || line.starts_with("pgusher policy reload") {
-            let pgusher = self.pgusher.as_ref().context("pgusher does not run")?;
-            line = format!("{line} --admin-socket {}", pgusher.admin_socket().display());
+            let socket = self.directory.path().join("admin.sock");
+            line = format!("{line} --admin-socket {}", socket.display());
+        }
+        // Others run beside this one.
+        if line == "pgusher detach" {
+            line = format!("{line} --cgroup {}", self.cgroup.path().display());
         }
         let mut shell: Command = self.cgroup.command("sh")?;
         self.cluster.point_at(&mut shell);
@@ -174,6 +212,7 @@ impl Reader {
 
     fn get_up(mut self) -> Result<()> {
         self.stop()?;
+        detach(self.cgroup.path())?.success()?;
         kernel::wait_until_nothing_attached(self.cgroup.path())
     }
 }

@@ -1,0 +1,262 @@
+//! Starting: everything that can fail, in an order that leaves interception for last.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use super::interception::{Heart, Hooks, Tables, attach, clear_away, load, remove_abandoned};
+use super::listening::Listening;
+use super::place::Place;
+use super::{Companions, Crew, Running, check_pid_namespace, coverage, host, reload, signals};
+use crate::admin::{AdminSocket, Fixed, Observed, Seen, UnixCoverage};
+use crate::audit::{self, Audit, Writer};
+use crate::config::Config;
+use crate::fences::Starter;
+use crate::identify::Identifier;
+use crate::intercept::{self, Cgroup, Handover, Namespaces, PinFolder};
+use crate::policy::Enforcer;
+use crate::route::Router;
+use crate::session::{self, Sessions, Stages};
+use crate::succession::{Candidate, Predecessor, Predecessors, candidates};
+use crate::tls::Certificates;
+
+/// Everything but interception itself.
+struct Prepared {
+    place: Place,
+    admin: AdminSocket,
+    hooks: Hooks,
+    namespaces: Arc<Namespaces>,
+    stages: Arc<Stages>,
+    writer: Writer,
+    starter: Starter,
+}
+
+/// What is left to be done when everything new is ours.
+struct Late {
+    admin: AdminSocket,
+    tables: Tables,
+    hangup: Signal,
+    starter: Starter,
+    cgroup: Arc<Cgroup>,
+    pins: PinFolder,
+    unix_sockets: UnixCoverage,
+}
+
+/// Starts, in place of a running instance if it shall take over and there is one.
+pub(super) async fn start(
+    config: &Config,
+    takes_over: bool,
+    crew: Crew,
+) -> Result<(Running, mpsc::Receiver<Candidate>)> {
+    // Before anything can take long: the signal's default is to end the process.
+    let hangup = signals::hangup()?;
+    let Prepared {
+        place,
+        admin,
+        hooks:
+            Hooks {
+                mut hooks,
+                own_processes,
+                unix_sockets,
+            },
+        namespaces,
+        stages,
+        writer,
+        starter,
+    } = prepare(config, takes_over, crew).await?;
+    let tables = Tables::take(&mut hooks)?;
+    let heart = Heart {
+        heartbeat: Arc::clone(&tables.heartbeat),
+        companions: Companions::new(),
+    };
+    let has_predecessor = place.has_predecessor();
+    if has_predecessor {
+        heart.wait()?;
+    } else {
+        heart.begin()?;
+    }
+    let hooks = attach(config, hooks, &place, &tables, &starter).await?;
+    let (cgroup, pins) = (Arc::clone(&place.cgroup), place.pins.clone());
+    let (claim, mut predecessor) = place.relieve(&namespaces).await?;
+    if has_predecessor {
+        heart.begin()?;
+    }
+    if let Some(predecessor) = &mut predecessor {
+        predecessor.retire().await?;
+    }
+    let mut running = Running {
+        stages,
+        namespaces,
+        hooks,
+        heartbeat: heart.heartbeat,
+        own_processes,
+        when_down: config.when_down,
+        cgroup: cgroup.number(),
+        claim: Some(claim),
+        sessions: TaskTracker::new(),
+        predecessors: Predecessors::none(),
+        lineage: TaskTracker::new(),
+        companions: heart.companions,
+        writer,
+    };
+    // Nothing may fail any more: everything new is ours.
+    running.hooks.outlive_us();
+    if let Some(predecessor) = predecessor {
+        running.follow(predecessor).await;
+    }
+    let late = Late {
+        admin,
+        tables,
+        hangup,
+        starter,
+        cgroup,
+        pins,
+        unix_sockets,
+    };
+    let asked = running.settle_in(config, late).await?;
+    Ok((running, asked))
+}
+
+/// Makes and checks everything that interception needs.
+async fn prepare(
+    config: &Config,
+    takes_over: bool,
+    Crew { starter, porter }: Crew,
+) -> Result<Prepared> {
+    let policy = Enforcer::load(&config.policy)?;
+    let predecessor = if takes_over {
+        Predecessor::find(&config.admin_socket).await?
+    } else {
+        None
+    };
+    let admin = match predecessor {
+        Some(_) => AdminSocket::bind_beside(&config.admin_socket)?,
+        None => AdminSocket::bind(&config.admin_socket)?,
+    };
+    check_pid_namespace()?;
+    let max_connections = Sessions::max_connections(config.limits.max_sessions.get());
+    let max_namespaces = config.max_namespaces;
+    let raise = move || host::raise_descriptor_limit(max_connections, max_namespaces);
+    starter.run(raise).await?;
+    let place = Place::find(config, predecessor)?;
+    let mut loaded = load(config, &place, &starter).await?;
+    let port = place.listen_port(config);
+    let listening = Listening {
+        port,
+        starter: &starter,
+        porter: porter.clone(),
+    };
+    let namespaces = listening.open(config, &mut loaded.hooks).await?;
+    let (audit, writer) = audit::start(&config.audit, max_connections)?;
+    let router = Router::new(config.limits.dial_timeout, config.unix_socket_guise, porter);
+    let handover = loaded.hooks.handover()?;
+    let stages = Arc::new(stages(config, (handover, router), audit, policy)?);
+    Ok(Prepared {
+        place,
+        admin,
+        hooks: loaded,
+        namespaces,
+        stages,
+        writer,
+        starter,
+    })
+}
+
+impl Running {
+    /// Goes on with a predecessor that has let go, until it has ended.
+    async fn follow(&self, predecessor: Predecessor) {
+        let keys = self.stages.cancel_keys.clone();
+        let exempt = Arc::clone(&self.own_processes);
+        let following = predecessor.follow(self.predecessors.clone(), keys, exempt);
+        let pins = PinFolder::of(self.cgroup);
+        self.lineage.spawn(async move {
+            following.await;
+            // If it died before it could.
+            remove_abandoned(&pins);
+        });
+        // Policies may have changed since each of us read them.
+        self.predecessors.reload();
+        Stages::reload(&self.stages).await;
+    }
+
+    /// Clears away what was here before, says what interception does not reach, and answers questions from now on.
+    async fn settle_in(&self, config: &Config, late: Late) -> Result<mpsc::Receiver<Candidate>> {
+        let admin = late.admin.answer_at(&config.admin_socket);
+        let (starter, cgroup) = (late.starter, late.cgroup);
+        clear_away(late.pins, &self.stages.audit, &starter).await?;
+        // Only now: a connection made before this line is either redirected or counted.
+        let search = coverage::search(config, &self.predecessors);
+        let (of_all, place) = (Arc::clone(&self.namespaces), Arc::clone(&cgroup));
+        let settle = move || intercept::settle(&search, &place, &of_all);
+        let settled = starter.run(settle).await?;
+        drop(starter);
+        let with_unix = late.unix_sockets.is_intercepted();
+        let coverage = coverage::report(config, with_unix, settled, &self.stages.audit).await;
+        let (candidates, asked) = candidates();
+        let fixed = Fixed {
+            ports: config.ports.clone(),
+            cgroup: cgroup.path().to_path_buf(),
+            namespaces: Arc::clone(&self.namespaces),
+            refusals: config.refusals,
+            unix_sockets: late.unix_sockets,
+            coverage,
+            when_down: config.when_down,
+        };
+        let seen = Seen {
+            stages: Arc::clone(&self.stages),
+            predecessors: self.predecessors.clone(),
+            candidates,
+        };
+        let observed = Observed::new(fixed, Arc::clone(&late.tables.counters), seen);
+        self.companions.start(admin.serve(observed));
+        self.accompany(late.hangup, late.tables);
+        Ok(asked)
+    }
+
+    /// Starts everything that goes on beside the sessions.
+    fn accompany(&self, hangup: Signal, tables: Tables) {
+        let (stages, companions) = (&self.stages, &self.companions);
+        let predecessors = self.predecessors.clone();
+        companions.start(reload::on_hangup(Arc::clone(stages), predecessors, hangup));
+        companions.start(intercept::sweep_forever(Arc::clone(&stages.handover)));
+        let namespaces = Arc::clone(&self.namespaces);
+        companions.start(intercept::answer_forever(tables.wanted, namespaces));
+        companions.start(intercept::look_forever(Arc::clone(&self.namespaces)));
+        match tables.log {
+            Ok(log) => companions.start(intercept::forward_log(log)),
+            Err(error) => warn!(%error, "the BPF programs' own log cannot be read"),
+        }
+    }
+}
+
+fn stages(
+    config: &Config,
+    (handover, router): (Handover, Router),
+    audit: Audit,
+    policy: Enforcer,
+) -> Result<Stages> {
+    let root = intercept::cgroup_root().unwrap_or_else(|error| {
+        warn!(%error, "cgroup paths in records will not be verified");
+        Path::new("/sys/fs/cgroup").to_path_buf()
+    });
+    Ok(Stages {
+        handover: Arc::new(handover),
+        policy,
+        cancel_keys: session::CancelKeys::default(),
+        identifier: Identifier::new(&root, &config.identity),
+        router,
+        audit,
+        audit_limits: (&config.audit).into(),
+        sessions: Sessions::new(config.limits.max_sessions.get()),
+        routes: config.routes.clone(),
+        certificates: Arc::new(Certificates::ephemeral()?),
+        limits: config.limits,
+        force: CancellationToken::new(),
+    })
+}

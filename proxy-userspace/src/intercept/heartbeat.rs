@@ -1,0 +1,86 @@
+//! Tells the hooks, in time, that somebody lives behind the listeners.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aya::maps::{Array, MapData, MapError};
+use proxy_ebpf::serving::NOT_YET;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::time::MissedTickBehavior;
+use tracing::error;
+
+/// How often they are told. It is a tenth of the usual `stall_timeout`: a busy host delays some of them.
+const BEAT_EVERY: Duration = Duration::from_millis(500);
+/// The shortest time that silence can be taken for death.
+pub const MIN_STALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The heart: what beats is the runtime that also serves, so that it stops when that hangs.
+pub struct Heartbeat {
+    /// None once it has stopped for good.
+    slot: Mutex<Option<Array<MapData, u64>>>,
+}
+
+impl Heartbeat {
+    pub(super) fn new(slot: Array<MapData, u64>) -> Self {
+        Self {
+            slot: Mutex::new(Some(slot)),
+        }
+    }
+
+    /// Has the hooks leave everything alone until the first beat.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn not_yet(&self) -> Result<(), MapError> {
+        self.write(NOT_YET)
+    }
+
+    /// Beats once, unless it has stopped.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn beat(&self) -> Result<(), MapError> {
+        self.write(monotonic_ns())
+    }
+
+    /// Stops for good: from the return on we count as down.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn stop(&self) -> Result<(), MapError> {
+        match self.lock().take() {
+            Some(mut slot) => slot.set(0, 0, 0),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&self, value: u64) -> Result<(), MapError> {
+        match self.lock().as_mut() {
+            Some(slot) => slot.set(0, value, 0),
+            None => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Array<MapData, u64>>> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Beats for as long as the task lives.
+pub async fn beat_forever(heartbeat: Arc<Heartbeat>) {
+    let mut ticks = tokio::time::interval(BEAT_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = heartbeat.beat() {
+            error!(%error, "cannot tell the hooks that pgusher lives; new connects will not be served");
+        }
+    }
+}
+
+/// The clock of `bpf_ktime_get_ns`; it stands still while the host sleeps.
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let nanoseconds = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
+    u64::try_from(nanoseconds).unwrap_or(0)
+}

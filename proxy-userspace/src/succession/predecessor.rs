@@ -1,0 +1,245 @@
+//! The instance that is taken over from, as its successor sees it.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use super::{
+    ANSWER_LIMIT, Attached, Channel, ChannelError, News, Offer, Order, PROTOCOL, Predecessors,
+    Retired, Serving,
+};
+use crate::admin::{self, ClientError};
+use crate::identify::ProcessId;
+use crate::intercept::{Claim, OwnProcesses, watch as watch_descriptor};
+use crate::session::{CancelKeys, Inherited};
+
+/// How long it may take to let go: longer than it waits itself for what it does it upon.
+const LETTING_GO_LIMIT: Duration = Duration::from_secs(30);
+/// How long after its last word it may end.
+const ENDING_LIMIT: Duration = Duration::from_secs(2);
+/// How often it is looked whether it has ended, where the kernel does not tell.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Why nothing was taken over; the running instance goes on as it did.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeoverError {
+    /// Its admin socket refused.
+    #[error("the running pgusher refuses to be taken over: {0}")]
+    Refused(ClientError),
+    /// It does not answer.
+    #[error("the running pgusher does not answer; kill it and start without it")]
+    Silent,
+    /// Its version hands over in another way.
+    #[error(
+        "the running pgusher is of version {version}, which hands over in another way; stop it and start this one"
+    )]
+    OtherProtocol {
+        /// Its version.
+        version: String,
+    },
+    /// It lives, and has gone on instead of letting go.
+    #[error("the running pgusher has not let go, and goes on")]
+    GoesOn,
+    /// It answers something else than was agreed.
+    #[error("the running pgusher cannot be taken over: {0}")]
+    Channel(#[from] ChannelError),
+    /// It is attached elsewhere.
+    #[error(
+        "the running pgusher (pid {pid}) is attached to another cgroup; give this one its own --admin-socket and start it without --takeover"
+    )]
+    OtherCgroup {
+        /// Its process id.
+        pid: u32,
+    },
+}
+
+/// A running instance that has offered itself.
+pub struct Predecessor {
+    channel: Channel,
+    offer: Offer,
+}
+
+impl Predecessor {
+    /// Finds the instance that answers at this admin socket; none if nobody does.
+    ///
+    /// # Errors
+    /// [`TakeoverError`]
+    pub async fn find(admin_socket: &Path) -> Result<Option<Self>, TakeoverError> {
+        let mut channel = match admin::request_takeover(admin_socket).await {
+            Ok(channel) => channel,
+            Err(ClientError::NotRunning { .. }) => return Ok(None),
+            Err(error) => return Err(TakeoverError::Refused(error)),
+        };
+        let offer: Offer = timeout(ANSWER_LIMIT, channel.receive())
+            .await
+            .map_err(|_| TakeoverError::Silent)??;
+        if offer.protocol != PROTOCOL {
+            let version = offer.version;
+            return Err(TakeoverError::OtherProtocol { version });
+        }
+        info!(
+            version = offer.version,
+            pid = offer.process.pid,
+            "taking over from a running pgusher"
+        );
+        Ok(Some(Self { channel, offer }))
+    }
+
+    /// Checks that its hooks are where ours will be.
+    ///
+    /// # Errors
+    /// [`TakeoverError::OtherCgroup`]
+    pub fn check(&self, cgroup: u64) -> Result<(), TakeoverError> {
+        if self.offer.cgroup == cgroup {
+            return Ok(());
+        }
+        let pid = self.offer.process.pid;
+        Err(TakeoverError::OtherCgroup { pid })
+    }
+
+    /// It, and its own predecessors that still serve.
+    pub fn processes(&self) -> impl Iterator<Item = ProcessId> {
+        self.offer.processes()
+    }
+
+    /// Tells it that our hooks are attached, and gets the claim to the cgroup.
+    ///
+    /// # Errors
+    /// [`TakeoverError`]; if it has gone, there is nobody left to take over from.
+    pub async fn relieve(&mut self) -> Result<Claim, TakeoverError> {
+        let attached = Attached {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            process: ProcessId::own(),
+        };
+        self.channel.send(&attached).await?;
+        let claim = timeout(ANSWER_LIMIT, self.channel.receive_descriptor());
+        let claim = claim.await.map_err(|_| TakeoverError::Silent)??;
+        Ok(Claim::inherited(claim))
+    }
+
+    /// Tells it that we serve, so that it lets go; if it has died meanwhile there is nothing to let go of.
+    ///
+    /// # Errors
+    /// [`TakeoverError`] if it lives and has not: it goes on, and we must not.
+    pub async fn retire(&mut self) -> Result<(), TakeoverError> {
+        if let Err(error) = self.channel.send(&Serving {}).await {
+            debug!(%error, "the predecessor does not hear that we serve");
+        }
+        let said = timeout(LETTING_GO_LIMIT, self.channel.receive::<Retired>());
+        match said.await {
+            Ok(Ok(Retired {})) => Ok(()),
+            Ok(Err(ChannelError::Closed)) if self.ends().await => Ok(()),
+            _ => Err(TakeoverError::GoesOn),
+        }
+    }
+
+    /// Whether it ends, now that it has closed the connection.
+    async fn ends(&self) -> bool {
+        let end = timeout(ENDING_LIMIT, ended(self.offer.process));
+        end.await.is_ok()
+    }
+
+    /// Learns what it tells and passes on what it is to do, until it and its own predecessors have ended.
+    pub fn follow(
+        self,
+        predecessors: Predecessors,
+        keys: CancelKeys,
+        own_processes: Arc<OwnProcesses>,
+    ) -> impl Future<Output = ()> {
+        let (mut channel, offer) = (self.channel, self.offer);
+        predecessors.left(offer.processes());
+        // What is asked for from now on, whenever this runs.
+        let mut reloads = predecessors.reloads();
+        async move {
+            let ends: Vec<_> = offer
+                .processes()
+                .map(|process| {
+                    let exempt = Arc::clone(&own_processes);
+                    tokio::spawn(forget_when_ended(process, exempt, predecessors.clone()))
+                })
+                .collect();
+            let (process, mut inherited) = (offer.process, keys.inherit());
+            let told = listen(
+                &mut channel,
+                (&predecessors, process),
+                &mut inherited,
+                &mut reloads,
+            );
+            if let Err(error) = told.await
+                && process.is_running()
+                && !matches!(error, ChannelError::Closed)
+            {
+                warn!(%error, pid = process.pid, "a predecessor cannot be told to reload any more; send it SIGHUP, too");
+            }
+            for end in ends {
+                // A task of ours that neither panics nor is cancelled.
+                let _ = end.await;
+            }
+            info!(pid = process.pid, "the predecessor has ended");
+        }
+    }
+}
+
+async fn listen(
+    channel: &mut Channel,
+    (predecessors, process): (&Predecessors, ProcessId),
+    inherited: &mut Inherited,
+    reloads: &mut watch::Receiver<()>,
+) -> Result<(), ChannelError> {
+    loop {
+        tokio::select! {
+            news = channel.receive() => match news? {
+                News::Cancel(change) => inherited.apply(change),
+                News::Sessions(sessions) => predecessors.serves(process, sessions),
+            },
+            // The sender is in our hands.
+            _ = reloads.changed() => channel.send(&Order::Reload).await?,
+        }
+    }
+}
+
+/// Its number may be anybody's afterwards.
+async fn forget_when_ended(
+    process: ProcessId,
+    own_processes: Arc<OwnProcesses>,
+    predecessors: Predecessors,
+) {
+    ended(process).await;
+    predecessors.ended(process);
+    if let Err(error) = own_processes.forget(process) {
+        warn!(%error, pid = process.pid, "a predecessor that has ended stays exempt");
+    }
+}
+
+/// Waits until the process has ended.
+async fn ended(process: ProcessId) {
+    if let Err(error) = ended_as_told(process).await {
+        debug!(%error, pid = process.pid, "the kernel does not tell when a process ends; looking now and then");
+        while process.is_running() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+async fn ended_as_told(process: ProcessId) -> io::Result<()> {
+    let number = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
+    let Some(number) = number else {
+        return Ok(());
+    };
+    let pidfd = match pidfd_open(number, PidfdFlags::NONBLOCK) {
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        opened => opened?,
+    };
+    if !process.is_running() {
+        return Ok(());
+    }
+    // It can be read once the process has ended.
+    let _ended = watch_descriptor(pidfd)?.readable().await?;
+    Ok(())
+}

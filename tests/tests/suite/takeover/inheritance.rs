@@ -1,0 +1,66 @@
+//! What a successor has to know of sessions that it does not serve.
+
+use std::io::Write as _;
+
+use anyhow::{Result, ensure};
+use pgusher_tests::cluster::Version;
+use pgusher_tests::process::run;
+use pgusher_tests::stage::Setup;
+use pgusher_tests::wire;
+
+use super::{ends_well, session};
+use crate::expect::field_is;
+use crate::policy::cancel::{asleep, was_cancelled};
+
+const CONNECT: &str = "permit (principal, action == Action::\"connect\", resource);";
+
+#[test]
+fn a_workload_cancels_what_it_runs_in_the_old_process() -> Result<()> {
+    Setup::with(Version::V15)
+        .policy("enforce", CONNECT)
+        .play(|stage| {
+            let (mut stream, request) = asleep(stage)?;
+            let mut predecessors = vec![stage.take_over()?];
+            // What was inherited is passed on.
+            predecessors.push(stage.take_over()?);
+            stage.dial()?.write_all(&request)?;
+            was_cancelled(&mut stream)?;
+            let record = stage
+                .pgusher
+                .trail
+                .wait_for_session("the cancel request", |record| record["kind"] == "cancel")?;
+            field_is(&record, "/policy/policies/0", "pgusher.own-cancel")?;
+            let session = stage
+                .pgusher
+                .trail
+                .wait_for("the session's beginning", |record| {
+                    record["type"] == "session_start"
+                })?;
+            field_is(&record, "/cancels", session["session"].clone())?;
+            drop(stream);
+            predecessors.into_iter().try_for_each(ends_well)
+        })
+}
+
+#[test]
+fn a_policy_that_is_reloaded_ends_sessions_in_the_old_process_too() -> Result<()> {
+    Setup::with(Version::V15)
+        .policy("enforce", CONNECT)
+        .play(|stage| {
+            let mut open = session(stage)?;
+            let first = stage.take_over()?;
+            let second = stage.take_over()?;
+            let nobody = "forbid (principal, action, resource);";
+            stage.reload_policy(nobody)?.success()?;
+            let message = wire::read_message(&mut open)?;
+            ensure!(
+                message.field(b'C').as_deref() == Some("57P01"),
+                "{message:?}"
+            );
+            ends_well(first)?;
+            ends_well(second)?;
+            let refused = run(&mut stage.psql("select 1")?)?;
+            refused.failure()?;
+            Ok(())
+        })
+}
