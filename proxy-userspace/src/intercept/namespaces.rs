@@ -2,11 +2,11 @@
 //!
 //! Design: docs/decisions/0040-network-namespaces.md.
 
+mod failure;
 mod look;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -21,7 +21,6 @@ use tracing::{debug, error, warn};
 
 use super::census::{self, Census};
 use super::doors::{Accepted, Doors, NotAccepted};
-use super::hooks::HookError;
 use super::listener::{
     Families, ListenAddress, Listener, cookie_here, listen_for_unix_here, listen_here,
 };
@@ -32,34 +31,6 @@ use super::unix::Guise;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
-
-/// Why a namespace has no listeners.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Neither 127.0.0.1 nor ::1 is there to be redirected to.
-    #[error("it has no loopback address; is its `lo` down?")]
-    NoLoopback,
-    /// There are listeners in as many namespaces as allowed.
-    #[error("listeners in {0} other namespaces are the limit; raise max_namespaces")]
-    Full(usize),
-    /// The namespace is not the one that was asked for.
-    #[error("its processes have gone, or use its sockets from elsewhere")]
-    Elsewhere,
-    /// The operating system's refusal.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// The hooks cannot be told.
-    #[error(transparent)]
-    Hooks(#[from] HookError),
-}
-
-impl OpenError {
-    /// Whether this is the namespace's own state and nothing to look into, or has been told: anybody who can make
-    /// namespaces could fill the log with it.
-    pub(super) fn is_expected(&self) -> bool {
-        matches!(self, Self::NoLoopback | Self::Elsewhere | Self::Full(_))
-    }
-}
 
 /// Counts for the status document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +45,7 @@ pub struct NamespaceCounts {
     pub failed: u64,
 }
 
+pub use failure::OpenError;
 pub use look::look_forever;
 
 /// The namespaces with listeners of ours.
