@@ -7,6 +7,7 @@ use crate::endpoint::Endpoint;
 use crate::handover::ListenerPorts;
 use crate::refusals::Refusals;
 use crate::serving::Presence;
+use crate::unix::ListenerName;
 use crate::verdict::Verdict;
 
 /// `IPPROTO_TCP`
@@ -37,10 +38,12 @@ pub trait InterceptionState {
     fn is_own_process(&self, tgid: u32) -> bool;
     /// The listener ports of a network namespace, if it has any.
     fn listener_ports(&self, netns_cookie: u64) -> Option<ListenerPorts>;
-    /// Whether a listener of ours is there.
+    /// Whether a listener of ours is there, over TCP.
     fn is_listening(&self, listener: &Endpoint) -> bool;
     /// Whether whoever listens is there to serve.
     fn presence(&self) -> Presence;
+    /// The name of a network namespace's listener for unix sockets, if it has one.
+    fn unix_listener(&self, netns_cookie: u64) -> Option<ListenerName>;
     /// What is refused rather than let go direct.
     fn refusals(&self) -> Refusals;
 }
@@ -95,8 +98,9 @@ pub fn should_intercept(attempt: &Attempt, state: &impl InterceptionState) -> De
     if destination.is_link_local_v6() {
         return not_redirected(Verdict::LinkLocal, state);
     }
-    let Some(ports) = state.listener_ports(attempt.netns_cookie) else {
-        return not_redirected(Verdict::OtherNetns, state);
+    let ports = match state.listener_ports(attempt.netns_cookie) {
+        Some(ports) if ports.has_tcp() => ports,
+        _ => return not_redirected(Verdict::OtherNetns, state),
     };
     let Some(listener) = ports.for_destination(&destination) else {
         return not_redirected(Verdict::NoListener, state);
@@ -172,8 +176,12 @@ mod tests {
             match netns_cookie {
                 1 => Some(ListenerPorts::new(Some(15432), Some(15433))),
                 2 => Some(ListenerPorts::new(Some(15432), None)),
+                3 => Some(ListenerPorts::new(None, None).with_unix(ListenerName::new(*b"\0abcde"))),
                 _ => None,
             }
+        }
+        fn unix_listener(&self, netns_cookie: u64) -> Option<ListenerName> {
+            self.listener_ports(netns_cookie)?.unix()
         }
         fn is_listening(&self, _: &Endpoint) -> bool {
             self.is_listening
@@ -275,6 +283,14 @@ mod tests {
         };
         assert_eq!(
             should_intercept(&other, &OBSERVING),
+            Decision::Pass(Verdict::OtherNetns)
+        );
+        let only_unix = Attempt {
+            netns_cookie: 3,
+            ..other
+        };
+        assert_eq!(
+            should_intercept(&only_unix, &OBSERVING),
             Decision::Pass(Verdict::OtherNetns)
         );
         let no_v6 = Attempt {

@@ -1,6 +1,7 @@
 //! The key under which the kernel hands a redirected connect to the process that accepts it.
 
 use crate::endpoint::Endpoint;
+use crate::unix::{LISTENER_NAME_BYTES, ListenerName};
 
 /// A TCP connection as both its ends can name it: network namespace, client endpoint, listener endpoint.
 ///
@@ -28,14 +29,17 @@ impl HandoverKey {
     }
 }
 
-/// The listener ports of one network namespace; its addresses are 127.0.0.1 and ::1.
+/// The listeners of one network namespace: the ports of those on 127.0.0.1 and ::1, and the name of the one for unix
+/// sockets.
 ///
-/// Size: 4 bytes, alignment 1.
+/// Size: 10 bytes, alignment 1.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ListenerPorts {
     v4: [u8; 2],
     v6: [u8; 2],
+    /// All zero where there is none: the digits of a name are none.
+    unix: [u8; LISTENER_NAME_BYTES],
 }
 
 impl ListenerPorts {
@@ -50,6 +54,42 @@ impl ListenerPorts {
         Self {
             v4: bytes(v4),
             v6: bytes(v6),
+            unix: [0; LISTENER_NAME_BYTES],
+        }
+    }
+
+    /// Whether there is a listener for TCP at all: none where loopback is down.
+    #[inline(always)]
+    pub const fn has_tcp(&self) -> bool {
+        u16::from_be_bytes(self.v4) != 0 || u16::from_be_bytes(self.v6) != 0
+    }
+
+    /// A listener for TCP, if there is one at all: none where loopback is down.
+    #[inline(always)]
+    pub const fn any_tcp(&self) -> Option<Endpoint> {
+        match self.for_destination(&Endpoint::v4([127, 0, 0, 1], 0)) {
+            None => self.for_destination(&Endpoint::v6([0; 16], 0)),
+            found => found,
+        }
+    }
+
+    /// Adds the listener for unix sockets.
+    #[must_use]
+    pub const fn with_unix(self, name: ListenerName) -> Self {
+        Self {
+            unix: name.bytes(),
+            ..self
+        }
+    }
+
+    /// The name of the listener for unix sockets, if there is one.
+    #[inline(always)]
+    pub const fn unix(&self) -> Option<ListenerName> {
+        let [_, first, ..] = self.unix;
+        if first == 0 {
+            None
+        } else {
+            Some(ListenerName::new(self.unix))
         }
     }
 

@@ -21,5 +21,6 @@ pub mod origin;
 mod pod;
 pub mod refusals;
 pub mod serving;
+pub mod unix;
 pub mod verdict;
 pub mod wanted;

@@ -1,4 +1,4 @@
-//! The BPF object: five programs, one file each, around the shared decision of the library part.
+//! The BPF object: eight programs, around the shared decision of the library part.
 //!
 //! Built for `bpfel-unknown-none` by the build script of `proxy-userspace`, which embeds it. On the host this is a
 //! stub, so that `cargo build --workspace` works without a BPF toolchain.

@@ -13,6 +13,8 @@ pub const MAP_HANDOVER: &str = "HANDOVER";
 pub const MAP_WANTED: &str = "WANTED";
 /// Ring buffer of [`crate::wanted::WantedNetns`].
 pub const MAP_WANTED_QUEUE: &str = "WANTED_QUEUE";
+/// Socket storage: [`crate::unix::UnixInterception`].
+pub const MAP_UNIX_SOCKETS: &str = "UNIX_SOCKETS";
 /// Socket storage: our listening sockets → 1.
 pub const MAP_LISTENING: &str = "LISTENING";
 /// Array of one `u64`: when userspace was last alive, in monotonic nanoseconds; 0 when it has ended,
@@ -39,6 +41,17 @@ pub const PROGRAM_GETPEERNAME4: &str = "pgusher_getpeername4";
 pub const PROGRAM_GETPEERNAME6: &str = "pgusher_getpeername6";
 /// Program on `sock_ops`.
 pub const PROGRAM_SOCK_OPS: &str = "pgusher_sock_ops";
+/// Program on `connect_unix`.
+pub const PROGRAM_CONNECT_UNIX: &str = "pgusher_connect_unix";
+/// Program on `getpeername_unix`.
+pub const PROGRAM_GETPEERNAME_UNIX: &str = "pgusher_getpeername_unix";
+/// Program on `getsockname_unix`.
+pub const PROGRAM_GETSOCKNAME_UNIX: &str = "pgusher_getsockname_unix";
+
+/// Stands for the kernel function `bpf_cast_to_kern_ctx` in a call, until the loader puts its number there.
+pub const CALL_CAST_TO_KERN_CTX: usize = 0x7067_0001;
+/// Stands for the kernel function `bpf_sock_addr_set_sun_path` in a call, likewise.
+pub const CALL_SET_SUN_PATH: usize = 0x7067_0002;
 
 /// The most destination ports that can be intercepted.
 pub const MAX_PORTS: usize = 64;

@@ -34,7 +34,8 @@ impl FieldOffset {
 
 /// The offsets the connect hooks follow from the calling task.
 ///
-/// Size: 56 bytes, alignment 4. Field paths are those of include/linux/sched.h, cred.h, mm_types.h and fs.h.
+/// Size: 68 bytes, alignment 4. Field paths are those of include/linux/sched.h, cred.h, mm_types.h, fs.h, filter.h and
+/// include/net/af_unix.h.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelOffsets {
@@ -66,6 +67,12 @@ pub struct KernelOffsets {
     pub inode_super_block: FieldOffset,
     /// `super_block::s_dev`
     pub super_block_device: FieldOffset,
+    /// `bpf_sock_addr_kern::uaddr`: the address in a socket-address hook
+    pub sock_addr_uaddr: FieldOffset,
+    /// `bpf_sock_addr_kern::uaddrlen`
+    pub sock_addr_uaddrlen: FieldOffset,
+    /// `unix_sock::peer`
+    pub unix_sock_peer: FieldOffset,
 }
 
 impl KernelOffsets {
@@ -85,5 +92,8 @@ impl KernelOffsets {
         inode_number: FieldOffset::ABSENT,
         inode_super_block: FieldOffset::ABSENT,
         super_block_device: FieldOffset::ABSENT,
+        sock_addr_uaddr: FieldOffset::ABSENT,
+        sock_addr_uaddrlen: FieldOffset::ABSENT,
+        unix_sock_peer: FieldOffset::ABSENT,
     };
 }

@@ -9,6 +9,7 @@ use crate::interception::Interception;
 use crate::offsets::KernelOffsets;
 use crate::refusals::Refusals;
 use crate::serving::Serving;
+use crate::unix::UnixInterception;
 
 // SAFETY: `repr(C)`, no padding (asserted in `layout` by size), every bit pattern is valid.
 unsafe impl aya::Pod for HandoverKey {}
@@ -22,3 +23,5 @@ unsafe impl aya::Pod for KernelOffsets {}
 unsafe impl aya::Pod for Refusals {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Serving {}
+// SAFETY: as above.
+unsafe impl aya::Pod for UnixInterception {}

@@ -37,6 +37,7 @@ impl Refusals {
             | Verdict::OwnListener
             | Verdict::Unserved => Self(self.0 | 1 << verdict.index()),
             Verdict::Redirected
+            | Verdict::UnixRedirected
             | Verdict::OwnProcess
             | Verdict::Published
             | Verdict::PublishFailed => self,
@@ -84,6 +85,7 @@ mod tests {
         for verdict in [
             Verdict::OwnProcess,
             Verdict::Redirected,
+            Verdict::UnixRedirected,
             Verdict::Published,
             Verdict::PublishFailed,
         ] {

@@ -26,11 +26,13 @@ pub enum Verdict {
     OwnListener = 9,
     /// A connect could not be redirected because nobody served behind the listener: pgusher was down, or hung.
     Unserved = 10,
+    /// A connect to a server's unix socket was sent to our listener.
+    UnixRedirected = 11,
 }
 
 impl Verdict {
     /// Every outcome, in the order of the counter array.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Redirected,
         Self::OwnProcess,
         Self::OtherNetns,
@@ -42,6 +44,7 @@ impl Verdict {
         Self::BoundToDevice,
         Self::OwnListener,
         Self::Unserved,
+        Self::UnixRedirected,
     ];
 
     /// The index in the counter array.
@@ -64,6 +67,7 @@ impl Verdict {
             Self::BoundToDevice => "bound_to_device",
             Self::OwnListener => "own_listener",
             Self::Unserved => "unserved",
+            Self::UnixRedirected => "unix_redirected",
         }
     }
 }

@@ -24,7 +24,7 @@ use tracing::error;
 use crate::policy::Reloaded;
 
 pub use client::{ClientError, fetch_status, request_policy_reload};
-pub use status::{Fixed, Observed, Seen, Status};
+pub use status::{Fixed, Observed, Seen, Status, UnixCoverage};
 pub use takeover::request_takeover;
 
 /// The status document's path.

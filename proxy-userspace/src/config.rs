@@ -9,6 +9,7 @@ mod identity;
 mod routes;
 mod settings;
 mod tls;
+mod unix;
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -25,10 +26,12 @@ pub use tls::{
     CertificateSource, ClientCertificates, ClientTls, ServerAuthority, ServerSslMode,
     ServerTlsSettings, TerminationSettings, TlsMode, TlsSetting,
 };
+pub use unix::UnixSockets;
 
 use proxy_ebpf::names::MAX_LISTENERS;
 use proxy_ebpf::refusals::Refusals;
 
+use crate::intercept::Guise;
 use crate::policy::PolicyMode;
 
 /// PostgreSQL's registered port.
@@ -41,7 +44,7 @@ const DEFAULT_DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 const DEFAULT_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_MAX_SESSIONS: usize = 10_000;
-/// Three descriptors each.
+/// Four descriptors each.
 const DEFAULT_MAX_NAMESPACES: usize = 1024;
 const DEFAULT_AUDIT_QUEUE: usize = 4096;
 /// Longer than nearly every statement that a person or a program writes by hand; bulk INSERTs are cut.
@@ -79,6 +82,10 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// Which connects fail because they cannot be redirected; the others go direct.
     pub refusals: Refusals,
+    /// Whether connects to servers' unix sockets are intercepted too.
+    pub unix_sockets: UnixSockets,
+    /// Whom clients of unix sockets take us for.
+    pub unix_socket_guise: Guise,
     /// What becomes of connects while nobody serves them.
     pub when_down: WhenDown,
     /// After which silence of ours nobody counts as serving.
@@ -204,6 +211,8 @@ impl Config {
             identity: IdentityConfig::check(settings.identity)?,
             routes: Routes::check(settings.route, &audit)?,
             audit,
+            unix_sockets: settings.unix_sockets.unwrap_or_default(),
+            unix_socket_guise: unix::guise(settings.unix_socket_user.as_deref())?,
             refusals: direct::refusals(settings.unknown_netns, when_down, mode),
             when_down,
             stall_timeout: direct::checked_stall_timeout(settings.stall_timeout)?,

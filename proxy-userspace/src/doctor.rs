@@ -10,7 +10,9 @@ use proxy_ebpf::refusals::Refusals;
 use serde::Serialize;
 
 use crate::app;
-use crate::intercept::{self, Cgroup, Loaded, MIN_STALL_TIMEOUT, PinFolder, Terms};
+use crate::intercept::{
+    self, Cgroup, Guise, HookError, Loaded, MIN_STALL_TIMEOUT, PinFolder, Terms,
+};
 
 /// One check's outcome.
 #[derive(Debug, Serialize)]
@@ -66,6 +68,7 @@ fn run_checks() -> Vec<Check> {
         kernel_types(),
         listeners(),
         programs(),
+        unix_sockets(),
         pins(),
         fences::available(),
     ]
@@ -177,17 +180,46 @@ fn listeners() -> Check {
     })
 }
 
-/// The verifier's word on every program; nothing is attached.
-fn programs() -> Check {
-    let offsets = intercept::kernel_offsets().unwrap_or(KernelOffsets::ABSENT);
-    let loaded = Loaded::load(&Terms {
-        offsets,
+/// Loads every program for a moment; nothing is attached.
+fn load() -> Result<Loaded, HookError> {
+    Loaded::load(&Terms {
+        offsets: intercept::kernel_offsets().unwrap_or(KernelOffsets::ABSENT),
         refusals: Refusals::ALWAYS,
         stall_timeout: MIN_STALL_TIMEOUT,
-    });
-    Check::from_result("BPF programs", loaded, |_| {
+    })
+}
+
+/// The verifier's word on every program.
+fn programs() -> Check {
+    Check::from_result("BPF programs", load(), |_| {
         "connect4/6, getpeername4/6 and sock_ops load".to_owned()
     })
+}
+
+/// Whether connects to servers' unix sockets can be intercepted too; what can be said only of a host where the others
+/// can.
+fn unix_sockets() -> Check {
+    const NAME: &str = "unix sockets";
+    let lacking = fences::lacking_for_unix_sockets();
+    match load().map(|mut hooks| hooks.load_unix(Guise::default())) {
+        Ok(Ok(())) if !lacking.is_empty() => {
+            let lacking = lacking.join(", ");
+            let detail = format!(
+                "{lacking} not effective: redirected clients would reach nobody; set unix_sockets = \"off\""
+            );
+            Check::new(NAME, Verdict::Limited, detail)
+        }
+        Ok(Ok(())) => Check::new(
+            NAME,
+            Verdict::Ok,
+            "connect_unix, getpeername_unix and getsockname_unix load",
+        ),
+        Ok(Err(error)) => {
+            let detail = format!("{:#}; they go direct", anyhow::Error::from(error));
+            Check::new(NAME, Verdict::Limited, detail)
+        }
+        Err(_) => Check::new(NAME, Verdict::Limited, "they go direct, as all connects do"),
+    }
 }
 
 /// What stays attached when nobody serves.

@@ -1,13 +1,13 @@
 //! `pgusher explain`: who a process would be, what the policies say to what it wants, and where it would go.
 
 use std::fmt::{self, Write as _};
-use std::net::SocketAddr;
 
 use jiff::Zoned;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::{AuditLevel, Config, TlsMode};
+use crate::destination::Destination;
 use crate::identify::Identity;
 use crate::policy::{Membership, Policies, PolicyMode, Question, Ruling};
 
@@ -34,7 +34,7 @@ pub struct Explanation {
 #[derive(Debug, Serialize)]
 struct Asked {
     action: &'static str,
-    server: SocketAddr,
+    server: Destination,
     server_groups: Vec<String>,
     database: Option<String>,
     user: Option<String>,
@@ -69,11 +69,11 @@ impl Explanation {
             memberships: question.subject.memberships().to_vec(),
             question: Asked {
                 action: question.action.name(),
-                server: question.server,
+                server: question.server.clone(),
                 server_groups: config
                     .policy
                     .groups
-                    .of(question.server)
+                    .of(&question.server)
                     .map(str::to_owned)
                     .collect(),
                 database: question.database.clone(),
@@ -96,7 +96,7 @@ impl Route {
         policies: Option<&Policies>,
         ruling: Option<&Ruling>,
     ) -> Self {
-        let rule = config.routes.find(question.server);
+        let rule = config.routes.find(&question.server);
         let asked = policies.and_then(|policies| policies.prospect(question).tls);
         let asked = asked.filter(|_| config.policy.mode == PolicyMode::Enforce);
         let tls = match &rule.tls {

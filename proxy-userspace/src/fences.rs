@@ -23,8 +23,10 @@ pub use syscalls::REFUSED_CALLS;
 pub enum Role {
     /// Everything but the following.
     Relay,
-    /// Enters network namespaces.
+    /// Sends others into network namespaces, and as other users.
     Porter,
+    /// Does one errand of the porter's as another user, and ends.
+    Envoy,
 }
 
 /// Why a fence does not stand.

@@ -14,6 +14,7 @@
 //! | `cgroup`, `container` | unit, container and pod |
 //! | `script`, `redact` | its own words, without secrets |
 //! | `names` | this host's names for its ids |
+//! | `whereabouts` | where it looks up paths |
 //! | `observed` | what the hook would have captured, of a process that does not connect |
 
 mod ancestry;
@@ -32,6 +33,7 @@ mod redact;
 mod script;
 mod status;
 mod verity;
+mod whereabouts;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,6 +52,7 @@ pub use observed::UnknownProcess;
 pub use pinned::ProcessId;
 pub use script::Script;
 pub use status::Seccomp;
+pub(crate) use whereabouts::Whereabouts;
 
 use crate::config::IdentityConfig;
 use digest::Digests;

@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use rustls::{Connection, ProtocolVersion};
-use tokio::net::TcpStream;
 
 pub use handshake::{Greeting, HandshakeError};
 pub use port::Port;
+
+use crate::stream::Stream;
 
 /// How much ciphertext TLS may hold for its socket.
 const TLS_BUFFER_BYTES: usize = 64 * 1024;
@@ -30,19 +31,22 @@ pub(crate) const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// One side of a session.
 #[derive(Debug)]
 pub struct Leg {
-    stream: TcpStream,
+    stream: Stream,
     tls: Option<Box<Connection>>,
 }
 
-impl From<TcpStream> for Leg {
-    fn from(stream: TcpStream) -> Self {
-        Self { stream, tls: None }
+impl<S: Into<Stream>> From<S> for Leg {
+    fn from(stream: S) -> Self {
+        Self {
+            stream: stream.into(),
+            tls: None,
+        }
     }
 }
 
 impl Leg {
     /// Puts an established TLS connection on its socket; what it has decrypted already is read first.
-    fn with_tls(stream: TcpStream, mut tls: Connection) -> Self {
+    fn with_tls(stream: Stream, mut tls: Connection) -> Self {
         tls.set_buffer_limit(Some(TLS_BUFFER_BYTES));
         Self {
             stream,
@@ -51,18 +55,18 @@ impl Leg {
     }
 
     /// The socket.
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &Stream {
         &self.stream
     }
 
     /// Its socket alone, for closing: what TLS still held is lost.
-    pub fn into_stream(self) -> TcpStream {
+    pub fn into_stream(self) -> Stream {
         self.stream
     }
 
-    /// Closes with a reset, whatever is on its way. A socket that refuses the option is closed in the ordinary way.
+    /// Closes with a reset where the socket has one, whatever is on its way.
     pub fn reset(self) {
-        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        self.stream.set_reset();
     }
 
     /// Whether it is encrypted.

@@ -4,6 +4,9 @@
 //! address, interface and firewall mark the application chose.
 //! Previous stage: [`crate::policy`]; next: [`crate::relay`].
 
+mod caller;
+mod unix;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,12 +15,19 @@ use std::time::Duration;
 use nix::net::if_::if_indextoname;
 use nix::sys::socket::{setsockopt, sockopt};
 use proxy_ebpf::interception::Route;
+use proxy_ebpf::origin::Origin;
+use proxy_ebpf::unix::DialledPath;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 
-use crate::intercept::Namespace;
+use crate::destination::Destination;
+use crate::identify::Identity;
+use crate::intercept::{Guise, Namespace, Porter, is_lack_of_ours};
 use crate::policy::Clearance;
-use crate::socket;
+use crate::stream::Stream;
+
+use unix::UnixRouter;
+pub use unix::UnixWay;
 
 /// Why there is no connection to the server.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +39,7 @@ pub enum DialError {
     #[error("cannot connect to {destination}: no answer within {timeout:?}")]
     TimedOut {
         /// The server.
-        destination: SocketAddr,
+        destination: Destination,
         /// The limit that passed.
         timeout: Duration,
     },
@@ -37,7 +47,7 @@ pub enum DialError {
     #[error("pgusher has no socket for the connection to {destination}: {source}")]
     NoSocket {
         /// The server.
-        destination: SocketAddr,
+        destination: Destination,
         /// The operating system's reason.
         source: io::Error,
     },
@@ -45,7 +55,7 @@ pub enum DialError {
     #[error("cannot connect to {destination}: {source}")]
     Refused {
         /// The server.
-        destination: SocketAddr,
+        destination: Destination,
         /// The reason, as connect() would have given it to the client.
         source: io::Error,
     },
@@ -53,23 +63,57 @@ pub enum DialError {
 
 /// How a client's own socket would have gone to its server.
 #[derive(Clone, Debug)]
-pub struct Way {
-    /// With which options.
-    pub route: Route,
-    /// From where.
-    pub namespace: Arc<Namespace>,
+pub enum Way {
+    /// Over TCP.
+    Tcp {
+        /// With which options.
+        route: Route,
+        /// From where.
+        namespace: Arc<Namespace>,
+    },
+    /// To a unix socket.
+    Unix(UnixWay),
+}
+
+impl Way {
+    /// Where it leads.
+    pub fn destination(&self) -> Destination {
+        match self {
+            Self::Tcp { route, .. } => route.original().socket_addr().into(),
+            Self::Unix(way) => way.destination(),
+        }
+    }
 }
 
 /// Dials servers.
 #[derive(Clone, Debug)]
 pub struct Router {
     timeout: Duration,
+    unix: UnixRouter,
 }
 
 impl Router {
-    /// Makes a router that gives up after `timeout`.
-    pub fn new(timeout: Duration) -> Self {
-        Self { timeout }
+    /// Makes a router that gives up after `timeout`; to clients of unix sockets we have this guise, and the porter sends
+    /// whoever connects as they would.
+    pub fn new(timeout: Duration, guise: Guise, porter: Porter) -> Self {
+        Self {
+            timeout,
+            unix: UnixRouter::new(timeout, guise, porter),
+        }
+    }
+
+    /// The way to a unix socket that the captured process dialled; none if its path is no server's.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn find(
+        &self,
+        client: (&Origin, &Identity),
+        dialled: &DialledPath,
+        namespace: Arc<Namespace>,
+    ) -> Option<Way> {
+        let way = self.unix.find(client, dialled, namespace).await?;
+        Some(Way::Unix(way))
     }
 
     /// Connects to where the clearance allows, the way the client's socket would have.
@@ -79,36 +123,69 @@ impl Router {
     ///
     /// # Cancel safety
     /// Cancel safe: an unfinished connection is closed.
-    pub async fn dial(&self, clearance: &Clearance, way: &Way) -> Result<TcpStream, DialError> {
+    pub async fn dial(&self, clearance: &Clearance, way: &Way) -> Result<Stream, DialError> {
         let destination = clearance.destination();
-        if way.namespace.has_listener(destination) {
-            return Err(DialError::OwnListener(destination));
-        }
-        let route = way.route;
-        let made = way
-            .namespace
-            .make(move || upstream_socket(destination, &route));
-        let socket = made.await.map_err(|source| DialError::NoSocket {
-            destination,
-            source,
-        })?;
-        let connecting = async {
-            let stream = socket.connect(destination).await?;
-            socket::prepare_leg(&stream)?;
-            Ok(stream)
+        let dialled = async {
+            match (destination, way) {
+                (Destination::Tcp(address), Way::Tcp { route, namespace }) => {
+                    connect_tcp(*address, *route, namespace).await
+                }
+                (Destination::Unix(_), Way::Unix(way)) if *destination == way.destination() => {
+                    let connected = self.unix.connect(way).await;
+                    connected.map(Into::into).map_err(|source| {
+                        if is_lack_of_ours(&source) {
+                            let destination = destination.clone();
+                            return DialError::NoSocket {
+                                destination,
+                                source,
+                            };
+                        }
+                        refused(destination, source)
+                    })
+                }
+                // Leave to go somewhere else is none.
+                _ => Err(refused(destination, io::ErrorKind::PermissionDenied.into())),
+            }
         };
-        match tokio::time::timeout(self.timeout, connecting).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(source)) => Err(DialError::Refused {
-                destination,
-                source,
-            }),
-            Err(_) => Err(DialError::TimedOut {
-                destination,
-                timeout: self.timeout,
-            }),
-        }
+        let timed_out = |_| DialError::TimedOut {
+            destination: destination.clone(),
+            timeout: self.timeout,
+        };
+        tokio::time::timeout(self.timeout, dialled)
+            .await
+            .map_err(timed_out)?
     }
+}
+
+fn refused(destination: &Destination, source: io::Error) -> DialError {
+    DialError::Refused {
+        destination: destination.clone(),
+        source,
+    }
+}
+
+/// Connects from the client's namespace with its socket's options.
+async fn connect_tcp(
+    destination: SocketAddr,
+    route: Route,
+    namespace: &Namespace,
+) -> Result<Stream, DialError> {
+    if namespace.has_listener(destination) {
+        return Err(DialError::OwnListener(destination));
+    }
+    let made = namespace.make(move || upstream_socket(destination, &route));
+    let socket = made.await.map_err(|source| DialError::NoSocket {
+        destination: destination.into(),
+        source,
+    })?;
+    let connecting = async {
+        let stream = Stream::from(socket.connect(destination).await?);
+        stream.prepare()?;
+        Ok(stream)
+    };
+    connecting
+        .await
+        .map_err(|source| refused(&destination.into(), source))
 }
 
 /// A socket with the route options of the client's own.
@@ -149,12 +226,17 @@ mod tests {
         crate::policy::tests_clearance(destination)
     }
 
+    fn router(seconds: u64) -> Router {
+        let porter = Porter::start().unwrap();
+        Router::new(Duration::from_secs(seconds), Guise::default(), porter)
+    }
+
     fn route_to(destination: SocketAddr) -> Route {
         Route::new(destination.into(), Endpoint::UNSPECIFIED)
     }
 
     fn way(route: Route, own: Vec<ListenAddress>) -> Way {
-        Way {
+        Way::Tcp {
             route,
             namespace: Arc::new(Namespace::own(own).unwrap()),
         }
@@ -164,7 +246,7 @@ mod tests {
     async fn our_own_listener_is_never_dialled() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap();
-        let router = Router::new(Duration::from_secs(1));
+        let router = router(1);
         let error = router
             .dial(&permit(own), &way(route_to(own), vec![ListenAddress(own)]))
             .await
@@ -178,7 +260,7 @@ mod tests {
         let server = listener.local_addr().unwrap();
         let source: SocketAddr = "127.0.0.7:40000".parse().unwrap();
         let route = route_to(server).with_socket(source.into(), 0, 0);
-        let router = Router::new(Duration::from_secs(5));
+        let router = router(5);
         let _stream = router
             .dial(&permit(server), &way(route, Vec::new()))
             .await
@@ -191,7 +273,7 @@ mod tests {
     async fn a_lack_of_ours_is_not_the_servers_refusal() {
         let server: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let no_such_interface = route_to(server).with_socket(Endpoint::UNSPECIFIED, u32::MAX, 0);
-        let router = Router::new(Duration::from_secs(5));
+        let router = router(5);
         let error = router
             .dial(&permit(server), &way(no_such_interface, Vec::new()))
             .await
@@ -205,7 +287,7 @@ mod tests {
             .unwrap()
             .local_addr()
             .unwrap();
-        let router = Router::new(Duration::from_secs(5));
+        let router = router(5);
         let error = router
             .dial(&permit(closed), &way(route_to(closed), Vec::new()))
             .await

@@ -23,12 +23,11 @@ use crate::audit::record::{CloseReason, Kind, Login, Startup};
 use crate::audit::{Audit, AuditLimits, ClosingPlace, SessionGuard};
 use crate::config::{RouteRule, Routes, SessionLimits};
 use crate::identify::{Identifier, Identity};
-use crate::intercept::{Accepted, Handover, HandoverError};
+use crate::intercept::{Accepted, Handover, HandoverError, Taken};
 use crate::leg::Leg;
 use crate::policy::{Denial, Enforcer, Permit};
 use crate::relay::{EndedBy, Legs, Observer as _, Side, Stops, relay};
 use crate::route::{Router, Way};
-use crate::socket;
 use crate::startup::{self, AuthenticationError, ClientLeg, Encryption};
 use crate::tls::{self, Certificates};
 use crate::wire::binding::Binding;
@@ -119,7 +118,7 @@ struct Established {
 
 /// Serves one accepted connection from its first byte to its closing record.
 pub async fn serve(stages: Arc<Stages>, accepted: Accepted, place: ClosingPlace) {
-    let mut guard = SessionGuard::open(place, accepted.client);
+    let mut guard = SessionGuard::open(place, accepted.client());
     let deadline = Instant::now() + stages.limits.startup_timeout;
     let established = tokio::select! {
         // Shutdown first: a client that says nothing would otherwise hold it up.
@@ -141,9 +140,9 @@ async fn establish(
     deadline: Instant,
 ) -> Result<Established, Refusal> {
     let (mut client, way, identity) = identify(stages, accepted, guard).await?;
-    let destination = way.route.original().socket_addr();
-    client.address = Some(destination.ip());
-    let rule = Arc::clone(stages.routes.find(destination));
+    let destination = way.destination();
+    client.address = destination.ip();
+    let rule = Arc::clone(stages.routes.find(&destination));
     let first = match client.next_packet(deadline).await {
         Ok(packet) => packet,
         Err(error) => return Err(Refusal::startup(client, error)),
@@ -169,22 +168,31 @@ async fn identify(
     accepted: Accepted,
     guard: &mut SessionGuard,
 ) -> Result<(ClientLeg, Way, Identity), Refusal> {
-    let taken = stages.handover.take(accepted.namespace.cookie(), &accepted);
+    let taken = stages.handover.take(&accepted);
     let namespace = accepted.namespace;
     let identified = match taken {
-        Ok(interception) => {
-            let identity = stages.identifier.identify(interception.origin()).await;
-            guard.identified(
-                identity.clone(),
-                interception.route().original().socket_addr(),
-            );
-            let route = *interception.route();
-            Ok((Way { route, namespace }, identity))
+        Ok(taken) => {
+            let identity = stages.identifier.identify(taken.origin()).await;
+            let way = match taken {
+                Taken::Tcp(interception) => Some(Way::Tcp {
+                    route: *interception.route(),
+                    namespace,
+                }),
+                Taken::Unix(interception) => {
+                    let client = (interception.origin(), &identity);
+                    let path = interception.path();
+                    stages.router.find(client, path, namespace).await
+                }
+            };
+            way.map(|way| (way, identity)).ok_or(HandoverError::Unknown)
         }
         Err(error) => Err(error),
     };
+    if let Ok((way, identity)) = &identified {
+        guard.identified(identity.clone(), &way.destination());
+    }
     stages.audit.record(guard.start_record()).await;
-    let prepared = socket::prepare_leg(&accepted.stream);
+    let prepared = accepted.stream.prepare();
     let client = ClientLeg::new(accepted.stream, Arc::clone(&stages.certificates));
     match (identified, prepared) {
         (Ok((way, identity)), Ok(())) => Ok((client, way, identity)),

@@ -17,11 +17,11 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// Sets what both legs of a session need: no delay for small messages, and keepalive.
+/// Sets what a leg of a session needs over TCP: no delay for small messages, and keepalive.
 ///
 /// # Errors
 /// The operating system's reason.
-pub fn prepare_leg(stream: &TcpStream) -> io::Result<()> {
+pub fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)

@@ -16,12 +16,12 @@ use std::sync::Arc;
 use bytes::{Buf as _, BytesMut};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::audit::record::tls;
 use crate::leg::Leg;
 use crate::policy::Denial;
+use crate::stream::Stream;
 use crate::tls::Certificates;
 use crate::wire::negotiation::{Negotiation, Step};
 use crate::wire::opening::{self, MAX_PACKET_BYTES, Opening, OpeningError};
@@ -79,9 +79,9 @@ pub enum StartupError {
 
 impl ClientLeg {
     /// Starts with an accepted socket; should its client ask for TLS with us, it is shown one of `certificates`.
-    pub fn new(stream: TcpStream, certificates: Arc<Certificates>) -> Self {
+    pub fn new(stream: impl Into<Stream>, certificates: Arc<Certificates>) -> Self {
         Self {
-            leg: stream.into(),
+            leg: stream.into().into(),
             buffer: BytesMut::new(),
             certificates,
             address: None,
@@ -169,7 +169,7 @@ impl From<Opening> for Negotiated {
 /// Not cancel safe: a request may have been forwarded in part.
 pub async fn negotiate(
     client: &mut ClientLeg,
-    upstream: &mut TcpStream,
+    upstream: &mut Stream,
     deadline: Instant,
     so_far: &mut Negotiated,
     may_hide: &mut (dyn FnMut(Encryption) -> Result<(), Denial> + Send),
@@ -225,7 +225,7 @@ async fn within<T>(deadline: Instant, step: impl Future<Output = T>) -> Result<T
 /// Sends a request and reads exactly one byte, since what follows a yes belongs to the TLS handshake; `None` when the
 /// server closed instead.
 async fn ask(
-    upstream: &mut TcpStream,
+    upstream: &mut Stream,
     request: &[u8],
     deadline: Instant,
 ) -> Result<Option<u8>, StartupError> {

@@ -294,6 +294,12 @@ impl Cluster {
         outside_of(&self.root, &self.directory)
     }
 
+    /// The directory of the server's Unix socket, as this version's programs see it: what libpq takes for a host.
+    #[must_use]
+    pub fn socket_host(&self) -> &Path {
+        &self.directory
+    }
+
     /// The server's log of statements, as the tests see it; see [`crate::statement_log`].
     #[must_use]
     pub fn statement_log(&self) -> PathBuf {

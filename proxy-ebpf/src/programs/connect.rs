@@ -48,7 +48,7 @@ fn pgusher_connect6(context: SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn refuse(verdict: Verdict) -> i32 {
+pub(super) fn refuse(verdict: Verdict) -> i32 {
     if matches!(verdict, Verdict::Unserved) {
         fail_as_unserved();
     }

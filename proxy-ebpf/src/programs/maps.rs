@@ -15,6 +15,7 @@ use proxy_ebpf::names::{
 use proxy_ebpf::offsets::KernelOffsets;
 use proxy_ebpf::refusals::Refusals;
 use proxy_ebpf::serving::Presence;
+use proxy_ebpf::unix::{ListenerName, UnixInterception};
 use proxy_ebpf::verdict::Verdict;
 use proxy_ebpf::wanted::WantedNetns;
 
@@ -46,6 +47,10 @@ static COUNTERS: PerCpuArray<u64, { Verdict::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
 static SOCKETS: SkStorage<Interception> = SkStorage::new();
 
+/// The same for connects to unix sockets; a socket of ours that accepted one gets a copy.
+#[btf_map]
+static UNIX_SOCKETS: SkStorage<UnixInterception> = SkStorage::new();
+
 /// Set by the loader. Not `aya_ebpf::Global`: the union inside it gets a name (`MaybeUninit<…>`) that bpf-linker
 /// 0.10 does not mangle and the kernel's BTF check refuses ("Invalid name").
 #[unsafe(no_mangle)]
@@ -54,6 +59,9 @@ static OFFSETS: KernelOffsets = KernelOffsets::ABSENT;
 /// Set by the loader, as [`OFFSETS`] is.
 #[unsafe(no_mangle)]
 static REFUSALS: Refusals = Refusals::ALWAYS;
+
+/// Makes the record of a socket that has none.
+const CREATE: u64 = aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE as u64;
 
 /// The maps as the decision about one connect sees them.
 pub(super) struct Maps<'a> {
@@ -89,6 +97,11 @@ impl InterceptionState for Maps<'_> {
     }
 
     #[inline(always)]
+    fn unix_listener(&self, netns_cookie: u64) -> Option<ListenerName> {
+        self.listener_ports(netns_cookie)?.unix()
+    }
+
+    #[inline(always)]
     fn is_listening(&self, listener: &Endpoint) -> bool {
         serving::is_listening(self.context, listener)
     }
@@ -103,6 +116,14 @@ impl InterceptionState for Maps<'_> {
         // SAFETY: reads a static; volatile because the loader changes it behind the compiler's back.
         unsafe { core::ptr::read_volatile(&raw const REFUSALS) }
     }
+}
+
+/// How far into a `unix_sock` its peer is, read by itself: the verifier knows the value of a read-only word, not that
+/// of one that went through the stack.
+#[inline(always)]
+pub(super) fn unix_sock_peer() -> Option<usize> {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const OFFSETS.unix_sock_peer) }.get()
 }
 
 #[inline(always)]
@@ -142,35 +163,61 @@ pub(super) fn publish(key: &HandoverKey, interception: &Interception) -> Result<
 /// The record kept with a socket, if it was redirected.
 #[inline(always)]
 pub(super) fn socket_record(socket: *mut bpf_sock) -> Option<&'static mut Interception> {
-    socket_storage(socket, 0)
+    socket_storage(&SOCKETS, socket, 0)
 }
 
 /// The record kept with a socket, made (zeroed) if there is none.
 #[inline(always)]
 pub(super) fn socket_record_or_new(socket: *mut bpf_sock) -> Option<&'static mut Interception> {
-    const CREATE: u64 = aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE as u64;
-    socket_storage(socket, CREATE)
+    socket_storage(&SOCKETS, socket, CREATE)
+}
+
+/// The record kept with a unix socket, if it was redirected.
+#[inline(always)]
+pub(super) fn unix_record(socket: *mut bpf_sock) -> Option<&'static mut UnixInterception> {
+    socket_storage(&UNIX_SOCKETS, socket, 0)
+}
+
+/// The record kept with a unix socket, made (zeroed) if there is none.
+#[inline(always)]
+pub(super) fn unix_record_or_new(socket: *mut bpf_sock) -> Option<&'static mut UnixInterception> {
+    socket_storage(&UNIX_SOCKETS, socket, CREATE)
 }
 
 /// Forgets what a socket was redirected for: it connects somewhere else now.
 #[inline(always)]
 pub(super) fn forget_socket(socket: *mut bpf_sock) {
-    let map = core::ptr::from_ref(&SOCKETS).cast_mut().cast();
+    forget(&SOCKETS, socket);
+}
+
+/// Forgets what a unix socket was redirected for.
+#[inline(always)]
+pub(super) fn forget_unix_socket(socket: *mut bpf_sock) {
+    forget(&UNIX_SOCKETS, socket);
+}
+
+#[inline(always)]
+fn forget<T>(map: &SkStorage<T>, socket: *mut bpf_sock) {
+    let map = core::ptr::from_ref(map).cast_mut().cast();
     // SAFETY: the map is one of ours, `socket` comes from the context; a missing record is not an error.
     unsafe { bpf_sk_storage_delete(map, socket.cast()) };
 }
 
 #[inline(always)]
-fn socket_storage(socket: *mut bpf_sock, flags: u64) -> Option<&'static mut Interception> {
+fn socket_storage<T>(
+    map: &SkStorage<T>,
+    socket: *mut bpf_sock,
+    flags: u64,
+) -> Option<&'static mut T> {
     if socket.is_null() {
         return None;
     }
-    let map = core::ptr::from_ref(&SOCKETS).cast_mut().cast();
+    let map = core::ptr::from_ref(map).cast_mut().cast();
     // SAFETY: the map is one of ours, `socket` comes from the context and was checked against null; the kernel
     // returns null or memory of the map's value size that lives as long as the socket.
     unsafe {
         bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), flags)
-            .cast::<Interception>()
+            .cast::<T>()
             .as_mut()
     }
 }

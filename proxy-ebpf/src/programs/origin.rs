@@ -104,7 +104,7 @@ impl Task {
 
 /// Reads a field of the structure at `base`; a null base or a fault is `None`.
 #[inline(always)]
-fn read<T>(base: u64, field: FieldOffset) -> Option<T> {
+pub(super) fn read<T>(base: u64, field: FieldOffset) -> Option<T> {
     let offset = field.get()?;
     if base == 0 {
         return None;

@@ -48,6 +48,7 @@ pub struct Status {
     audit: AuditStats,
     policy: PolicyStatus,
     kernel: KernelCounts,
+    unix_sockets: UnixCoverage,
     /// The counters of `kernel` whose connects are refused.
     refuses: Vec<String>,
     coverage: Coverage,
@@ -74,6 +75,7 @@ struct KernelCounts {
     bound_to_device: u64,
     own_listener: u64,
     unserved: u64,
+    unix_redirected: u64,
     published: u64,
     publish_failed: u64,
 }
@@ -90,6 +92,7 @@ impl KernelCounts {
             bound_to_device: counters.read(Verdict::BoundToDevice)?,
             own_listener: counters.read(Verdict::OwnListener)?,
             unserved: counters.read(Verdict::Unserved)?,
+            unix_redirected: counters.read(Verdict::UnixRedirected)?,
             published: counters.read(Verdict::Published)?,
             publish_failed: counters.read(Verdict::PublishFailed)?,
         })
@@ -124,6 +127,38 @@ impl KernelCounts {
     }
 }
 
+/// What becomes of connects to servers' unix sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum UnixCoverage {
+    /// They are intercepted.
+    Intercepted,
+    /// They go direct, as the operator wants.
+    Off,
+    /// They go direct, because the kernel cannot do it.
+    Impossible {
+        /// What it lacks.
+        reason: String,
+    },
+}
+
+impl UnixCoverage {
+    /// Whether they are intercepted.
+    pub fn is_intercepted(&self) -> bool {
+        *self == Self::Intercepted
+    }
+}
+
+impl fmt::Display for UnixCoverage {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Intercepted => out.write_str("intercepted"),
+            Self::Off => out.write_str("not intercepted: switched off"),
+            Self::Impossible { reason } => write!(out, "not intercepted: {reason}"),
+        }
+    }
+}
+
 /// What stays the same while an instance runs.
 pub struct Fixed {
     /// Intercepted ports.
@@ -134,6 +169,8 @@ pub struct Fixed {
     pub namespaces: Arc<Namespaces>,
     /// Which connects that are not redirected fail.
     pub refusals: Refusals,
+    /// What becomes of connects to unix sockets.
+    pub unix_sockets: UnixCoverage,
     /// What was there before us.
     pub coverage: Coverage,
     /// What becomes of connects while we are down.
@@ -179,6 +216,7 @@ impl Observed {
             policy: self.seen.stages.policy.status(),
             sessions,
             kernel: KernelCounts::read(&self.counters)?,
+            unix_sockets: self.fixed.unix_sockets.clone(),
             refuses: Verdict::ALL
                 .into_iter()
                 .filter(|verdict| self.fixed.refusals.contains(*verdict))
@@ -270,6 +308,11 @@ impl Status {
             out,
             "kernel        {} redirected, {} published, {} not published",
             kernel.redirected, kernel.published, kernel.publish_failed
+        )?;
+        writeln!(
+            out,
+            "unix sockets  {}, {} redirected",
+            self.unix_sockets, kernel.unix_redirected
         )?;
         let (refused, direct): (Vec<_>, Vec<_>) = kernel
             .not_redirected()

@@ -27,10 +27,11 @@ pub(super) fn search(config: &Config, predecessors: &Predecessors) -> Search {
 /// Tells what was found and what became of it; returns the numbers.
 pub(super) async fn report(
     config: &Config,
+    with_unix: bool,
     settled: io::Result<Settled>,
     audit: &Audit,
 ) -> Coverage {
-    let counts = intercept::uncovered(&config.ports).unwrap_or_else(|error| {
+    let counts = intercept::uncovered(&config.ports, with_unix).unwrap_or_else(|error| {
         warn!(%error, "cannot count the unix sockets of servers");
         Coverage::default()
     });
@@ -64,18 +65,19 @@ fn log(counts: Coverage, listed: &[Existing]) {
     let Coverage {
         established,
         reset,
+        unix_established,
         unix_sockets,
     } = counts;
     let found = established.unwrap_or_default();
-    if found == 0 && unix_sockets == 0 {
+    if found == 0 && unix_established == 0 && unix_sockets == 0 {
         return;
     }
     let shown: Vec<String> = listed.iter().take(MAX_LOGGED).map(describe).collect();
     let shown = shown.join(", ");
-    if found > reset || unix_sockets > 0 {
+    if found > reset || unix_established > 0 || unix_sockets > 0 {
         warn!(
-            "not covered: {} established sessions, {unix_sockets} unix sockets; {reset} sessions reset [{shown}]",
-            found - reset
+            "not covered: {} established sessions, {unix_established} through unix sockets, {unix_sockets} unix sockets; {reset} sessions reset [{shown}]",
+            found.saturating_sub(reset)
         );
     } else {
         info!("{reset} sessions that were there before are reset [{shown}]");

@@ -16,8 +16,8 @@ const INIT_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 const OLDEST_KERNEL: (u8, u8) = (5, 14);
 /// That of the initial time namespace (`PROC_TIME_INIT_INO`).
 const INIT_TIME_NAMESPACE: u64 = 0xEFFF_FFFA;
-/// Each has two listeners and is held open itself.
-const DESCRIPTORS_PER_NAMESPACE: usize = 3;
+/// Each has three listeners and is held open itself.
+const DESCRIPTORS_PER_NAMESPACE: usize = 4;
 /// Descriptors besides: maps, links, our own listeners, the sink, /proc while it is read.
 const OTHER_DESCRIPTORS: usize = 256;
 

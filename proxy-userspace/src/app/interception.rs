@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::place::Place;
 use super::{Companions, host};
+use crate::admin::UnixCoverage;
 use crate::audit::Audit;
 use crate::audit::record::{Body, Record};
-use crate::config::{Config, WhenDown};
+use crate::config::{Config, UnixSockets, WhenDown};
 use crate::fences::Starter;
 use crate::identify::ProcessId;
 use crate::intercept::{
-    self, Attached, Counters, Heartbeat, HookError, HookLog, Loaded, OwnProcesses, PinFolder,
-    Terms, WantedQueue,
+    self, Attached, Counters, Guise, Heartbeat, HookError, HookLog, Loaded, OwnProcesses,
+    PinFolder, Terms, WantedQueue,
 };
 
 const HEART_FAILURE: &str = "cannot tell the hooks whether pgusher lives";
@@ -59,29 +60,52 @@ impl Tables {
     }
 }
 
-pub(super) async fn load(
-    config: &Config,
-    place: &Place,
-    starter: &Starter,
-) -> Result<(Loaded, Arc<OwnProcesses>)> {
+/// What was loaded.
+pub(super) struct Hooks {
+    pub(super) hooks: Loaded,
+    pub(super) own_processes: Arc<OwnProcesses>,
+    pub(super) unix_sockets: UnixCoverage,
+}
+
+pub(super) async fn load(config: &Config, place: &Place, starter: &Starter) -> Result<Hooks> {
     // Said before it is done: loading can block for long while the kernel is stuck elsewhere.
     info!("loading the BPF programs");
     let (refusals, stall_timeout) = (config.refusals, config.stall_timeout);
-    let load = move || {
-        Loaded::load(&Terms {
+    let is_wanted = config.unix_sockets != UnixSockets::Off;
+    let unix = is_wanted.then_some(config.unix_socket_guise);
+    let load = move || -> Result<_, HookError> {
+        let mut hooks = Loaded::load(&Terms {
             offsets: host::kernel_offsets(),
             refusals,
             stall_timeout,
-        })
+        })?;
+        let unix_sockets = unix.map_or(UnixCoverage::Off, |guise| load_unix(&mut hooks, guise));
+        Ok((hooks, unix_sockets))
     };
     let loaded = starter.run(load).await?;
-    let mut hooks = loaded.context("cannot start interception")?;
+    let (mut hooks, unix_sockets) = loaded.context("cannot start interception")?;
     hooks.intercept(&config.ports)?;
     let own_processes = hooks.own_processes(ProcessId::own())?;
     for other in place.others() {
         own_processes.exempt(other)?;
     }
-    Ok((hooks, Arc::new(own_processes)))
+    Ok(Hooks {
+        hooks,
+        own_processes: Arc::new(own_processes),
+        unix_sockets,
+    })
+}
+
+/// The hooks on unix sockets, if this kernel has them.
+fn load_unix(hooks: &mut Loaded, guise: Guise) -> UnixCoverage {
+    match hooks.load_unix(guise) {
+        Ok(()) => UnixCoverage::Intercepted,
+        Err(error) => {
+            let reason = format!("{:#}", anyhow::Error::from(error));
+            warn!(reason, "connects to unix sockets are not intercepted");
+            UnixCoverage::Impossible { reason }
+        }
+    }
 }
 
 pub(super) async fn attach(

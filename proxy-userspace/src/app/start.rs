@@ -10,18 +10,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::interception::{Heart, Tables, attach, clear_away, load, remove_abandoned};
+use super::interception::{Heart, Hooks, Tables, attach, clear_away, load, remove_abandoned};
 use super::listening::Listening;
 use super::place::Place;
 use super::{
     Companions, Crew, Running, check_kernel, check_pid_namespace, coverage, host, reload, signals,
 };
-use crate::admin::{AdminSocket, Fixed, Observed, Seen};
+use crate::admin::{AdminSocket, Fixed, Observed, Seen, UnixCoverage};
 use crate::audit::{self, Audit, Writer};
 use crate::config::Config;
 use crate::fences::Starter;
 use crate::identify::Identifier;
-use crate::intercept::{self, Cgroup, Loaded, Namespaces, OwnProcesses, PinFolder};
+use crate::intercept::{self, Cgroup, Handover, Namespaces, PinFolder};
 use crate::policy::Enforcer;
 use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
@@ -32,8 +32,7 @@ use crate::tls::Certificates;
 struct Prepared {
     place: Place,
     admin: AdminSocket,
-    hooks: Loaded,
-    own_processes: Arc<OwnProcesses>,
+    hooks: Hooks,
     namespaces: Arc<Namespaces>,
     stages: Arc<Stages>,
     writer: Writer,
@@ -48,6 +47,7 @@ struct Late {
     starter: Starter,
     cgroup: Arc<Cgroup>,
     pins: PinFolder,
+    unix_sockets: UnixCoverage,
 }
 
 /// Starts, in place of a running instance if it shall take over and there is one.
@@ -62,8 +62,12 @@ pub(super) async fn start(
     let Prepared {
         place,
         admin,
-        mut hooks,
-        own_processes,
+        hooks:
+            Hooks {
+                mut hooks,
+                own_processes,
+                unix_sockets,
+            },
         namespaces,
         stages,
         writer,
@@ -116,6 +120,7 @@ pub(super) async fn start(
         starter,
         cgroup,
         pins,
+        unix_sockets,
     };
     let asked = running.settle_in(config, late).await?;
     Ok((running, asked))
@@ -143,21 +148,22 @@ async fn prepare(
     let raise = move || host::raise_descriptor_limit(max_connections, max_namespaces);
     starter.run(raise).await?;
     let place = Place::find(config, predecessor)?;
-    let (mut hooks, own_processes) = load(config, &place, &starter).await?;
+    let mut loaded = load(config, &place, &starter).await?;
     let port = place.listen_port(config);
     let listening = Listening {
         port,
         starter: &starter,
-        porter,
+        porter: porter.clone(),
     };
-    let namespaces = listening.open(config, &mut hooks).await?;
+    let namespaces = listening.open(config, &mut loaded.hooks).await?;
     let (audit, writer) = audit::start(&config.audit, max_connections)?;
-    let stages = Arc::new(stages(config, &mut hooks, audit, policy)?);
+    let router = Router::new(config.limits.dial_timeout, config.unix_socket_guise, porter);
+    let handover = loaded.hooks.handover()?;
+    let stages = Arc::new(stages(config, (handover, router), audit, policy)?);
     Ok(Prepared {
         place,
         admin,
-        hooks,
-        own_processes,
+        hooks: loaded,
         namespaces,
         stages,
         writer,
@@ -193,13 +199,15 @@ impl Running {
         let settle = move || intercept::settle(&search, &place, &of_all);
         let settled = starter.run(settle).await?;
         drop(starter);
-        let coverage = coverage::report(config, settled, &self.stages.audit).await;
+        let with_unix = late.unix_sockets.is_intercepted();
+        let coverage = coverage::report(config, with_unix, settled, &self.stages.audit).await;
         let (candidates, asked) = candidates();
         let fixed = Fixed {
             ports: config.ports.clone(),
             cgroup: cgroup.path().to_path_buf(),
             namespaces: Arc::clone(&self.namespaces),
             refusals: config.refusals,
+            unix_sockets: late.unix_sockets,
             coverage,
             when_down: config.when_down,
         };
@@ -230,17 +238,22 @@ impl Running {
     }
 }
 
-fn stages(config: &Config, hooks: &mut Loaded, audit: Audit, policy: Enforcer) -> Result<Stages> {
+fn stages(
+    config: &Config,
+    (handover, router): (Handover, Router),
+    audit: Audit,
+    policy: Enforcer,
+) -> Result<Stages> {
     let root = intercept::cgroup_root().unwrap_or_else(|error| {
         warn!(%error, "cgroup paths in records will not be verified");
         Path::new("/sys/fs/cgroup").to_path_buf()
     });
     Ok(Stages {
-        handover: Arc::new(hooks.handover()?),
+        handover: Arc::new(handover),
         policy,
         cancel_keys: session::CancelKeys::default(),
         identifier: Identifier::new(&root, &config.identity),
-        router: Router::new(config.limits.dial_timeout),
+        router,
         audit,
         audit_limits: (&config.audit).into(),
         sessions: Sessions::new(config.limits.max_sessions.get()),

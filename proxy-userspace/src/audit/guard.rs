@@ -14,6 +14,7 @@ use super::record::{Body, CloseReason, Kind, Login, Mode, Party, Record, Session
 use super::tally::{Coverage, Tally};
 use super::{Audit, AuditLimits};
 use crate::config::{AuditLevel, AuditScope};
+use crate::destination::Destination;
 use crate::identify::Identity;
 use crate::policy::Ruling;
 use crate::relay::Relayed;
@@ -29,7 +30,7 @@ pub struct SessionGuard {
 
 impl SessionGuard {
     /// Opens the record of a connection from `client`, to be closed in `place`.
-    pub fn open(place: ClosingPlace, client: SocketAddr) -> Self {
+    pub fn open(place: ClosingPlace, client: Option<SocketAddr>) -> Self {
         let started = Timestamp::now();
         Self {
             place: Some(place),
@@ -37,7 +38,7 @@ impl SessionGuard {
             session: Session {
                 party: Party {
                     session: Uuid::now_v7(),
-                    client: client.into(),
+                    client: client.map(Into::into),
                     destination: None,
                     origin: None,
                 },
@@ -65,7 +66,7 @@ impl SessionGuard {
     }
 
     /// Adds who is connecting and where to.
-    pub fn identified(&mut self, origin: Identity, destination: SocketAddr) {
+    pub fn identified(&mut self, origin: Identity, destination: &Destination) {
         self.session.party.origin = Some(origin);
         self.session.party.destination = Some(destination.into());
     }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use crate::destination::{Destination, SocketPath};
 use crate::identify::Identity;
 use crate::policy::{
     Action, CancelFacts, Decision, OWN_CANCEL, Question, StartupFacts, Subject, TlsFacts,
@@ -59,7 +60,8 @@ pub struct Login {
 
 #[derive(Clone, Debug, Deserialize)]
 struct Address {
-    address: IpAddr,
+    address: Option<IpAddr>,
+    path: Option<String>,
     port: u16,
 }
 
@@ -121,9 +123,15 @@ pub enum TrailError {
 
 impl SessionRecord {
     /// Where the application wanted to go.
-    pub fn server(&self) -> Option<SocketAddr> {
+    pub fn server(&self) -> Option<Destination> {
         let destination = self.destination.as_ref()?;
-        Some(SocketAddr::new(destination.address, destination.port))
+        match (destination.address, &destination.path) {
+            (Some(address), _) => Some(SocketAddr::new(address, destination.port).into()),
+            (None, path) => {
+                let path = SocketPath::at(path.as_deref()?, destination.port);
+                Some(Destination::Unix(path))
+            }
+        }
     }
 
     /// How it was encrypted.

@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::tally::{Counts, Tally};
+use crate::destination::Destination;
 use crate::identify::{Grade, Identity};
 use crate::policy::{Ruling, StartupFacts};
 use crate::relay::EndedBy;
@@ -103,8 +104,8 @@ impl Record {
 pub struct Party {
     /// The session's id, the same in all its records.
     pub session: Uuid,
-    /// The client's address, as its connection to our listener shows it.
-    pub client: Address,
+    /// The client's address, as its connection to our listener shows it; a unix socket has none.
+    pub client: Option<Address>,
     /// Where the application wanted to go; none when nobody knows.
     pub destination: Option<Address>,
     /// The process that connected; none when nobody knows.
@@ -147,17 +148,34 @@ pub struct Session {
     pub close: CloseReason,
 }
 
-/// An address and port.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// An address, or the path of a unix socket, and port.
+#[derive(Clone, Debug, Serialize)]
 pub struct Address {
-    address: std::net::IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<std::net::IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
     port: u16,
+}
+
+impl From<&Destination> for Address {
+    fn from(destination: &Destination) -> Self {
+        match destination {
+            Destination::Tcp(address) => (*address).into(),
+            Destination::Unix(path) => Self {
+                address: None,
+                path: Some(path.as_str().to_owned()),
+                port: path.port(),
+            },
+        }
+    }
 }
 
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Self {
         Self {
-            address: address.ip().to_canonical(),
+            address: Some(address.ip().to_canonical()),
+            path: None,
             port: address.port(),
         }
     }

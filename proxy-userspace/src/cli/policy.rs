@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write as _};
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 
 use crate::audit::reading::{SessionRecord, sessions};
 use crate::config::{Config, DEFAULT_ADMIN_SOCKET, Settings};
+use crate::destination::Destination;
 use crate::explain::Explanation;
 use crate::identify::{Identifier, Identity};
 use crate::learn::Lesson;
@@ -249,10 +250,7 @@ fn asked(arguments: &ExplainArguments, config: &Config) -> Result<Vec<Inquiry>> 
         arguments.action != Action::Cancel,
         "a cancel request asks for a session; explain its record: --record"
     );
-    let servers: Vec<SocketAddr> = (host.as_str(), arguments.port)
-        .to_socket_addrs()
-        .with_context(|| format!("no address for {host}"))?
-        .collect();
+    let servers = servers(host, arguments.port)?;
     let root = intercept::cgroup_root()?;
     let identifier = Identifier::new(&root, &config.identity);
     let runtime = runtime()?;
@@ -276,6 +274,18 @@ fn asked(arguments: &ExplainArguments, config: &Config) -> Result<Vec<Inquiry>> 
             (Some(identity.clone()), with_startup(hidden, arguments))
         })
         .collect())
+}
+
+/// Every address of a host; of a directory, as libpq takes it for one, the server's socket in it.
+fn servers(host: &str, port: u16) -> Result<Vec<Destination>> {
+    if host.starts_with(['/', '@']) {
+        let path = format!("{host}/.s.PGSQL.{port}");
+        return Ok(vec![path.parse().map_err(anyhow::Error::msg)?]);
+    }
+    let addresses = (host, port)
+        .to_socket_addrs()
+        .with_context(|| format!("no address for {host}"))?;
+    Ok(addresses.map(Destination::from).collect())
 }
 
 impl ExplainArguments {

@@ -1,12 +1,12 @@
 //! `[[server_group]]` tables: servers that policies speak of under one name.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 
 use serde::Deserialize;
 
 use super::ConfigError;
 use super::routes::Network;
+use crate::destination::Destination;
 
 /// One `[[server_group]]` table as it can be written.
 #[derive(Clone, Debug, Deserialize)]
@@ -14,7 +14,7 @@ use super::routes::Network;
 pub struct ServerGroupSettings {
     /// What policies call it: `ServerGroup::"name"`.
     pub name: String,
-    /// Addresses or networks of its servers; empty is all.
+    /// Addresses or networks of its servers, or directories of their unix sockets; empty is all.
     #[serde(default)]
     pub destination: Vec<Network>,
     /// Their ports; empty is all.
@@ -63,7 +63,7 @@ impl ServerGroups {
 
     /// One group of one server.
     #[cfg(test)]
-    pub(crate) fn tests_group(name: &str, server: SocketAddr) -> Self {
+    pub(crate) fn tests_group(name: &str, server: std::net::SocketAddr) -> Self {
         let destination = Network::try_from(server.ip().to_string());
         Self {
             groups: vec![ServerGroupSettings {
@@ -75,7 +75,7 @@ impl ServerGroups {
     }
 
     /// The names of the groups that a server is in.
-    pub fn of(&self, server: SocketAddr) -> impl Iterator<Item = &str> {
+    pub fn of<'a>(&'a self, server: &'a Destination) -> impl Iterator<Item = &'a str> {
         let groups = self.groups.iter();
         groups
             .filter(move |group| Network::any_contains(&group.destination, &group.port, server))

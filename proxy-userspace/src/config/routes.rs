@@ -1,7 +1,7 @@
 //! `[[route]]` tables: what applies to which destination. The first that matches decides; where none does, the
 //! top-level settings apply alone.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::tls::{
     TlsSetting,
 };
 use super::{AuditConfig, ConfigError};
+use crate::destination::Destination;
 use crate::tls::Termination;
 
 /// The name in records of what applies where no route matches.
@@ -25,7 +26,7 @@ const DEFAULT_NAME: &str = "default";
 pub struct RouteSettings {
     /// What records and errors call it.
     pub name: Option<String>,
-    /// Addresses or networks it applies to; empty is all.
+    /// Addresses, networks or directories of unix sockets it applies to; empty is all.
     pub destination: Vec<Network>,
     /// Ports it applies to; empty is all.
     pub port: Vec<u16>,
@@ -63,20 +64,38 @@ pub struct RouteSettings {
     pub server_name: Option<String>,
 }
 
-/// An address (`10.0.0.5`) or a network (`10.0.0.0/8`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// An address (`10.0.0.5`), a network (`10.0.0.0/8`), or the directory of servers' unix sockets (`/run/postgresql`,
+/// `@name`).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Network(IpNet);
+pub enum Network {
+    /// Addresses.
+    Ip(IpNet),
+    /// What comes before `/.s.PGSQL.PORT`.
+    Directory(String),
+}
 
 impl Network {
-    fn contains(self, address: IpAddr) -> bool {
-        self.0.contains(&address.to_canonical())
+    fn contains(&self, destination: &Destination) -> bool {
+        match (self, destination) {
+            (Self::Ip(network), Destination::Tcp(address)) => {
+                network.contains(&address.ip().to_canonical())
+            }
+            (Self::Directory(directory), Destination::Unix(path)) => {
+                path.directory() == Some(directory)
+            }
+            _ => false,
+        }
     }
 
     /// Whether a destination is in one of `networks` and has one of `ports`; an empty list is all.
-    pub(super) fn any_contains(networks: &[Self], ports: &[u16], destination: SocketAddr) -> bool {
+    pub(super) fn any_contains(
+        networks: &[Self],
+        ports: &[u16],
+        destination: &Destination,
+    ) -> bool {
         let mut named = networks.iter();
-        (networks.is_empty() || named.any(|network| network.contains(destination.ip())))
+        (networks.is_empty() || named.any(|network| network.contains(destination)))
             && (ports.is_empty() || ports.contains(&destination.port()))
     }
 }
@@ -85,12 +104,19 @@ impl TryFrom<String> for Network {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text.starts_with(['/', '@']) {
+            let directory = text.strip_suffix('/').unwrap_or(&text);
+            return Ok(Self::Directory(directory.to_owned()));
+        }
         let network = text.parse::<IpNet>().ok();
         network
             .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
-            .map(Self)
+            .map(Self::Ip)
             .ok_or_else(|| {
-                format!("`{text}` is no address such as 10.0.0.5 and no network such as 10.0.0.0/8")
+                format!(
+                    "`{text}` is no address such as 10.0.0.5, no network such as 10.0.0.0/8 and no directory of \
+                     sockets such as /run/postgresql"
+                )
             })
     }
 }
@@ -140,7 +166,7 @@ impl AuditScope {
 }
 
 impl RouteRule {
-    fn matches(&self, destination: SocketAddr) -> bool {
+    fn matches(&self, destination: &Destination) -> bool {
         Network::any_contains(&self.destinations, &self.ports, destination)
     }
 }
@@ -178,7 +204,7 @@ impl Routes {
     }
 
     /// What applies to `destination`.
-    pub fn find(&self, destination: SocketAddr) -> &Arc<RouteRule> {
+    pub fn find(&self, destination: &Destination) -> &Arc<RouteRule> {
         let mut rules = self.rules.iter();
         rules
             .find(|rule| rule.matches(destination))

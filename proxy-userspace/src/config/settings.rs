@@ -10,6 +10,7 @@ use super::direct::{UnknownNetns, WhenDown};
 use super::groups::ServerGroupSettings;
 use super::identity::IdentitySettings;
 use super::routes::RouteSettings;
+use super::unix::UnixSockets;
 use crate::policy::PolicyMode;
 
 /// Every setting of `pgusher run`, unset where the operator said nothing.
@@ -72,6 +73,13 @@ pub struct Settings {
     #[arg(long, value_name = "ACTION")]
     pub unknown_netns: Option<UnknownNetns>,
 
+    /// Servers' unix sockets: `auto` intercepts them where the kernel can (Linux 6.7), `off` never [default: auto]
+    #[arg(long, value_name = "CHOICE")]
+    pub unix_sockets: Option<UnixSockets>,
+
+    /// User whom clients of unix sockets are to see as their server's, for libpq's requirepeer; servers of other users are then out of reach through them [default: none, they see pgusher's own]
+    #[arg(long, value_name = "USER")]
+    pub unix_socket_user: Option<String>,
     /// Connects while no pgusher serves them: `open` lets them go direct, `closed` keeps them out until the next start or `pgusher detach` [default: open, but closed where policies are enforced]
     #[arg(long, value_name = "ACTION")]
     pub when_down: Option<WhenDown>,
@@ -166,6 +174,8 @@ impl Settings {
             max_namespaces: self.max_namespaces.or(base.max_namespaces),
             adopt: self.adopt.or(base.adopt),
             unknown_netns: self.unknown_netns.or(base.unknown_netns),
+            unix_sockets: self.unix_sockets.or(base.unix_sockets),
+            unix_socket_user: self.unix_socket_user.or(base.unix_socket_user),
             when_down: self.when_down.or(base.when_down),
             stall_timeout: self.stall_timeout.or(base.stall_timeout),
             identity: base.identity,

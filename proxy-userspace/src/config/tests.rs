@@ -47,6 +47,11 @@ fn mistakes_are_refused_with_their_place() {
         ("drain_timeout = \"0s\"\n", "`drain_timeout`"),
         ("drain_timeout = \"-3s\"\n", "line 1, column 17"),
         ("audit = \"everything\"\n", "line 1, column 9"),
+        ("unix_sockets = \"on\"\n", "line 1, column 16"),
+        (
+            "unix_socket_user = \"no such user\"\n",
+            "`unix_socket_user`",
+        ),
         ("audit_text_limit = 0\n", "`audit_text_limit`"),
         (
             "[identity]\npod_logs = \"pods\"\n",
@@ -116,7 +121,7 @@ fn limits_hold_on_both_sides() {
 }
 
 fn rule_for(config: &Config, destination: &str) -> (String, AuditScope) {
-    let rule = config.routes.find(destination.parse().unwrap());
+    let rule = config.routes.find(&destination.parse().unwrap());
     (rule.name.clone(), rule.audit)
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::admin;
-use crate::fences::capabilities::{NEEDS, Need, kept};
+use crate::fences::capabilities::{NEEDS, Need, When, kept};
 use crate::fences::inspection::{Fences, names};
 use crate::fences::{REFUSED_CALLS, Role};
 
@@ -37,14 +37,28 @@ pub(super) fn capabilities() -> Check {
     Check::new(NAME, Verdict::Missing, detail)
 }
 
+/// Without those for unix sockets, the others go on.
 fn lacking(effective: CapabilitySet) -> impl Iterator<Item = &'static Need> {
     let granted = if effective.contains(CapabilitySet::SYS_ADMIN) {
         effective | OF_SYS_ADMIN
     } else {
         effective
     };
-    let is_lacking = move |need: &&Need| !granted.contains(need.capability);
+    let is_lacking =
+        move |need: &&Need| need.when != When::ToImpersonate && !granted.contains(need.capability);
     NEEDS.iter().filter(is_lacking)
+}
+
+/// The names of what connecting to unix sockets as their clients takes and is not effective.
+pub(super) fn lacking_for_unix_sockets() -> Vec<&'static str> {
+    let effective = held(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    let is_lacking =
+        |need: &&Need| need.when == When::ToImpersonate && !effective.contains(need.capability);
+    NEEDS
+        .iter()
+        .filter(is_lacking)
+        .map(|need| need.name)
+        .collect()
 }
 
 /// The fences that a run would have.
@@ -99,6 +113,7 @@ mod tests {
         assert!(all(CapabilitySet::empty()).is_empty());
         assert!(all(OF_SYS_ADMIN).is_empty());
         assert_eq!(all(CapabilitySet::SYS_ADMIN), ["CAP_SYS_ADMIN"]);
+        assert!(all(CapabilitySet::SETUID).is_empty());
         assert_eq!(
             all(OF_SYS_ADMIN | CapabilitySet::SYS_ADMIN),
             ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN"]

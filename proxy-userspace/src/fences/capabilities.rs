@@ -34,12 +34,14 @@ pub enum When {
     AtStartAndBefore(u16, u16),
     /// To enter a network namespace, by the thread that does nothing else.
     ToEnter,
+    /// To do as another user would, by threads that end with it, and the one that starts them.
+    ToImpersonate,
     /// By every thread for as long as it lives.
     Always,
 }
 
 /// Everything that a run needs. docs/decisions/0044-least-privilege.md says which test fails without each.
-pub const NEEDS: [Need; 7] = [
+pub const NEEDS: [Need; 10] = [
     Need {
         capability: CapabilitySet::BPF,
         name: "CAP_BPF",
@@ -84,6 +86,24 @@ pub const NEEDS: [Need; 7] = [
         when: When::ToEnter,
         purpose: "entering other network namespaces",
     },
+    Need {
+        capability: CapabilitySet::SETUID,
+        name: "CAP_SETUID",
+        when: When::ToImpersonate,
+        purpose: "connecting to unix sockets as their clients would",
+    },
+    Need {
+        capability: CapabilitySet::SETGID,
+        name: "CAP_SETGID",
+        when: When::ToImpersonate,
+        purpose: "the same, with their groups",
+    },
+    Need {
+        capability: CapabilitySet::DAC_OVERRIDE,
+        name: "CAP_DAC_OVERRIDE",
+        when: When::ToImpersonate,
+        purpose: "the same for clients that have it, such as root",
+    },
 ];
 
 /// What a thread with this role keeps, on the running kernel.
@@ -100,6 +120,7 @@ fn kept_on(role: Role, version: (u16, u16)) -> CapabilitySet {
         When::AtStart => false,
         When::AtStartAndBefore(major, minor) => version < (major, minor),
         When::ToEnter => role == Role::Porter,
+        When::ToImpersonate => matches!(role, Role::Porter | Role::Envoy),
         When::Always => true,
     };
     NEEDS
@@ -159,11 +180,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_porter_may_enter_and_nobody_loads() {
+    fn only_the_porter_may_enter_only_envoys_impersonate_and_nobody_loads() {
         for version in [(5, 10), (6, 18)] {
             let relay = kept_on(Role::Relay, version);
             let porter = kept_on(Role::Porter, version);
-            assert_eq!(porter - relay, CapabilitySet::SYS_ADMIN);
+            let envoy = kept_on(Role::Envoy, version);
+            assert_eq!(porter - envoy, CapabilitySet::SYS_ADMIN);
+            let as_others =
+                CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::DAC_OVERRIDE;
+            assert_eq!(envoy - relay, as_others);
             assert!(!relay.intersects(CapabilitySet::PERFMON));
         }
     }

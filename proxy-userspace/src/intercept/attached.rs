@@ -1,6 +1,7 @@
 //! Live programs, and how they end: with us, by declaration, or not before somebody takes them away.
 
 use std::mem::take;
+use std::os::fd::OwnedFd;
 
 use aya::Ebpf;
 use aya::programs::links::FdLink;
@@ -8,11 +9,44 @@ use tracing::error;
 
 use super::pins::{Generation, PinError, PinFolder};
 use super::tables::Counters;
+use super::unix::pin;
 
 /// An attached program.
 pub(super) struct Hook {
-    pub(super) name: &'static str,
-    pub(super) link: FdLink,
+    name: &'static str,
+    link: Link,
+}
+
+/// What keeps it attached.
+enum Link {
+    /// A link that aya made.
+    Aya(FdLink),
+    /// One that aya does not know the attach type of.
+    Own(OwnedFd),
+}
+
+impl Hook {
+    pub(super) fn new(name: &'static str, link: FdLink) -> Self {
+        let link = Link::Aya(link);
+        Self { name, link }
+    }
+
+    pub(super) fn of_own_link(name: &'static str, link: OwnedFd) -> Self {
+        let link = Link::Own(link);
+        Self { name, link }
+    }
+
+    /// Stays attached for as long as the pin is there.
+    fn pin(self, generation: &Generation) -> Result<Self, PinError> {
+        let name = self.name;
+        let path = generation.hook(name);
+        let pinned = match self.link {
+            Link::Aya(link) => link.pin(path).map(|pinned| Link::Aya(pinned.into())),
+            Link::Own(link) => pin(&link, &path).map(|()| Link::Own(link)),
+        };
+        let link = pinned.map_err(|source| generation.failed(source))?;
+        Ok(Self { name, link })
+    }
 }
 
 /// Live programs; dropping this detaches them all, unless they are pinned.
@@ -99,12 +133,6 @@ impl Drop for Attached {
 }
 
 fn pin_all(hooks: Vec<Hook>, generation: &Generation) -> Result<Vec<Hook>, PinError> {
-    let pin = |hook: Hook| {
-        let name = hook.name;
-        let pinned = hook.link.pin(generation.hook(name));
-        let pinned = pinned.map_err(|source| generation.failed(source))?;
-        let link = FdLink::from(pinned);
-        Ok(Hook { name, link })
-    };
-    hooks.into_iter().map(pin).collect()
+    let pinned = hooks.into_iter().map(|hook| hook.pin(generation));
+    pinned.collect()
 }

@@ -1,4 +1,5 @@
-//! Reads the offsets of kernel structure fields from the kernel's own type information (BTF).
+//! Reads the offsets of kernel structure fields and the numbers of kernel functions from the kernel's own type
+//! information (BTF).
 //!
 //! aya resolves such offsets only for C programs (CO-RE relocations), and its parser keeps its types private; of the
 //! two crates that would do, one is LGPL and the other unmaintained since 2022 and ignorant of newer kinds. What is
@@ -21,6 +22,7 @@ const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_ENUM: u32 = 6;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -49,6 +51,18 @@ pub fn kernel_offsets() -> Result<KernelOffsets, BtfError> {
     Ok(offsets_from(&Types::parse(&bytes)?))
 }
 
+/// The number by which a BPF program calls a function of the running kernel; none where the kernel has no such function.
+///
+/// # Errors
+/// [`BtfError`] when there is no usable type information.
+pub(super) fn kernel_functions<const N: usize>(
+    names: [&str; N],
+) -> Result<[Option<u32>; N], BtfError> {
+    let bytes = fs::read(Path::new(KERNEL_BTF))?;
+    let types = Types::parse(&bytes)?;
+    Ok(names.map(|name| types.functions.get(name.as_bytes()).copied()))
+}
+
 fn offsets_from(types: &Types<'_>) -> KernelOffsets {
     let field = |structure, member| match types.member_offset(structure, member) {
         Some(offset) => FieldOffset::new(offset),
@@ -74,16 +88,21 @@ fn offsets_from(types: &Types<'_>) -> KernelOffsets {
         inode_number: field("inode", "i_ino"),
         inode_super_block: field("inode", "i_sb"),
         super_block_device: field("super_block", "s_dev"),
+        sock_addr_uaddr: field("bpf_sock_addr_kern", "uaddr"),
+        sock_addr_uaddrlen: field("bpf_sock_addr_kern", "uaddrlen"),
+        unix_sock_peer: field("unix_sock", "peer"),
     }
 }
 
-/// The structures of a BTF blob.
+/// The structures and functions of a BTF blob.
 struct Types<'a> {
     strings: &'a [u8],
     /// Type id → its members, for structures and unions.
     composites: HashMap<u32, Composite<'a>>,
     /// Structure name → type id.
     names: HashMap<&'a [u8], u32>,
+    /// Function name → type id.
+    functions: HashMap<&'a [u8], u32>,
 }
 
 struct Composite<'a> {
@@ -114,12 +133,13 @@ impl<'a> Types<'a> {
             strings,
             composites: HashMap::new(),
             names: HashMap::new(),
+            functions: HashMap::new(),
         };
         parsed.index(types)?;
         Ok(parsed)
     }
 
-    /// Walks the type table once and keeps the structures.
+    /// Walks the type table once and keeps structures and functions.
     fn index(&mut self, types: &'a [u8]) -> Result<(), BtfError> {
         let (mut at, mut id) = (0, 1);
         while at < types.len() {
@@ -149,6 +169,10 @@ impl<'a> Types<'a> {
                         bitfield_offsets,
                     },
                 );
+            }
+            if kind == KIND_FUNC {
+                let name = self.name(word(types, at)?);
+                self.functions.entry(name).or_insert(id);
             }
             at = body + body_len;
             id += 1;
@@ -224,6 +248,7 @@ mod tests {
         push(&[1, KIND_INT << 24, 4, 32]);
         push(&[0, (KIND_STRUCT << 24) | 1, 4, 7, 1, 0]);
         push(&[9, (KIND_STRUCT << 24) | 2, 8, 5, 1, 0, 0, 2, 32]);
+        push(&[9, KIND_FUNC << 24, 0]);
         let strings = b"\0int\0a\0b\0outer\0";
         let mut blob = Vec::new();
         blob.extend(MAGIC.to_le_bytes());
@@ -250,6 +275,7 @@ mod tests {
         assert_eq!(types.member_offset("outer", "b"), Some(4));
         assert_eq!(types.member_offset("outer", "c"), None);
         assert_eq!(types.member_offset("inner", "a"), None);
+        assert_eq!(types.functions.get(b"outer".as_slice()), Some(&4));
     }
 
     #[test]

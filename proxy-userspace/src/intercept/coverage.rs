@@ -1,5 +1,5 @@
-//! What interception cannot reach, in numbers: connections older than the hooks ([`super::existing`] finds them), and
-//! unix sockets of servers.
+//! What interception cannot reach, in numbers: connections older than the hooks ([`super::existing`] finds those over
+//! TCP), and unix sockets of servers where there are no hooks for them.
 
 use procfs::net::{UnixNetEntry, UnixState, unix};
 use serde::{Deserialize, Serialize};
@@ -13,8 +13,10 @@ pub struct Coverage {
     pub established: Option<usize>,
     /// Those of them that were aborted.
     pub reset: usize,
-    /// Listening unix sockets of PostgreSQL servers (`.s.PGSQL.PORT`) on intercepted ports, in our own network
-    /// namespace.
+    /// Established connections to unix sockets of PostgreSQL servers (`.s.PGSQL.PORT`) on intercepted ports, counted at
+    /// their server's end, in our own network namespace, where those sockets are intercepted.
+    pub unix_established: usize,
+    /// Listening unix sockets of such servers there, where those are not intercepted.
     pub unix_sockets: usize,
 }
 
@@ -30,23 +32,31 @@ impl Coverage {
     }
 }
 
-/// Counts the unix sockets that interception of `ports` does not cover.
+/// Counts what interception of `ports`, with their unix sockets or without, does not cover of unix sockets.
 ///
 /// # Errors
 /// When /proc/net cannot be read.
-pub fn uncovered(ports: &[u16]) -> procfs::ProcResult<Coverage> {
+pub fn uncovered(ports: &[u16], with_unix: bool) -> procfs::ProcResult<Coverage> {
     let sockets = unix()?;
-    let servers = sockets
-        .iter()
-        .filter(|entry| is_server_socket(entry, ports));
-    Ok(Coverage {
-        unix_sockets: servers.count(),
-        ..Coverage::default()
+    let in_state = |state| {
+        let of_servers = sockets.iter().filter(|entry| is_servers(entry, ports));
+        of_servers.filter(move |entry| entry.state == state).count()
+    };
+    Ok(if with_unix {
+        Coverage {
+            unix_established: in_state(UnixState::CONNECTED),
+            ..Coverage::default()
+        }
+    } else {
+        Coverage {
+            unix_sockets: in_state(UnixState::UNCONNECTED),
+            ..Coverage::default()
+        }
     })
 }
 
-/// Whether this is a server's listening socket: `DIRECTORY/.s.PGSQL.PORT`, or its abstract form.
-fn is_server_socket(entry: &UnixNetEntry, ports: &[u16]) -> bool {
+/// Whether this is a server's socket: `DIRECTORY/.s.PGSQL.PORT`, or its abstract form.
+fn is_servers(entry: &UnixNetEntry, ports: &[u16]) -> bool {
     let name = entry
         .path
         .as_deref()
@@ -55,19 +65,25 @@ fn is_server_socket(entry: &UnixNetEntry, ports: &[u16]) -> bool {
     let port = name
         .and_then(|name| name.strip_prefix(".s.PGSQL."))
         .and_then(|port| port.parse().ok());
-    entry.state == UnixState::UNCONNECTED && port.is_some_and(|port| ports.contains(&port))
+    port.is_some_and(|port| ports.contains(&port))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]
     fn a_servers_unix_socket_counts_by_its_port() {
         let dir = tempfile::tempdir().unwrap();
-        let _listener = UnixListener::bind(dir.path().join(".s.PGSQL.61234")).unwrap();
-        assert_eq!(uncovered(&[61234]).unwrap().unix_sockets, 1);
-        assert_eq!(uncovered(&[61235]).unwrap().unix_sockets, 0);
+        let path = dir.path().join(".s.PGSQL.61234");
+        let listener = UnixListener::bind(&path).unwrap();
+        assert_eq!(uncovered(&[61234], false).unwrap().unix_sockets, 1);
+        assert_eq!(uncovered(&[61235], false).unwrap().unix_sockets, 0);
+        assert_eq!(uncovered(&[61234], true).unwrap(), Coverage::default());
+        let _client = UnixStream::connect(&path).unwrap();
+        let _accepted = listener.accept().unwrap();
+        let older = uncovered(&[61234], true).unwrap();
+        assert_eq!((older.unix_established, older.unix_sockets), (1, 0));
     }
 }

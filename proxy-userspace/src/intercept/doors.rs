@@ -13,22 +13,45 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::io::unix::AsyncFd;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::listener::Listener;
 use super::namespace::Namespace;
 use super::watched::watch;
+use crate::stream::Stream;
 
 /// A connection as it was accepted, before anything is known about it.
 pub struct Accepted {
     /// The client's socket.
-    pub stream: TcpStream,
-    /// Where the client's socket says it is.
-    pub client: SocketAddr,
-    /// Which of our listeners it came to.
-    pub listener: SocketAddr,
+    pub stream: Stream,
+    /// What its two ends are called.
+    pub ends: Ends,
     /// Where both are.
     pub namespace: Arc<Namespace>,
+}
+
+/// The names of a connection's ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// Over TCP.
+    Tcp {
+        /// Where the client's socket says it is.
+        client: SocketAddr,
+        /// Which of our listeners it came to.
+        listener: SocketAddr,
+    },
+    /// A client of a unix socket has no name.
+    Unix,
+}
+
+impl Accepted {
+    /// Where the client's socket says it is.
+    pub fn client(&self) -> Option<SocketAddr> {
+        match self.ends {
+            Ends::Tcp { client, .. } => Some(client),
+            Ends::Unix => None,
+        }
+    }
 }
 
 /// Why there is nothing to accept after all.
@@ -78,9 +101,7 @@ impl Doors {
             let number = numbered.next;
             numbered.next += 1;
             let event = EventData::new_u64(number);
-            if let Err(error) =
-                epoll::add(self.poll.get_ref(), &listener.socket, event, EventFlags::IN)
-            {
+            if let Err(error) = epoll::add(self.poll.get_ref(), &listener, event, EventFlags::IN) {
                 drop(numbered);
                 self.close(namespace);
                 return Err(error.into());
@@ -120,15 +141,24 @@ impl Doors {
             return Err(NotAccepted::Nobody);
         };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (socket, client) = acceptfrom_with(&listener.socket, flags)
-            .map_err(|error| not_accepted(error, namespace))?;
-        let client = client.and_then(|client| SocketAddr::try_from(client).ok());
-        let client = client.ok_or(NotAccepted::Nobody)?;
-        let stream = TcpStream::from_std(socket.into()).map_err(NotAccepted::NoRoom)?;
+        let (socket, client) =
+            acceptfrom_with(listener, flags).map_err(|error| not_accepted(error, namespace))?;
+        let (stream, ends) = match listener {
+            Listener::Tcp { address, .. } => {
+                let client = client.and_then(|client| SocketAddr::try_from(client).ok());
+                let client = client.ok_or(NotAccepted::Nobody)?;
+                let listener = *address;
+                let stream = TcpStream::from_std(socket.into()).map(Stream::from);
+                (stream, Ends::Tcp { client, listener })
+            }
+            Listener::Unix { .. } => {
+                let stream = UnixStream::from_std(socket.into()).map(Stream::from);
+                (stream, Ends::Unix)
+            }
+        };
         Ok(Accepted {
-            stream,
-            client,
-            listener: listener.address,
+            stream: stream.map_err(NotAccepted::NoRoom)?,
+            ends,
             namespace: Arc::clone(namespace),
         })
     }

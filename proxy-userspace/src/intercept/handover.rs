@@ -7,10 +7,14 @@ use aya::maps::{HashMap, MapData, MapError};
 use proxy_ebpf::endpoint::Endpoint;
 use proxy_ebpf::handover::HandoverKey;
 use proxy_ebpf::interception::Interception;
+use proxy_ebpf::origin::Origin;
+use proxy_ebpf::unix::UnixInterception;
 use rustix::time::{ClockId, clock_gettime};
 use tracing::{debug, warn};
 
-use super::doors::Accepted;
+use super::doors::{Accepted, Ends};
+use super::unix::UnixRecords;
+use crate::stream::Stream;
 
 /// How old an entry may get: far longer than a SYN waits in an accept queue, far shorter than it takes to fill the
 /// table with connects that died on the way.
@@ -35,9 +39,9 @@ pub enum HandoverError {
 impl Accepted {
     /// Checks that the connection is up, in one direction at least; the kernel names no peer of one that was reset.
     fn check_is_up(&self) -> Result<(), HandoverError> {
-        match self.stream.peer_addr() {
-            Ok(_) => Ok(()),
-            Err(_) => Err(HandoverError::Reset),
+        match &self.stream {
+            Stream::Tcp(stream) if stream.peer_addr().is_err() => Err(HandoverError::Reset),
+            _ => Ok(()),
         }
     }
 }
@@ -46,12 +50,36 @@ impl Accepted {
 pub struct Handover {
     /// Locked for two system calls at a time.
     entries: Mutex<HashMap<MapData, HandoverKey, Interception>>,
+    unix: UnixRecords,
+}
+
+/// The record of an accepted connection.
+#[derive(Clone, Copy, Debug)]
+pub enum Taken {
+    /// Of one over TCP.
+    Tcp(Interception),
+    /// Of one to a unix socket.
+    Unix(UnixInterception),
+}
+
+impl Taken {
+    /// Who asked.
+    pub fn origin(&self) -> &Origin {
+        match self {
+            Self::Tcp(interception) => interception.origin(),
+            Self::Unix(interception) => interception.origin(),
+        }
+    }
 }
 
 impl Handover {
-    pub(super) fn new(entries: HashMap<MapData, HandoverKey, Interception>) -> Self {
+    pub(super) fn new(
+        entries: HashMap<MapData, HandoverKey, Interception>,
+        unix: UnixRecords,
+    ) -> Self {
         Self {
             entries: Mutex::new(entries),
+            unix,
         }
     }
 
@@ -63,20 +91,19 @@ impl Handover {
     ///
     /// # Errors
     /// [`HandoverError`]; there is no default destination.
-    pub fn take(
-        &self,
-        netns_cookie: u64,
-        accepted: &Accepted,
-    ) -> Result<Interception, HandoverError> {
+    pub fn take(&self, accepted: &Accepted) -> Result<Taken, HandoverError> {
+        let Ends::Tcp { client, listener } = accepted.ends else {
+            return self.unix.take(&accepted.stream).map(Taken::Unix);
+        };
         // Before, so that the other connection finds its record; and after, because a reset may come in between.
         accepted.check_is_up()?;
         let taken = self.remove(&HandoverKey::new(
-            netns_cookie,
-            Endpoint::from(accepted.client),
-            Endpoint::from(accepted.listener),
+            accepted.namespace.cookie(),
+            Endpoint::from(client),
+            Endpoint::from(listener),
         ));
         accepted.check_is_up()?;
-        taken
+        taken.map(Taken::Tcp)
     }
 
     fn remove(&self, key: &HandoverKey) -> Result<Interception, HandoverError> {
@@ -140,10 +167,12 @@ mod tests {
     async fn a_connection_is_up_until_it_is_reset() {
         let (client, stream) = socket_pair().await;
         let accepted = Accepted {
-            client: client.local_addr().unwrap(),
-            listener: client.peer_addr().unwrap(),
+            ends: Ends::Tcp {
+                client: client.local_addr().unwrap(),
+                listener: client.peer_addr().unwrap(),
+            },
             namespace: Arc::new(Namespace::own(Vec::new()).unwrap()),
-            stream,
+            stream: stream.into(),
         };
         assert!(accepted.check_is_up().is_ok());
         let client = client.into_std().unwrap();

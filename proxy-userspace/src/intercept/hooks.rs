@@ -23,6 +23,7 @@ use super::heartbeat::Heartbeat;
 use super::log::HookLog;
 use super::object::OBJECT;
 use super::tables::{Counters, ListenerTable, OwnProcesses};
+use super::unix::{Guise, UnixHookError, UnixPrograms, UnixRecords};
 use super::wanted::WantedQueue;
 use crate::identify::ProcessId;
 
@@ -52,6 +53,9 @@ pub enum HookError {
         /// The kernel's reason.
         source: aya::maps::MapError,
     },
+    /// The hooks on unix sockets could not be attached.
+    #[error("the kernel refused to attach the hooks on unix sockets")]
+    Unix(#[source] std::io::Error),
     /// A link has no descriptor of its own.
     #[error("the kernel cannot keep BPF program {name} attached by a link; Linux 5.7 is needed")]
     Link {
@@ -79,6 +83,9 @@ pub struct Terms {
 /// Programs that passed the verifier and are not attached to anything.
 pub struct Loaded {
     ebpf: Ebpf,
+    /// The hooks on unix sockets, once they are loaded too.
+    unix: Option<UnixPrograms>,
+    guise: Guise,
 }
 
 impl Loaded {
@@ -106,7 +113,22 @@ impl Loaded {
         sock_ops
             .load()
             .map_err(|source| HookError::Program { name, source })?;
-        Ok(Self { ebpf })
+        Ok(Self {
+            ebpf,
+            unix: None,
+            guise: Guise::default(),
+        })
+    }
+
+    /// Loads the hooks on unix sockets too, which need a newer kernel than the others; their listeners are to have this
+    /// guise. Comes before anything is taken out.
+    ///
+    /// # Errors
+    /// [`UnixHookError`]; the others are not affected.
+    pub fn load_unix(&mut self, guise: Guise) -> Result<(), UnixHookError> {
+        self.guise = guise;
+        self.unix = Some(UnixPrograms::load(&self.ebpf)?);
+        Ok(())
     }
 
     /// Intercepts connects to these ports.
@@ -154,7 +176,11 @@ impl Loaded {
     pub fn handover(&mut self) -> Result<Handover, HookError> {
         let name = names::MAP_HANDOVER;
         let map = self.take(name)?;
-        Ok(Handover::new(typed(name, map)?))
+        let entries: HashMap<_, _, _> = typed(name, map)?;
+        let name = names::MAP_UNIX_SOCKETS;
+        let map = self.take(name)?;
+        let unix: SkStorage<_, _> = typed(name, map)?;
+        Ok(Handover::new(entries, UnixRecords::new(unix)))
     }
 
     /// Takes the table of listeners out; there is one keeper.
@@ -168,7 +194,8 @@ impl Loaded {
         let name = names::MAP_LISTENING;
         let map = self.take(name)?;
         let marks: SkStorage<_, u32> = typed(name, map)?;
-        Ok(ListenerTable::new(ports, marks))
+        let unix = self.unix.as_ref().map(|_| self.guise);
+        Ok(ListenerTable::new(ports, marks, unix))
     }
 
     /// Takes out what tells of namespaces that want a listener; there is one reader.
@@ -216,6 +243,10 @@ impl Loaded {
             answering.push(self.attach_sock_addr(name, cgroup)?);
         }
         let mut redirecting = Vec::new();
+        if let Some(unix) = self.unix.take() {
+            answering.extend(unix.attach_answering(cgroup).map_err(HookError::Unix)?);
+            redirecting.push(unix.attach_connect(cgroup).map_err(HookError::Unix)?);
+        }
         for name in CONNECT_PROGRAMS {
             redirecting.push(self.attach_sock_addr(name, cgroup)?);
         }
@@ -230,7 +261,7 @@ impl Loaded {
             .and_then(|id| program.take_link(id))
             .map_err(|source| HookError::Program { name, source })?;
         let link = FdLink::try_from(link).map_err(|source| HookError::Link { name, source })?;
-        Ok(Hook { name, link })
+        Ok(Hook::new(name, link))
     }
 
     fn attach_sock_ops(&mut self, cgroup: &Cgroup) -> Result<Hook, HookError> {
@@ -241,7 +272,7 @@ impl Loaded {
             .and_then(|id| program.take_link(id))
             .map_err(|source| HookError::Program { name, source })?;
         let link = FdLink::try_from(link).map_err(|source| HookError::Link { name, source })?;
-        Ok(Hook { name, link })
+        Ok(Hook::new(name, link))
     }
 }
 

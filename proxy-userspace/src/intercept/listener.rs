@@ -1,11 +1,16 @@
-//! The sockets redirected connects arrive at: in each network namespace one for each address family.
+//! The sockets redirected connects arrive at: in each network namespace one for each address family, and one for unix
+//! sockets.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 
 use proxy_ebpf::handover::ListenerPorts;
-use socket2::{Domain, Protocol, Socket, Type};
+use proxy_ebpf::unix::{LISTENER_NAME_BYTES, ListenerName};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::unix::Guise;
 use crate::socket;
 
 /// The accept queue; the kernel cuts it to net.core.somaxconn.
@@ -23,9 +28,43 @@ pub struct ListenAddress(pub SocketAddr);
 
 /// A listener that does not block.
 #[derive(Debug)]
-pub(super) struct Listener {
-    pub(super) socket: TcpListener,
-    pub(super) address: SocketAddr,
+pub(super) enum Listener {
+    Tcp {
+        socket: TcpListener,
+        address: SocketAddr,
+    },
+    /// For connects to servers' unix sockets.
+    Unix {
+        socket: UnixListener,
+        name: ListenerName,
+    },
+}
+
+impl Listener {
+    /// Its address, if it has one.
+    pub(super) fn address(&self) -> Option<ListenAddress> {
+        match self {
+            Self::Tcp { address, .. } => Some(ListenAddress(*address)),
+            Self::Unix { .. } => None,
+        }
+    }
+
+    /// Its name, if it is one for unix sockets.
+    pub(super) fn name(&self) -> Option<ListenerName> {
+        match self {
+            Self::Tcp { .. } => None,
+            Self::Unix { name, .. } => Some(*name),
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp { socket, .. } => socket.as_fd(),
+            Self::Unix { socket, .. } => socket.as_fd(),
+        }
+    }
 }
 
 /// The loopback addresses that a connect can be redirected to.
@@ -75,8 +114,8 @@ pub(super) fn listen_here(
         .filter(|(_, is_wanted)| *is_wanted)
         .map(|(ip, _)| {
             let bind = || {
-                let listener = listen(SocketAddr::new(ip, port))?;
-                Ok((listener.address.port(), listener))
+                let (socket, address) = listen(SocketAddr::new(ip, port))?;
+                Ok((address.port(), Listener::Tcp { socket, address }))
             };
             first_besides(intercepted, bind)
         })
@@ -111,10 +150,7 @@ pub fn try_to_listen() -> io::Result<Vec<ListenAddress>> {
         ));
     }
     let listeners = listen_here(0, &[], families)?;
-    Ok(listeners
-        .iter()
-        .map(|one| ListenAddress(one.address))
-        .collect())
+    Ok(listeners.iter().filter_map(Listener::address).collect())
 }
 
 /// The cookie of the calling thread's network namespace.
@@ -134,8 +170,29 @@ pub(super) fn ports(listeners: &[ListenAddress]) -> ListenerPorts {
     ListenerPorts::new(port(SocketAddr::is_ipv4), port(SocketAddr::is_ipv6))
 }
 
-fn listen(address: SocketAddr) -> io::Result<Listener> {
-    let bound = || -> io::Result<Listener> {
+/// Listens in the calling thread's namespace for connects to servers' unix sockets, under a name that the kernel chooses:
+/// one that nobody else has bound. The calling thread takes on the guise, and is to end.
+///
+/// # Errors
+/// The operating system's reason.
+pub(super) fn listen_for_unix_here(guise: Guise) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix("")?)?;
+    guise.put_on()?;
+    socket.listen(BACKLOG)?;
+    let address = socket.local_addr()?;
+    let digits = address.as_abstract_namespace().unwrap_or_default();
+    let name = [&[0], digits].concat();
+    let name = <[u8; LISTENER_NAME_BYTES]>::try_from(name.as_slice());
+    Ok(Listener::Unix {
+        socket: OwnedFd::from(socket).into(),
+        name: ListenerName::new(name.map_err(io::Error::other)?),
+    })
+}
+
+fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let bound = || {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -150,9 +207,9 @@ fn listen(address: SocketAddr) -> io::Result<Listener> {
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from(socket);
         let address = socket.local_addr()?;
-        Ok(Listener { socket, address })
+        Ok((socket, address))
     };
-    bound().map_err(|error| {
+    bound().map_err(|error: io::Error| {
         io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
     })
 }
@@ -176,8 +233,8 @@ fn is_local(ip: IpAddr) -> io::Result<bool> {
     }
 }
 
-/// Whether the error says nothing about the namespace.
-fn is_lack_of_ours(error: &io::Error) -> bool {
+/// Whether the error is a lack of ours, and says nothing about a namespace or a server.
+pub(crate) fn is_lack_of_ours(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
@@ -211,10 +268,7 @@ mod tests {
         };
         for wanted in [families, only_v4, Families::default()] {
             let listeners = listen_here(0, &[], wanted).unwrap();
-            let addresses: Vec<_> = listeners
-                .iter()
-                .map(|one| ListenAddress(one.address))
-                .collect();
+            let addresses: Vec<_> = listeners.iter().filter_map(Listener::address).collect();
             assert_eq!(Families::of(&addresses), wanted);
         }
     }

@@ -7,8 +7,12 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use proxy_ebpf::handover::ListenerPorts;
+use proxy_ebpf::unix::ListenerName;
+
 use super::listener::{self, ListenAddress};
 use super::porter::{Porter, visit_with_all};
+use crate::fences::Role;
 
 /// A network namespace in which we have listeners, kept alive by this.
 #[derive(Clone, Debug)]
@@ -19,6 +23,8 @@ pub struct Namespace {
     /// The way in; none for the one we are in.
     entrance: Option<Entrance>,
     listeners: Vec<ListenAddress>,
+    /// The name of our listener for unix sockets in it, if there is one.
+    unix: Option<ListenerName>,
 }
 
 /// The way into a namespace, and who is sent.
@@ -34,7 +40,15 @@ impl Entrance {
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        self.porter.visit(&self.descriptor, work)
+        self.porter.visit(&self.descriptor, Role::Relay, work)
+    }
+
+    /// The same on a thread that may become somebody else. Blocks.
+    pub(super) fn visit_as_envoy<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        self.porter.visit(&self.descriptor, Role::Envoy, work)
     }
 }
 
@@ -50,7 +64,14 @@ impl Namespace {
             inode,
             entrance,
             listeners,
+            unix: None,
         }
+    }
+
+    /// The same, with a listener for unix sockets.
+    #[must_use]
+    pub(super) fn with_unix(self, unix: Option<ListenerName>) -> Self {
+        Self { unix, ..self }
     }
 
     /// The namespace of the calling thread, with these listeners of ours in it.
@@ -81,6 +102,12 @@ impl Namespace {
         &self.listeners
     }
 
+    /// Where the hooks send connects in it.
+    pub(super) fn ports(&self) -> ListenerPorts {
+        let ports = listener::ports(&self.listeners);
+        self.unix.map_or(ports, |name| ports.with_unix(name))
+    }
+
     /// Whether the address is that of a listener of ours in it.
     pub fn has_listener(&self, address: SocketAddr) -> bool {
         self.listeners.contains(&ListenAddress(address))
@@ -101,6 +128,12 @@ impl Namespace {
             Some(Entrance { descriptor, porter }) => porter.make(descriptor, make).await,
             None => make(),
         }
+    }
+
+    /// The way in; none where it is our own.
+    pub(super) fn entrance(&self) -> Option<Arc<OwnedFd>> {
+        let entrance = self.entrance.as_ref();
+        entrance.map(|entrance| Arc::clone(&entrance.descriptor))
     }
 
     /// Does `work` inside and waits for it. Blocks.

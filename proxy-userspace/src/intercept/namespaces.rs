@@ -2,11 +2,11 @@
 //!
 //! Design: docs/decisions/0040-network-namespaces.md.
 
+mod failure;
 mod look;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -14,48 +14,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use proxy_ebpf::unix::ListenerName;
 use proxy_ebpf::wanted::WantedNetns;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, error, warn};
 
 use super::census::{self, Census};
 use super::doors::{Accepted, Doors, NotAccepted};
-use super::hooks::HookError;
-use super::listener::{Families, ListenAddress, Listener, cookie_here, listen_here, ports};
+use super::listener::{
+    Families, ListenAddress, Listener, cookie_here, listen_for_unix_here, listen_here,
+};
 use super::namespace::{Entrance, Namespace};
-use super::porter::Porter;
+use super::porter::{Porter, apart_and_wait};
 use super::tables::ListenerTable;
+use super::unix::Guise;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
-
-/// Why a namespace has no listeners.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Neither 127.0.0.1 nor ::1 is there to be redirected to.
-    #[error("it has no loopback address; is its `lo` down?")]
-    NoLoopback,
-    /// There are listeners in as many namespaces as allowed.
-    #[error("listeners in {0} other namespaces are the limit; raise max_namespaces")]
-    Full(usize),
-    /// The namespace is not the one that was asked for.
-    #[error("its processes have gone, or use its sockets from elsewhere")]
-    Elsewhere,
-    /// The operating system's refusal.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// The hooks cannot be told.
-    #[error(transparent)]
-    Hooks(#[from] HookError),
-}
-
-impl OpenError {
-    /// Whether this is the namespace's own state and nothing to look into, or has been told: anybody who can make
-    /// namespaces could fill the log with it.
-    pub(super) fn is_expected(&self) -> bool {
-        matches!(self, Self::NoLoopback | Self::Elsewhere | Self::Full(_))
-    }
-}
 
 /// Counts for the status document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +45,7 @@ pub struct NamespaceCounts {
     pub failed: u64,
 }
 
+pub use failure::OpenError;
 pub use look::look_forever;
 
 /// The namespaces with listeners of ours.
@@ -82,6 +58,8 @@ pub struct Namespaces {
     limit: usize,
     /// Ports that no listener may have.
     intercepted: Vec<u16>,
+    /// The guise of listeners for unix sockets, if there are any.
+    unix: Option<Guise>,
     porter: Porter,
     opened: AtomicU64,
     released: AtomicU64,
@@ -121,8 +99,12 @@ impl Namespaces {
         if !families.v6 {
             warn!("no IPv6 loopback here; connects over IPv6 are not intercepted");
         }
-        let listeners = listen_here(port, &intercepted, families)?;
-        let own = Namespace::own(addresses(&listeners))?;
+        let mut listeners = listen_here(port, &intercepted, families)?;
+        let unix = table.unix();
+        if let Some(guise) = unix {
+            listeners.push(apart_and_wait(|| listen_for_unix_here(guise))?);
+        }
+        let own = Namespace::own(addresses(&listeners))?.with_unix(name(&listeners));
         let namespaces = Self {
             doors: Doors::new()?,
             known: Mutex::new(Known {
@@ -133,6 +115,7 @@ impl Namespaces {
             own: own.clone(),
             limit,
             intercepted,
+            unix,
             porter,
             opened: AtomicU64::new(0),
             released: AtomicU64::new(0),
@@ -234,24 +217,38 @@ impl Namespaces {
         if !self.make_room(cookie)? {
             return Ok(cookie);
         }
-        let intercepted = self.intercepted.clone();
-        let listen = move || listen_here(0, &intercepted, Families::here()?);
-        let listeners = entrance.visit(listen)?;
+        let (intercepted, unix) = (self.intercepted.clone(), self.unix);
+        let listen = move || {
+            let mut listeners = listen_here(0, &intercepted, Families::here()?)?;
+            // Last: the thread is of no use to others then.
+            if let Some(guise) = unix {
+                listeners.push(listen_for_unix_here(guise)?);
+            }
+            Ok(listeners)
+        };
+        let listeners = entrance.visit_as_envoy(listen)?;
         if listeners.is_empty() {
             return Err(OpenError::NoLoopback);
         }
-        let namespace = Namespace::new(cookie, inode, Some(entrance), addresses(&listeners));
+        let namespace = Namespace::new(cookie, inode, Some(entrance), addresses(&listeners))
+            .with_unix(name(&listeners));
+        let has_tcp = !namespace.listeners().is_empty();
         if self.enter(namespace, listeners)? {
             self.opened.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(cookie)
+        // A namespace without loopback is there for unix sockets alone, and wanted as before.
+        has_tcp.then_some(cookie).ok_or(OpenError::NoLoopback)
     }
 
     /// Whether the namespace is to be opened and may be; what is left of it from before is closed.
     fn make_room(&self, cookie: u64) -> Result<bool, OpenError> {
         let mut known = self.lock();
         match known.by_cookie.get(&cookie) {
-            Some(entry) if entry.is_listed => return Ok(false),
+            Some(entry) if entry.is_listed => {
+                // For unix sockets there is what can be had.
+                let is_whole = !entry.namespace.listeners().is_empty();
+                return is_whole.then_some(false).ok_or(OpenError::NoLoopback);
+            }
             Some(_) => self.close(&mut known, cookie),
             None => {}
         }
@@ -280,10 +277,12 @@ impl Namespaces {
             return Ok(false);
         }
         for listener in &listeners {
-            known.table.mark(&listener.socket)?;
+            if let Listener::Tcp { socket, .. } = listener {
+                known.table.mark(socket)?;
+            }
         }
         self.doors.open(listeners, &namespace)?;
-        if let Err(error) = known.table.insert(cookie, ports(namespace.listeners())) {
+        if let Err(error) = known.table.insert(cookie, namespace.ports()) {
             self.doors.close(&namespace);
             return Err(error.into());
         }
@@ -375,9 +374,12 @@ fn unlist(known: &mut Known, namespace: &Arc<Namespace>) {
     }
 }
 
+fn name(listeners: &[Listener]) -> Option<ListenerName> {
+    listeners.iter().find_map(Listener::name)
+}
+
 fn addresses(listeners: &[Listener]) -> Vec<ListenAddress> {
-    let addresses = listeners.iter().map(|listener| listener.address);
-    addresses.map(ListenAddress).collect()
+    listeners.iter().filter_map(Listener::address).collect()
 }
 
 /// Opens what may be a network namespace, or anything else that lies at the end of the path.

@@ -11,23 +11,31 @@ use proxy_ebpf::names;
 use proxy_ebpf::verdict::Verdict;
 
 use super::hooks::HookError;
+use super::unix::Guise;
 use crate::identify::ProcessId;
 
 /// The listeners as the hooks see them: their ports by network namespace, and a mark on each socket.
 pub struct ListenerTable {
     ports: HashMap<MapData, u64, ListenerPorts>,
     marks: SkStorage<MapData, u32>,
+    unix: Option<Guise>,
 }
 
 impl ListenerTable {
     pub(super) fn new(
         ports: HashMap<MapData, u64, ListenerPorts>,
         marks: SkStorage<MapData, u32>,
+        unix: Option<Guise>,
     ) -> Self {
-        Self { ports, marks }
+        Self { ports, marks, unix }
     }
 
-    /// This socket is a listener of ours, for as long as it lives.
+    /// The guise of listeners for unix sockets, if there are hooks that want any.
+    pub(super) fn unix(&self) -> Option<Guise> {
+        self.unix
+    }
+
+    /// This socket is a listener of ours, for as long as it lives; over TCP, because no hook looks up others.
     ///
     /// # Errors
     /// [`HookError::Map`] when the kernel does not do it.

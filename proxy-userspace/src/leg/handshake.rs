@@ -8,11 +8,11 @@ use bytes::BytesMut;
 use rustls::pki_types::ServerName;
 use rustls::server::Acceptor;
 use rustls::{ClientConfig, ServerConfig};
-use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector};
 
 use super::Leg;
 use super::rewound::Rewound;
+use crate::stream::Stream;
 
 /// How much a client may still send whose handshake has failed.
 const MAX_IGNORED_BYTES: usize = 64 * 1024;
@@ -49,7 +49,7 @@ impl Greeting {
     ///
     /// # Cancel safety
     /// Not cancel safe; the connection is of no further use.
-    pub async fn read(stream: TcpStream, first: BytesMut) -> Result<Self, HandshakeError> {
+    pub async fn read(stream: Stream, first: BytesMut) -> Result<Self, HandshakeError> {
         let socket = Rewound::new(first, stream);
         let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
         match (&mut acceptor).await {
@@ -103,7 +103,7 @@ impl Leg {
     /// # Cancel safety
     /// Not cancel safe; the connection is of no further use.
     pub async fn connect(
-        stream: TcpStream,
+        stream: Stream,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<Self, HandshakeError> {

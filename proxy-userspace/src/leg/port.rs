@@ -6,7 +6,8 @@ use std::io::{self, IoSlice, Read as _, Write as _};
 use std::task::{Context, Poll, ready};
 
 use rustls::Connection;
-use tokio::net::TcpStream;
+
+use crate::stream::Stream;
 
 /// How much ciphertext is read at a time. What it decrypts to, together with the part of a record that came before,
 /// must fit the reader's buffer.
@@ -25,17 +26,17 @@ thread_local! {
 
 /// A leg, borrowed for polling.
 pub struct Port<'a> {
-    stream: &'a TcpStream,
+    stream: &'a Stream,
     tls: Option<&'a mut Connection>,
 }
 
 impl<'a> Port<'a> {
-    pub(super) fn new(stream: &'a TcpStream, tls: Option<&'a mut Connection>) -> Self {
+    pub(super) fn new(stream: &'a Stream, tls: Option<&'a mut Connection>) -> Self {
         Self { stream, tls }
     }
 
     /// The socket.
-    pub fn stream(&self) -> &'a TcpStream {
+    pub fn stream(&self) -> &'a Stream {
         self.stream
     }
 
@@ -137,7 +138,7 @@ impl<'a> Port<'a> {
             tls.send_close_notify();
         }
         ready!(self.poll_flush(context))?;
-        Poll::Ready(socket2::SockRef::from(self.stream).shutdown(std::net::Shutdown::Write))
+        Poll::Ready(self.stream.shutdown_write())
     }
 
     /// Sends what TLS itself has to say, answers to the peer's key updates and alerts, as far as the socket takes it.
@@ -149,7 +150,7 @@ impl<'a> Port<'a> {
 }
 
 /// Reads ciphertext once. Returns the plaintext bytes now in `buffer`; 0 when there are none yet, or the end is near.
-fn receive(stream: &TcpStream, tls: &mut Connection, buffer: &mut [u8]) -> io::Result<usize> {
+fn receive(stream: &Stream, tls: &mut Connection, buffer: &mut [u8]) -> io::Result<usize> {
     if buffer.len() < BULK_BYTES {
         tls.read_tls(&mut Socket(stream))?;
         // The failure is told by the next call, behind the plaintext ahead of it.
@@ -178,7 +179,7 @@ fn receive(stream: &TcpStream, tls: &mut Connection, buffer: &mut [u8]) -> io::R
 }
 
 /// Writes what TLS holds until there is nothing left or the socket is full (`WouldBlock`).
-fn drain(stream: &TcpStream, tls: &mut Connection) -> io::Result<()> {
+fn drain(stream: &Stream, tls: &mut Connection) -> io::Result<()> {
     while tls.wants_write() {
         tls.write_tls(&mut Socket(stream))?;
     }
@@ -190,7 +191,7 @@ fn invalid(error: rustls::Error) -> io::Error {
 }
 
 /// A non-blocking socket for TLS to read from and write to.
-struct Socket<'a>(&'a TcpStream);
+struct Socket<'a>(&'a Stream);
 
 impl io::Read for Socket<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -6,17 +6,18 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+
+use crate::stream::Stream;
 
 /// A socket, and what was read from it ahead of time.
 pub(super) struct Rewound {
     first: BytesMut,
-    stream: TcpStream,
+    stream: Stream,
 }
 
 impl Rewound {
     /// Puts `first` back in front of what `stream` will yield.
-    pub(super) fn new(first: BytesMut, stream: TcpStream) -> Self {
+    pub(super) fn new(first: BytesMut, stream: Stream) -> Self {
         Self { first, stream }
     }
 
@@ -24,7 +25,7 @@ impl Rewound {
     ///
     /// # Errors
     /// `InvalidData` where some of the first bytes were left: they could not be read again.
-    pub(super) fn into_stream(self) -> io::Result<TcpStream> {
+    pub(super) fn into_stream(self) -> io::Result<Stream> {
         if self.first.is_empty() {
             Ok(self.stream)
         } else {
@@ -33,7 +34,7 @@ impl Rewound {
     }
 
     /// The socket, to be closed.
-    pub(super) fn abandon(self) -> TcpStream {
+    pub(super) fn abandon(self) -> Stream {
         self.stream
     }
 }

@@ -1,7 +1,5 @@
 //! A question as Cedar reads it: entities, request and context, in Cedar's JSON form. `explain` shows the same.
 
-use std::net::SocketAddr;
-
 use cedar_policy::EntityUid;
 use serde_json::{Map, Value, json};
 
@@ -9,6 +7,7 @@ use super::question::{Action, Question, StartupFacts, TlsFacts};
 use super::subject::Subject;
 use super::values;
 use crate::config::ServerGroups;
+use crate::destination::Destination;
 
 /// An entity's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +45,7 @@ pub(super) struct Facts {
 
 impl Facts {
     pub(super) fn of(question: &Question, groups: &ServerGroups, now: &jiff::Zoned) -> Self {
-        let dialled = question.server;
+        let dialled = &question.server;
         let server_uid = Document::new("Server", dialled.to_string());
         let resource = match &question.database {
             Some(database) => Document::new("Database", format!("{dialled}/{database}")),
@@ -95,7 +94,7 @@ fn process(subject: &Subject, uid: &Document) -> Vec<Value> {
     member(uid, &subject.attributes, &groups)
 }
 
-fn server(server: SocketAddr, uid: &Document, groups: &ServerGroups) -> Vec<Value> {
+fn server(server: &Destination, uid: &Document, groups: &ServerGroups) -> Vec<Value> {
     let groups: Vec<_> = groups
         .of(server)
         .map(|name| Document::new("ServerGroup", name))
@@ -103,12 +102,15 @@ fn server(server: SocketAddr, uid: &Document, groups: &ServerGroups) -> Vec<Valu
     member(uid, &address(server), &groups)
 }
 
-fn address(server: SocketAddr) -> Map<String, Value> {
-    let ip = json!({ "__extn": { "fn": "ip", "arg": server.ip().to_string() } });
-    Map::from_iter([
-        ("address".to_owned(), ip),
-        ("port".to_owned(), json!(server.port())),
-    ])
+fn address(server: &Destination) -> Map<String, Value> {
+    let place = match server {
+        Destination::Tcp(address) => {
+            let ip = json!({ "__extn": { "fn": "ip", "arg": address.ip().to_string() } });
+            ("address".to_owned(), ip)
+        }
+        Destination::Unix(path) => ("path".to_owned(), json!(path.as_str())),
+    };
+    Map::from_iter([place, ("port".to_owned(), json!(server.port()))])
 }
 
 fn context(question: &Question, now: &jiff::Zoned) -> Value {

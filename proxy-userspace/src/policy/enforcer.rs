@@ -121,7 +121,7 @@ impl Enforcer {
         question: &Question,
         has_session_elsewhere: impl FnOnce() -> bool,
     ) -> Result<Clearance, Denial> {
-        let clearance = Clearance::new(question.server);
+        let clearance = Clearance::new(question.server.clone());
         let Some(policies) = lock(&self.state).policies.clone() else {
             return Ok(clearance);
         };
@@ -159,7 +159,7 @@ impl Enforcer {
     /// # Errors
     /// [`Denial`], in enforce mode.
     pub fn decide(&self, question: Question) -> Result<Permit, Denial> {
-        let server = question.server;
+        let server = question.server.clone();
         loop {
             let Some(policies) = lock(&self.state).policies.clone() else {
                 return Ok(Permit::new(server, None, None));

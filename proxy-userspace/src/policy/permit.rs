@@ -1,7 +1,6 @@
 //! The values that a decision comes to. Their fields are private to this stage: dialling asks for a [`Clearance`], a
 //! session for a [`Permit`], and nobody else can make either.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 
 use tokio_util::sync::CancellationToken;
@@ -9,21 +8,22 @@ use tokio_util::sync::CancellationToken;
 use super::enforcer::Registration;
 use super::ruling::{Denial, PolicyMode, Ruling};
 use crate::config::AuditLevel;
+use crate::destination::Destination;
 
 /// Leave to connect to one server.
 #[derive(Debug)]
 pub struct Clearance {
-    destination: SocketAddr,
+    destination: Destination,
 }
 
 impl Clearance {
-    pub(super) fn new(destination: SocketAddr) -> Self {
+    pub(super) fn new(destination: Destination) -> Self {
         Self { destination }
     }
 
     /// Where it lets go.
-    pub fn destination(&self) -> SocketAddr {
-        self.destination
+    pub fn destination(&self) -> &Destination {
+        &self.destination
     }
 }
 
@@ -37,7 +37,7 @@ pub struct Permit {
 
 impl Permit {
     pub(super) fn new(
-        destination: SocketAddr,
+        destination: Destination,
         ruling: Option<Arc<Ruling>>,
         registration: Option<Registration>,
     ) -> Self {
@@ -88,6 +88,6 @@ static NEVER: LazyLock<CancellationToken> = LazyLock::new(CancellationToken::new
 
 /// Leave for the unit tests of the stages behind this one.
 #[cfg(test)]
-pub(crate) fn tests_clearance(destination: SocketAddr) -> Clearance {
-    Clearance::new(destination)
+pub(crate) fn tests_clearance(destination: impl Into<Destination>) -> Clearance {
+    Clearance::new(destination.into())
 }

@@ -1,11 +1,11 @@
 //! What is asked of a policy: may this process do that, there?
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::subject::Subject;
+use crate::destination::Destination;
 use crate::tls::ClientCertificate;
 use crate::wire::negotiation::Encryption;
 use crate::wire::opening::{Opening, StartupMessage};
@@ -133,7 +133,7 @@ pub struct Question {
     /// What for.
     pub action: Action,
     /// The server, as the application dialled it.
-    pub server: SocketAddr,
+    pub server: Destination,
     /// The database; none where it is not known or there is none.
     pub database: Option<String>,
     /// The startup packet, where it can be read.
@@ -146,7 +146,7 @@ pub struct Question {
 
 impl Question {
     /// A question about a session whose startup packet cannot be read.
-    pub fn opaque(subject: Arc<Subject>, server: SocketAddr, tls: TlsFacts) -> Self {
+    pub fn opaque(subject: Arc<Subject>, server: Destination, tls: TlsFacts) -> Self {
         Self {
             subject,
             action: Action::Connect,
@@ -161,7 +161,7 @@ impl Question {
     /// A question about what an opening asks for; a cancel request asks for more than its packet says.
     pub fn of_opening(
         subject: Arc<Subject>,
-        server: SocketAddr,
+        server: Destination,
         tls: TlsFacts,
         opening: &Opening,
     ) -> Self {

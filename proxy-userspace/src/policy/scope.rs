@@ -23,7 +23,7 @@ impl Scope {
             .map(|group| uid(group.kind, &group.id))
             .collect();
         principal.insert(uid("Process", &subject.id));
-        let server = question.server;
+        let server = &question.server;
         let mut servers: HashSet<_> = groups
             .of(server)
             .map(|group| uid("ServerGroup", group))

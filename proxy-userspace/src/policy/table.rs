@@ -1,7 +1,6 @@
 //! Tables of decisions that policies are expected to take, for an operator's own tests: `pgusher policy test`.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use super::policies::Policies;
 use super::question::{Action, CancelFacts, Question, StartupFacts, TlsFacts};
 use super::ruling::Decision;
 use super::subject::{Description, Subject};
+use crate::destination::Destination;
 use crate::wire::negotiation::Encryption;
 
 /// A file of cases.
@@ -31,7 +31,7 @@ struct Case {
     /// A policy that must be among those that decide.
     policy: Option<String>,
     process: Description,
-    server: SocketAddr,
+    server: Destination,
     #[serde(default = "connect")]
     action: Action,
     /// None for a session whose startup packet is hidden.
@@ -134,7 +134,7 @@ impl Case {
             sni: self.sni.clone(),
             certificate: None,
         };
-        let hidden = Question::opaque(subject, self.server, tls);
+        let hidden = Question::opaque(subject, self.server.clone(), tls);
         if self.action == Action::Cancel {
             let cancel = CancelFacts {
                 known: true,

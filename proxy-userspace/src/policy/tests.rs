@@ -2,7 +2,6 @@
 
 mod enforcing;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jiff::Zoned;
@@ -29,7 +28,7 @@ fn subject(memberships: &[(&'static str, &str)]) -> Arc<Subject> {
 }
 
 fn question(memberships: &[(&'static str, &str)]) -> Question {
-    let server: SocketAddr = SERVER.parse().unwrap();
+    let server = SERVER.parse().unwrap();
     Question {
         database: Some("orders".to_owned()),
         startup: Some(StartupFacts {
@@ -102,7 +101,7 @@ const DECISIONS: &[(&str, bool)] = &[
         true,
     ),
     (
-        "permit (principal, action, resource) when { resource.address.isInRange(ip(\"192.0.2.0/24\")) && resource.port == 5432 };",
+        "permit (principal, action, resource) when { resource has address && resource.address.isInRange(ip(\"192.0.2.0/24\")) && resource.port == 5432 };",
         true,
     ),
     (
@@ -164,7 +163,7 @@ fn decisions_by_scope_and_condition() {
 fn fits_the_schema(question: &Question) {
     use cedar_policy::{Context, Entities, Request, Schema};
     let (schema, _) = Schema::from_cedarschema_str(SCHEMA).unwrap();
-    let groups = ServerGroups::tests_group("prod", question.server);
+    let groups = ServerGroups::tests_group("prod", SERVER.parse().unwrap());
     let facts = document::Facts::of(question, &groups, &Zoned::now());
     let entities = Entities::from_json_value(facts.entities.clone(), Some(&schema)).unwrap();
     let action = facts.action.uid().unwrap();
@@ -212,7 +211,7 @@ async fn a_real_process_fits_the_schema() {
     assert!(verdict.permits, "{verdict:?}\n{subject:?}");
     assert!(subject.workload().is_same(subject.workload()));
     let cancelling = asked.clone().cancelling(None, CancelFacts::default());
-    let hidden = Question::opaque(subject, asked.server, TlsFacts::default());
+    let hidden = Question::opaque(subject, asked.server.clone(), TlsFacts::default());
     for question in [
         asked,
         cancelling,

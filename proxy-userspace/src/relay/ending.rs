@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::socket::unacknowledged;
+use crate::stream::Stream;
 
 /// How long bytes on their way may delay a reset.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -31,8 +29,8 @@ pub(super) enum Closing {
 
 /// Closes both sockets.
 pub(super) async fn close_both(
-    client: TcpStream,
-    upstream: TcpStream,
+    client: Stream,
+    upstream: Stream,
     closing: Closing,
     force: &CancellationToken,
 ) {
@@ -47,31 +45,20 @@ pub(super) async fn close_both(
             reset_after_delivery(upstream, force).await;
         }
         Closing::ResetBoth | Closing::TellClient => {
-            reset(&client);
-            reset(&upstream);
+            client.set_reset();
+            upstream.set_reset();
         }
     }
 }
 
 /// Resets once the peer's kernel has everything: a reset discards what is still in our send queue, and there is no
 /// event for that queue running empty.
-async fn reset_after_delivery(stream: TcpStream, force: &CancellationToken) {
+async fn reset_after_delivery(stream: Stream, force: &CancellationToken) {
     let limit = Instant::now() + DRAIN_LIMIT;
     let mut pause = FIRST_PAUSE;
-    while is_delivering(&stream) && Instant::now() < limit && !force.is_cancelled() {
+    while stream.is_delivering() && Instant::now() < limit && !force.is_cancelled() {
         sleep(pause).await;
         pause = (pause * 2).min(LAST_PAUSE);
     }
-    reset(&stream);
-}
-
-/// Whether bytes are on their way to a peer that can still take them: after the peer's own reset the socket has no
-/// peer any more, and its queue never empties.
-fn is_delivering(stream: &TcpStream) -> bool {
-    stream.peer_addr().is_ok() && unacknowledged(stream).is_ok_and(|bytes| bytes > 0)
-}
-
-/// Makes the close of a socket a reset. A socket that refuses the option is closed in the ordinary way.
-fn reset(stream: &TcpStream) {
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    stream.set_reset();
 }

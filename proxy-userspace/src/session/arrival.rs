@@ -1,6 +1,5 @@
 //! A connection whose destination and owner are known, and what is asked of the policies about it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -9,6 +8,7 @@ use super::Stages;
 use super::cancel::CancelTarget;
 use crate::audit::SessionGuard;
 use crate::config::{RouteRule, TlsMode};
+use crate::destination::Destination;
 use crate::identify::Identity;
 use crate::policy::{
     CancelFacts, Clearance, Denial, Permit, PolicyMode, Question, Subject, TlsFacts,
@@ -35,11 +35,11 @@ pub(super) struct Arrival {
 /// Who wants to go where.
 pub(super) struct Who {
     subject: Arc<Subject>,
-    server: SocketAddr,
+    server: Destination,
 }
 
 impl Who {
-    pub(super) fn new(identity: &Identity, server: SocketAddr) -> Self {
+    pub(super) fn new(identity: &Identity, server: Destination) -> Self {
         Self {
             subject: Arc::new(Subject::of(identity)),
             server,
@@ -47,19 +47,19 @@ impl Who {
     }
 
     /// Where the application wanted to go.
-    pub(super) fn server(&self) -> SocketAddr {
-        self.server
+    pub(super) fn server(&self) -> &Destination {
+        &self.server
     }
 
     /// The question about a session that nobody can see into.
     pub(super) fn hidden(&self, tls: TlsFacts) -> Question {
-        Question::opaque(Arc::clone(&self.subject), self.server, tls)
+        Question::opaque(Arc::clone(&self.subject), self.server.clone(), tls)
     }
 
     /// Leave to ask the server about encryption before anything else is said.
     pub(super) fn consider(&self, stages: &Stages) -> Result<Clearance, Denial> {
         let workload = self.subject.workload();
-        let has_session = || stages.cancel_keys.has_session_of(self.server, workload);
+        let has_session = || stages.cancel_keys.has_session_of(&self.server, workload);
         let hidden = self.hidden(TlsFacts::default());
         stages.policy.consider(&hidden, has_session)
     }
@@ -73,6 +73,8 @@ impl Who {
         opening: &Opening,
     ) -> Option<Arc<Termination>> {
         let asked = match opening {
+            // There is no TLS with such a server, so there is none to end.
+            _ if self.server.path().is_some() => return None,
             // Nothing in it depends on who looks.
             Opening::Cancel { .. } => None,
             // Observing must not change what a client sees.
@@ -98,7 +100,9 @@ impl Who {
     ) -> Result<Permit, Denial> {
         let question = match &packet.opening {
             Opening::Cancel { .. } => self.cancelling(stages, (packet, buffer), tls, guard),
-            opening => Question::of_opening(Arc::clone(&self.subject), self.server, tls, opening),
+            opening => {
+                Question::of_opening(Arc::clone(&self.subject), self.server.clone(), tls, opening)
+            }
         };
         on_record(stages.policy.decide(question), guard)
     }
@@ -123,7 +127,7 @@ impl Who {
         let body = buffer
             .get(CANCEL_HEADER_BYTES..packet.bytes)
             .unwrap_or_default();
-        let target = stages.cancel_keys.find(self.server, CancelKey::of(body));
+        let target = stages.cancel_keys.find(&self.server, CancelKey::of(body));
         if let Some(target) = &target {
             guard.cancels(target.session);
         }
@@ -146,7 +150,7 @@ impl Who {
     pub(super) fn target(&self, opening: &Opening, guard: &SessionGuard) -> CancelTarget {
         CancelTarget {
             session: guard.id(),
-            server: self.server,
+            server: self.server.clone(),
             database: match opening {
                 Opening::Startup(message) => message.database().map(printable),
                 _ => None,

@@ -5,13 +5,13 @@
 //! of its keys.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use uuid::Uuid;
 
+use crate::destination::{Destination, exact};
 use crate::policy::Workload;
 use crate::wire::login::CancelKey;
 
@@ -21,7 +21,8 @@ pub struct CancelTarget {
     /// Its id.
     pub(super) session: Uuid,
     /// Its server, as it was dialled.
-    pub(super) server: SocketAddr,
+    #[serde(with = "exact")]
+    pub(super) server: Destination,
     /// Its database.
     pub(super) database: Option<String>,
     /// Whose it is.
@@ -35,10 +36,10 @@ pub enum CancelChange {
     /// It can.
     Began(CancelKey, Box<CancelTarget>),
     /// The session with this key on that server has ended.
-    Ended(CancelKey, SocketAddr),
+    Ended(CancelKey, #[serde(with = "exact")] Destination),
 }
 
-type Key = (SocketAddr, CancelKey);
+type Key = (Destination, CancelKey);
 
 /// The live sessions whose keys are known; one entry for each session, so their number is bounded as sessions are.
 #[derive(Clone, Debug, Default)]
@@ -68,10 +69,10 @@ pub struct Inherited {
 
 impl CancelKeys {
     pub(super) fn enrol(&self, key: CancelKey, target: CancelTarget) -> Enrolled {
-        let entry = (target.server, key);
+        let entry = (target.server.clone(), key);
         let mut known = self.lock();
         known.tell(|| CancelChange::Began(key, Box::new(target.clone())));
-        known.targets.insert(entry, target);
+        known.targets.insert(entry.clone(), target);
         Enrolled {
             key: entry,
             keys: self.clone(),
@@ -79,15 +80,16 @@ impl CancelKeys {
     }
 
     /// The session that a request to `server` with this key would cancel.
-    pub(super) fn find(&self, server: SocketAddr, key: CancelKey) -> Option<CancelTarget> {
-        self.lock().targets.get(&(server, key)).cloned()
+    pub(super) fn find(&self, server: &Destination, key: CancelKey) -> Option<CancelTarget> {
+        let entry = (server.clone(), key);
+        self.lock().targets.get(&entry).cloned()
     }
 
     /// Whether a session of this workload on that server is known.
-    pub(super) fn has_session_of(&self, server: SocketAddr, workload: &Workload) -> bool {
+    pub(super) fn has_session_of(&self, server: &Destination, workload: &Workload) -> bool {
         let known = self.lock();
         let mut targets = known.targets.values();
-        targets.any(|target| target.server == server && target.workload.is_same(workload))
+        targets.any(|target| target.server == *server && target.workload.is_same(workload))
     }
 
     /// What the heir has to be told, from all that is known now on.
@@ -129,7 +131,7 @@ impl Inherited {
     pub fn apply(&mut self, change: CancelChange) {
         match change {
             CancelChange::Began(key, target) => {
-                let entry = (target.server, key);
+                let entry = (target.server.clone(), key);
                 // One that was told before goes first, or it would take the new one with it.
                 self.enrolled.remove(&entry);
                 self.enrolled.insert(entry, self.keys.enrol(key, *target));
@@ -145,8 +147,8 @@ impl Drop for Enrolled {
     fn drop(&mut self) {
         let mut known = self.keys.lock();
         known.targets.remove(&self.key);
-        let (server, key) = self.key;
-        known.tell(|| CancelChange::Ended(key, server));
+        let (server, key) = &self.key;
+        known.tell(|| CancelChange::Ended(*key, server.clone()));
     }
 }
 
@@ -166,7 +168,10 @@ mod tests {
     #[tokio::test]
     async fn an_heir_knows_what_its_predecessor_knows_for_as_long_as_that_serves_it() {
         let (predecessor, heir) = (CancelKeys::default(), CancelKeys::default());
-        let (one, two) = (target("192.0.2.1:5432"), target("192.0.2.2:5432"));
+        let (one, two) = (
+            target("192.0.2.1:5432"),
+            target("/run/postgresql/.s.PGSQL.5432"),
+        );
         let (first, second) = (CancelKey::of(b"first"), CancelKey::of(b"second"));
         let before = predecessor.enrol(first, one.clone());
         let mut changes = predecessor.bequeath();
@@ -176,18 +181,18 @@ mod tests {
         for _ in 0..2 {
             inherited.apply(changes.recv().await.unwrap());
         }
-        assert!(heir.find(one.server, first).is_some());
-        assert!(heir.has_session_of(two.server, &two.workload));
+        assert!(heir.find(&one.server, first).is_some());
+        assert!(heir.has_session_of(&two.server, &two.workload));
         inherited.apply(changes.recv().await.unwrap());
-        assert!(heir.find(one.server, first).is_none());
+        assert!(heir.find(&one.server, first).is_none());
         assert_eq!(
-            heir.find(two.server, second).map(|found| found.session),
+            heir.find(&two.server, second).map(|found| found.session),
             Some(two.session)
         );
         drop(inherited);
-        assert!(heir.find(two.server, second).is_none());
+        assert!(heir.find(&two.server, second).is_none());
         drop(changes);
         drop(after);
-        assert!(predecessor.find(two.server, second).is_none());
+        assert!(predecessor.find(&two.server, second).is_none());
     }
 }

@@ -6,7 +6,6 @@
 //! agrees to encrypt and so hides it for good.
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::arrival::{Arrival, Who};
@@ -17,6 +16,7 @@ use crate::policy::{Denial, Permit, TlsFacts};
 use crate::relay::EndedBy;
 use crate::route::Way;
 use crate::startup::{self, ClientLeg, Encryption, Negotiated, StartupError};
+use crate::stream::Stream;
 use crate::wire::opening::{Opening, Packet};
 
 /// A client on its way.
@@ -112,11 +112,7 @@ impl Passage<'_> {
     }
 
     /// Dials for a client that has a permit, or may come to have one.
-    async fn dial(
-        &mut self,
-        client: ClientLeg,
-        way: &Way,
-    ) -> Result<(ClientLeg, TcpStream), Refusal> {
+    async fn dial(&mut self, client: ClientLeg, way: &Way) -> Result<(ClientLeg, Stream), Refusal> {
         let router = &self.stages.router;
         let dialled = match &self.permit {
             Some(permit) => router.dial(permit.clearance(), way).await,
@@ -138,7 +134,7 @@ impl Passage<'_> {
     async fn negotiate(
         &mut self,
         client: &mut ClientLeg,
-        upstream: &mut TcpStream,
+        upstream: &mut Stream,
         so_far: &mut Negotiated,
     ) -> Result<(), StartupError> {
         // The dial may have taken long; the server's answers get their own time.

@@ -173,7 +173,7 @@ impl Refusal {
     /// A server that TLS is wanted with and cannot be had.
     pub(super) fn insecure(
         client: ClientLeg,
-        server: std::net::SocketAddr,
+        server: &crate::destination::Destination,
         error: &SecureError,
     ) -> Self {
         let text = |what: &str| format!("pgusher {what} {server}: {error}");

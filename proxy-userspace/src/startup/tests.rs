@@ -1,6 +1,6 @@
 //! The opening between real sockets, with both peers scripted.
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -30,7 +30,7 @@ struct Opened {
     client: TcpStream,
     server: TcpStream,
     leg: ClientLeg,
-    upstream: TcpStream,
+    upstream: Stream,
 }
 
 async fn open() -> Opened {
@@ -40,13 +40,13 @@ async fn open() -> Opened {
         client,
         server,
         leg: client_leg(leg),
-        upstream,
+        upstream: upstream.into(),
     }
 }
 
 async fn negotiation(
     leg: &mut ClientLeg,
-    upstream: &mut TcpStream,
+    upstream: &mut Stream,
 ) -> Result<Negotiated, StartupError> {
     let first = leg.next_packet(deadline()).await?;
     let mut so_far = Negotiated::from(first.opening);
@@ -54,7 +54,7 @@ async fn negotiation(
     Ok(so_far)
 }
 
-async fn expect(stream: &mut TcpStream, bytes: &[u8]) {
+async fn expect(stream: &mut (impl AsyncRead + Unpin), bytes: &[u8]) {
     let mut read = vec![0; bytes.len()];
     stream.read_exact(&mut read).await.unwrap();
     assert_eq!(read, bytes);
@@ -177,7 +177,9 @@ async fn a_second_request_of_a_kind_is_left_for_the_server_to_judge() {
 /// What a client reads inside TLS after its startup packet.
 async fn read_inside(stream: TcpStream) -> Bytes {
     let name = ServerName::try_from("anything.example").unwrap();
-    let mut leg = Leg::connect(stream, trusting_client(), name).await.unwrap();
+    let mut leg = Leg::connect(stream.into(), trusting_client(), name)
+        .await
+        .unwrap();
     leg.write_all(STARTUP).await.unwrap();
     let mut answer = BytesMut::new();
     while leg.read_buf(&mut answer, 1000).await.unwrap() > 0 {}

@@ -9,7 +9,6 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio::net::TcpStream;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
@@ -18,6 +17,7 @@ use super::certificates::Verifier;
 use super::{Certificates, TlsError, files, provider};
 use crate::config::ClientCertificates;
 use crate::leg::{Greeting, HandshakeError, Leg};
+use crate::stream::Stream;
 use crate::wire::text::{hex, printable};
 
 /// Alternative names of a client's certificate that are recorded.
@@ -55,7 +55,7 @@ pub struct ClientCertificate {
 /// # Cancel safety
 /// Not cancel safe; the connection is of no further use.
 pub async fn admit(
-    stream: TcpStream,
+    stream: Stream,
     first: BytesMut,
     certificates: &Certificates,
     address: Option<IpAddr>,

@@ -10,13 +10,13 @@ use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::SingleCertAndKey;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::certificates::{certified, mismatch};
 use super::verify::{Level, Trusted, Verifier, explain};
 use super::{ALPN, TlsError, files, provider};
 use crate::config::{ServerAuthority, ServerSslMode, ServerTlsSettings};
 use crate::leg::{HandshakeError, Leg};
+use crate::stream::Stream;
 use crate::wire::negotiation::{NOT_SUPPORTED, TLS_ACCEPTED};
 
 /// SSLRequest (protocol documentation, "Message Formats").
@@ -36,7 +36,7 @@ pub enum Secured {
     /// TLS, and the server's certificate.
     Tls(Leg, Option<CertificateDer<'static>>),
     /// A no: the connection goes on in plain text.
-    Refused(TcpStream),
+    Refused(Stream),
 }
 
 /// Why there is no TLS with a server.
@@ -135,11 +135,15 @@ impl ServerTls {
     /// Not cancel safe; the connection is of no further use.
     pub async fn ask(
         &self,
-        mut stream: TcpStream,
+        mut stream: Stream,
         asked_for: Option<&str>,
     ) -> Result<Secured, SecureError> {
         let gone = |error: io::Error| SecureError::Gone(format!("its connection failed: {error}"));
-        let address = stream.peer_addr().map_err(gone)?.ip();
+        let Stream::Tcp(socket) = &stream else {
+            // PostgreSQL speaks no TLS over unix sockets (`ProcessSSLRequest` in src/backend/tcop/backend_startup.c).
+            return Err(SecureError::unsupported());
+        };
+        let address = socket.peer_addr().map_err(gone)?.ip();
         stream.write_all(&SSL_REQUEST).await.map_err(gone)?;
         // Two bytes on purpose: anything behind the answer was sent in plain text and must not be taken for what
         // TLS carries (CVE-2021-23222).
@@ -163,7 +167,7 @@ impl ServerTls {
 
     async fn begin(
         &self,
-        stream: TcpStream,
+        stream: Stream,
         name: ServerName<'static>,
     ) -> Result<Secured, SecureError> {
         let leg = Leg::connect(stream, Arc::clone(&self.config), name.clone())

@@ -9,7 +9,6 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use rustls::ClientConfig;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::verify::{Level, Verifier};
 use super::*;
@@ -36,8 +35,8 @@ pub(crate) async fn tls_pair() -> (Leg, Leg) {
     let certificates = Certificates::ephemeral().unwrap();
     let name = "anything.example".try_into().unwrap();
     let (near, far) = tokio::join!(
-        Leg::connect(near, trusting_client(), name),
-        admit(far, Default::default(), &certificates, None)
+        Leg::connect(near.into(), trusting_client(), name),
+        admit(far.into(), Default::default(), &certificates, None)
     );
     (near.unwrap(), far.unwrap().leg)
 }
@@ -97,13 +96,13 @@ async fn ask(
         server.write_all(answer).await.unwrap();
         if answer == b"S" {
             // The client may break the handshake off: that is its result to tell.
-            if let Ok(greeting) = Greeting::read(server, Default::default()).await {
+            if let Ok(greeting) = Greeting::read(server.into(), Default::default()).await {
                 let offer = certificates.offer(None, None).unwrap();
                 let _ = greeting.answer(Arc::clone(&offer.config)).await;
             }
         }
     };
-    tokio::join!(tls.ask(stream, name), script).0
+    tokio::join!(tls.ask(stream.into(), name), script).0
 }
 
 #[tokio::test]
@@ -184,9 +183,9 @@ async fn a_name_or_an_address_gets_a_certificate_that_the_authority_vouches_for(
         let script = async {
             server.read_exact(&mut [0; 8]).await.unwrap();
             server.write_all(b"S").await.unwrap();
-            admit(server, Default::default(), &certificates, address).await
+            admit(server.into(), Default::default(), &certificates, address).await
         };
-        let (asked, admitted) = tokio::join!(tls.ask(stream, name), script);
+        let (asked, admitted) = tokio::join!(tls.ask(stream.into(), name), script);
         assert!(matches!(asked, Ok(Secured::Tls(..))), "{name:?}");
         let admitted = admitted.unwrap();
         assert_eq!(admitted.server_name.as_deref(), name);
@@ -246,7 +245,7 @@ fn files_that_do_not_fit_are_refused_with_the_reason() {
 async fn a_stream_that_ends_without_a_goodbye_is_a_failure() {
     let (mut near, far) = tls_pair().await;
     near.write_all(b"last words").await.unwrap();
-    let stream: TcpStream = near.into_stream();
+    let stream = near.into_stream();
     drop(stream);
     let mut far = far;
     let mut buffer = bytes::BytesMut::new();

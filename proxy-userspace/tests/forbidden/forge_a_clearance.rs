@@ -1,10 +1,9 @@
 //! Only the policies give leave to ask a server.
 
-use std::net::SocketAddr;
-
+use proxy_userspace::destination::Destination;
 use proxy_userspace::policy::Clearance;
 
-fn forge(destination: SocketAddr) -> Clearance {
+fn forge(destination: Destination) -> Clearance {
     Clearance { destination }
 }
 

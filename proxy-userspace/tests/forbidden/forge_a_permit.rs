@@ -1,10 +1,9 @@
 //! Only the policies give leave to have a session.
 
-use std::net::SocketAddr;
-
+use proxy_userspace::destination::Destination;
 use proxy_userspace::policy::Permit;
 
-fn forge(destination: SocketAddr) -> Permit {
+fn forge(destination: Destination) -> Permit {
     Permit::new(destination, None, None)
 }
 

@@ -17,6 +17,7 @@ pub(super) const LOG_NAME: &str = "statements";
 pub(super) const HOST_BASED_AUTHENTICATION: &str = "\
 local   all          postgres                    trust
 local   all          app_trust                   trust
+local   all          daemon                      peer
 host    all          postgres   127.0.0.0/8      trust
 host    all          postgres   ::1/128          trust
 host    all          postgres   10.77.0.0/16     trust
@@ -77,6 +78,7 @@ pg_stat_statements.track = none
 pub(super) fn roles() -> String {
     format!(
         "create role app_trust login;
+         create role daemon login;
          create role {CERTIFICATE_ROLE} login;
          create role app_reject login;
          create role {LOGGED_ROLE} login;

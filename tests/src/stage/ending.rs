@@ -44,7 +44,8 @@ impl Stage {
     }
 
     fn check_counters(&self) -> Result<()> {
-        ensure!(self.redirected()? > 0, "nothing was intercepted");
+        let unix = self.pgusher.counter("/kernel/unix_redirected")?;
+        ensure!(self.redirected()? + unix > 0, "nothing was intercepted");
         for lost in ["storage_failed", "publish_failed", "no_listener"] {
             let count = self.pgusher.counter(&format!("/kernel/{lost}"))?;
             ensure!(count == 0, "{lost} is {count}");

@@ -187,19 +187,6 @@ fn udp_to_an_intercepted_port_is_left_alone() -> Result<()> {
 }
 
 #[test]
-fn unix_sockets_are_left_alone() -> Result<()> {
-    Setup::with(Version::V15).play(|stage| {
-        let directory = stage.cluster.socket_directory();
-        let finished = run(stage
-            .psql("select inet_server_addr() is null")?
-            .env("PGHOST", directory))?;
-        ensure!(finished.success()? == "t", "{finished:?}");
-        ensure!(stage.redirected()? == 0, "a Unix socket was intercepted");
-        is_alive(stage)
-    })
-}
-
-#[test]
 fn other_ports_are_left_alone() -> Result<()> {
     Setup::with(Version::V15).play(|stage| {
         let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;

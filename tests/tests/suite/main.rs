@@ -33,4 +33,5 @@ mod tls;
 mod tools;
 mod tours;
 mod transcripts;
+mod unix_sockets;
 mod upstream;

@@ -34,11 +34,19 @@ fn ends_well(mut predecessor: Pgusher) -> Result<()> {
     held.wait_until_gone()
 }
 
+/// How many connect hooks are attached, and every hook.
+fn redirecting(stage: &Stage) -> Result<(usize, Vec<String>)> {
+    let hooks = kernel::attached(stage.cgroup.path())?;
+    let redirecting = hooks.iter().filter(|hook| hook.contains("connect"));
+    Ok((redirecting.count(), hooks))
+}
+
 /// A client that connects 200 times a second and sessions that ask without a pause, while pgusher is replaced three times.
 fn nothing_fails(when_down: &str) -> Result<()> {
     Setup::with(Version::V15)
         .argument(format!("--when-down={when_down}"))
         .play(|stage| {
+            let (alone, _) = redirecting(stage)?;
             let connection = stage.conninfo("app_trust");
             let mut client = c_client(&stage.cgroup, "hammer")?;
             client.args([&connection, "200", &SESSIONS.to_string()]);
@@ -55,9 +63,8 @@ fn nothing_fails(when_down: &str) -> Result<()> {
                 anyhow::bail!("nobody was replaced");
             };
             ensure!(first.is_running()?, "the first left its sessions");
-            let hooks = kernel::attached(stage.cgroup.path())?;
-            let redirecting = hooks.iter().filter(|hook| hook.contains("connect"));
-            ensure!(redirecting.count() == 2, "{hooks:?}");
+            let (hooks, left) = redirecting(stage)?;
+            ensure!(hooks == alone, "{left:?}");
             let pinned = bpf_fs::generations(stage.cgroup.path())?.len();
             ensure!(pinned == usize::from(when_down == "closed"), "{pinned}");
 

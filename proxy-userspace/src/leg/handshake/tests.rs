@@ -4,6 +4,7 @@ use std::task::{Context, Waker};
 
 use rustls::{AlertDescription, ClientConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::socket::socket_pair;
@@ -34,7 +35,7 @@ fn flight(tls: &mut ClientConnection) -> Vec<u8> {
 
 async fn admitted(stream: TcpStream, first: &[u8]) -> Result<Admitted, HandshakeError> {
     let certificates = Certificates::ephemeral().unwrap();
-    admit(stream, first.into(), &certificates, None).await
+    admit(stream.into(), first.into(), &certificates, None).await
 }
 
 /// Reads until the handshake is done as far as the client is concerned; what it has to say then is not sent yet.

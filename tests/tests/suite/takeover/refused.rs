@@ -157,6 +157,7 @@ fn ends_meanwhile(signal: Signal, when_down: &str) -> Result<()> {
         .play(|stage| {
             drop(session(stage)?);
             stage.settle()?;
+            let alone = kernel::attached(stage.cgroup.path())?.len();
             let mut command = stage.run_again()?;
             command.arg("--takeover");
             let pid = nix::unistd::Pid::from_raw(i32::try_from(stage.pgusher.pid())?);
@@ -171,7 +172,7 @@ fn ends_meanwhile(signal: Signal, when_down: &str) -> Result<()> {
             predecessor.wait_for_end()?;
             drop(session(stage)?);
             let hooks = kernel::attached(stage.cgroup.path())?;
-            ensure!(hooks.len() == 5, "{hooks:?}");
+            ensure!(hooks.len() == alone, "{hooks:?}");
             let pinned = bpf_fs::generations(stage.cgroup.path())?.len();
             ensure!(pinned == usize::from(when_down == "closed"), "{pinned}");
             Ok(())

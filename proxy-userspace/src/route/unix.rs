@@ -1,0 +1,252 @@
+//! The way to a server's unix socket: which file the path that was dialled leads to, and a connection to that file, both
+//! with the client's credentials and from where the client looks paths up.
+//!
+//! The file is found before the policies are asked, so that they are asked about the socket that is really there, by
+//! whatever name it was dialled; and it is held open until the connect, so that nothing can take its place meanwhile.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_ebpf::origin::Origin;
+use proxy_ebpf::unix::DialledPath;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::net::sockopt::socket_peercred;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::UnixStream;
+use tracing::debug;
+
+use super::caller::{Caller, Errands};
+use crate::destination::{Destination, SocketPath};
+use crate::identify::{Identity, Whereabouts};
+use crate::intercept::{Guise, Namespace, Porter, apart_and_wait};
+use crate::wire::text::printable;
+
+/// How a client's own unix socket would have gone to its server.
+#[derive(Clone, Debug)]
+pub struct UnixWay {
+    /// The name that policies are asked about and records tell: that of the file, where there is one.
+    name: SocketPath,
+    target: Arc<Result<Target, io::Error>>,
+    namespace: Arc<Namespace>,
+}
+
+/// What is connected to, and by whom.
+#[derive(Debug)]
+struct Target {
+    caller: Caller,
+    address: Address,
+}
+
+#[derive(Debug)]
+enum Address {
+    /// A socket's file, open without any rights to it.
+    File(OwnedFd),
+    /// A name in the client's network namespace.
+    Abstract(Vec<u8>),
+}
+
+impl UnixWay {
+    /// Where it leads.
+    pub fn destination(&self) -> Destination {
+        Destination::Unix(self.name.clone())
+    }
+}
+
+/// Finds sockets and connects to them.
+#[derive(Clone, Debug)]
+pub(super) struct UnixRouter {
+    timeout: Duration,
+    guise: Guise,
+    porter: Porter,
+    errands: Errands,
+}
+
+impl UnixRouter {
+    pub(super) fn new(timeout: Duration, guise: Guise, porter: Porter) -> Self {
+        Self {
+            timeout,
+            guise,
+            porter,
+            errands: Errands::default(),
+        }
+    }
+
+    /// Finds what the captured process dialled. Where it finds nothing the dial will say why, and the path is the one
+    /// that was dialled. None for a path that is no server's.
+    ///
+    /// # Cancel safety
+    /// Cancel safe; an errand that hangs is left behind and counts against its user's bound.
+    pub(super) async fn find(
+        &self,
+        (origin, identity): (&Origin, &Identity),
+        dialled: &DialledPath,
+        namespace: Arc<Namespace>,
+    ) -> Option<UnixWay> {
+        let mut name = SocketPath::new(dialled.bytes())?;
+        let target = match Caller::of(origin, identity) {
+            None => Err(io::Error::other("whose connection it is was not captured")),
+            Some(caller) if dialled.bytes().starts_with(b"\0") => Ok(Target {
+                caller,
+                address: Address::Abstract(dialled.bytes().to_vec()),
+            }),
+            Some(caller) => {
+                let path = Path::new(std::ffi::OsStr::from_bytes(dialled.bytes()));
+                let opened = self.open((*origin, caller), path, name.port()).await;
+                opened.map(|(found, target)| {
+                    name = found;
+                    target
+                })
+            }
+        };
+        Some(UnixWay {
+            name,
+            target: Arc::new(target),
+            namespace,
+        })
+    }
+
+    /// Opens the file that the path leads to for this caller, and tells what it is called.
+    async fn open(
+        &self,
+        (origin, caller): (Origin, Caller),
+        path: &Path,
+        port: u16,
+    ) -> io::Result<(SocketPath, Target)> {
+        let place = self.errands.begin(&caller)?;
+        let (path, errand) = (path.to_owned(), caller.clone());
+        let opening = self.porter.send_envoy(None, move || {
+            let _place = place;
+            let whereabouts = Whereabouts::of(&origin)?;
+            // Both look at file systems that may be the client's own; the name is looked at from our own root.
+            let file = apart_and_wait(|| {
+                errand.impersonate()?;
+                open_in(&whereabouts, &path)
+            })?;
+            let name = name_of(&file, &whereabouts.mounts, port)?;
+            Ok((file, name))
+        });
+        let (file, name) = tokio::time::timeout(self.timeout, opening)
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let address = Address::File(file);
+        Ok((name, Target { caller, address }))
+    }
+
+    /// Connects. The server sees the client's effective user and group.
+    ///
+    /// # Errors
+    /// The operating system's reason, as connect() would have given it to the client.
+    ///
+    /// # Cancel safety
+    /// As [`UnixRouter::find`].
+    pub(super) async fn connect(&self, way: &UnixWay) -> io::Result<UnixStream> {
+        let target = match &*way.target {
+            Ok(target) => target,
+            Err(error) => return Err(same(error)),
+        };
+        let place = self.errands.begin(&target.caller)?;
+        let (shared, timeout, guise) = (Arc::clone(&way.target), self.timeout, self.guise);
+        let connecting = self.porter.send_envoy(Some(&way.namespace), move || {
+            let _place = place;
+            match &*shared {
+                Ok(target) => target.connect(timeout, guise),
+                Err(_) => Err(io::ErrorKind::NotFound.into()),
+            }
+        });
+        UnixStream::from_std(connecting.await?)
+    }
+}
+
+/// The error once more: each attempt has its own.
+fn same(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+impl Target {
+    fn connect(
+        &self,
+        timeout: Duration,
+        guise: Guise,
+    ) -> io::Result<std::os::unix::net::UnixStream> {
+        self.caller.impersonate()?;
+        let address = match &self.address {
+            // The file itself, whatever its path leads to by now, and however long that is.
+            Address::File(file) => SockAddr::unix(own_path(file))?,
+            Address::Abstract(name) => SockAddr::unix(std::ffi::OsStr::from_bytes(name))?,
+        };
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // Where the server's queue is full, connect() waits for as long as sending may.
+        socket.set_write_timeout(Some(timeout))?;
+        socket
+            .connect(&address)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+                _ => error,
+            })?;
+        guise.check(socket_peercred(&socket)?.uid.as_raw())?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    }
+}
+
+/// Opens the file as the process would find it. Links into other processes are not followed: those of /proc/self would
+/// lead into our own.
+fn open_in(whereabouts: &Whereabouts, path: &Path) -> io::Result<OwnedFd> {
+    let from_root = match &whereabouts.directory {
+        Some(directory) => directory.join(path),
+        None if path.is_absolute() => path.to_owned(),
+        None => return Err(io::ErrorKind::NotFound.into()),
+    };
+    let opened = openat2(
+        &whereabouts.root,
+        &from_root,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    );
+    Ok(opened?)
+}
+
+/// The name of a server's socket, by which everybody's policies know it: where it is on this host, whatever it is called
+/// there. A file that is not there by that path, because it is in a mount namespace of its client's, may be one of this
+/// host's by another path; if not, its mount namespace is part of the name. What was dialled never is: it may be a link
+/// that is there for its client alone.
+fn name_of(file: &OwnedFd, mounts: &str, port: u16) -> io::Result<SocketPath> {
+    let link = own_path(file);
+    let path = fs::read_link(&link)?;
+    let itself = fs::metadata(&link)?;
+    let is_same = |other: &Path| {
+        fs::metadata(other)
+            .is_ok_and(|other| (other.dev(), other.ino()) == (itself.dev(), itself.ino()))
+    };
+    let named = |path: &Path| {
+        let path = path.as_os_str().as_bytes();
+        SocketPath::new(path).unwrap_or_else(|| SocketPath::at(printable(path), port))
+    };
+    if is_same(&path) {
+        return Ok(named(&path));
+    }
+    let here = procfs::net::unix().map_err(io::Error::other)?;
+    let mut paths = here.into_iter().filter_map(|entry| entry.path);
+    if let Some(path) = paths.find(|path| path.is_absolute() && is_same(path)) {
+        return Ok(named(&path));
+    }
+    debug!(path = %path.display(), mounts, "a socket of another mount namespace's");
+    Ok(named(
+        &Path::new(mounts).join(path.strip_prefix("/").unwrap_or(&path)),
+    ))
+}
+
+/// A path to what a descriptor of ours is open on.
+fn own_path(file: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
