@@ -14,7 +14,7 @@ mod syscalls;
 
 use std::io;
 
-pub use memory::enclose_process;
+pub use memory::{enclose_process, stay_private};
 pub use starter::Starter;
 pub use syscalls::REFUSED_CALLS;
 

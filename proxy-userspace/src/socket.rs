@@ -1,7 +1,7 @@
 //! Socket options that neither the standard library nor tokio has, and the ones every leg of a session gets.
 #![expect(
     unsafe_code,
-    reason = "getsockopt and ioctl have no safe wrapper for these options"
+    reason = "getsockopt, setsockopt and ioctl have no safe wrapper for these options"
 )]
 
 use std::io;
@@ -28,6 +28,35 @@ pub fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// `SO_PASSRIGHTS` of include/uapi/asm-generic/socket.h, which libc does not have yet.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Lets nobody send descriptors to this unix socket, nor to those that a listener accepts (`SO_PASSRIGHTS`, Linux 6.16).
+/// PostgreSQL passes none. Whoever receives one unasked has to close it, and that can take as long as its sender likes:
+/// a TCP socket may linger.
+///
+/// # Errors
+/// The operating system's reason; `ENOPROTOOPT` on older kernels.
+pub fn refuse_descriptors(socket: &impl AsFd) -> io::Result<()> {
+    let off: libc::c_int = 0;
+    let length = libc::socklen_t::try_from(size_of_val(&off)).map_err(io::Error::other)?;
+    // SAFETY: `off` is valid for reads of `length` bytes.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const off).cast(),
+            length,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// The cookie of the socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).

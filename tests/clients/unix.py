@@ -8,7 +8,9 @@ forget    sends a startup packet and is gone at once
 half      sends all it has to say, ends its direction, and prints what comes
 abort     logs in and closes with bytes unread when standard input has a line
 hold      logs in and waits until standard input ends
-dial      connects and says what came of it"""
+dial      connects and says what came of it
+rights    tries to send a descriptor, then asks"""
+import array
 import os
 import socket
 import struct
@@ -89,6 +91,16 @@ print(f"pid_own={os.getpid()}", flush=True)
 if way == "dial":
     connect(path)
     print("connected=yes", flush=True)
+elif way == "rights":
+    connection = connect(path)
+    descriptors = array.array("i", [0])
+    try:
+        connection.sendmsg([STARTUP], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+    except OSError as error:
+        print(f"refused={error.strerror}")
+    connection.sendall(STARTUP)
+    through(connection, b"Z")
+    print(f"answer={ask(connection, 'select 42')[0]}")
 elif way in ("ask", "relative"):
     name = path
     if way == "relative":

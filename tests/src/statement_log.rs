@@ -95,8 +95,10 @@ pub fn sessions_of(cluster: &Cluster, application: &str) -> Result<Vec<LoggedSes
     let lines = wait_until(
         &format!("the sessions of {application} have ended in the server's log"),
         || {
-            let text = fs::read_to_string(&path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
+            // The server may be in the midst of a character, and other clients have names that are none.
+            let bytes =
+                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text = String::from_utf8_lossy(&bytes);
             let lines = lines_of(&text, application)?;
             let (begun, ended) = (count_of(&lines, AUTHORIZED), count_of(&lines, DISCONNECTED));
             Ok(Seen::some_or(

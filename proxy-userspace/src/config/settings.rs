@@ -73,7 +73,7 @@ pub struct Settings {
     #[arg(long, value_name = "ACTION")]
     pub unknown_netns: Option<UnknownNetns>,
 
-    /// Servers' unix sockets: `auto` intercepts them where the kernel can (Linux 6.7), `off` never [default: auto]
+    /// Servers' unix sockets: `auto` intercepts them where the kernel can (Linux 6.16), `off` never [default: auto]
     #[arg(long, value_name = "CHOICE")]
     pub unix_sockets: Option<UnixSockets>,
 

@@ -14,12 +14,20 @@ use super::FenceError;
 /// # Errors
 /// [`FenceError::Dumps`]
 pub fn enclose_process() -> Result<(), FenceError> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|error| FenceError::Dumps(error.into()))?;
+    stay_private().map_err(FenceError::Dumps)?;
     if let Err(error) = deny_write_execute() {
         debug!(%error, "memory may become executable: the kernel has no PR_SET_MDWE");
     }
     Ok(())
+}
+
+/// Says once more that the process is not to be dumped. A thread that takes another user makes the kernel forget it for
+/// all of them (`commit_creds`), as far as `fs.suid_dumpable` goes.
+///
+/// # Errors
+/// The operating system's reason.
+pub fn stay_private() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 fn deny_write_execute() -> io::Result<()> {

@@ -179,6 +179,8 @@ pub(super) fn listen_for_unix_here(guise: Guise) -> io::Result<Listener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix("")?)?;
+    // Before it listens: what is accepted has it from the first byte.
+    socket::refuse_descriptors(&socket)?;
     guise.put_on()?;
     socket.listen(BACKLOG)?;
     let address = socket.local_addr()?;

@@ -17,8 +17,11 @@ use rustix::thread::{
     set_thread_res_gid, set_thread_res_uid,
 };
 
+use crate::fences;
 use crate::identify::Identity;
 
+/// The most errands of all users: one login may have many of them in its user namespaces.
+const MAX_ERRANDS: usize = 512;
 /// The most errands for one user at a time: a client may have us wait for a file system that it serves itself, or for a
 /// server that accepts nobody.
 const MAX_ERRANDS_PER_USER: usize = 64;
@@ -76,6 +79,7 @@ impl Caller {
         set_thread_groups(&self.groups)?;
         set_thread_res_gid(None, self.gid, None)?;
         set_thread_res_uid(None, self.uid, None)?;
+        fences::stay_private()?;
         // Root among the others leaves the permitted ones in place, so they can be had again one by one.
         let held = capabilities(None)?;
         let sets = CapabilitySets {
@@ -107,6 +111,11 @@ impl Errands {
     /// When there are as many as allowed.
     pub(super) fn begin(&self, caller: &Caller) -> io::Result<Place> {
         let mut under_way = self.lock();
+        if under_way.values().sum::<usize>() >= MAX_ERRANDS {
+            return Err(io::Error::other(format!(
+                "{MAX_ERRANDS} connects to unix sockets are waiting already"
+            )));
+        }
         let count = under_way.entry(caller.uid).or_default();
         if *count >= MAX_ERRANDS_PER_USER {
             return Err(io::Error::other(format!(

@@ -5,17 +5,16 @@
 //! whatever name it was dialled; and it is held open until the connect, so that nothing can take its place meanwhile.
 
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_ebpf::origin::Origin;
 use proxy_ebpf::unix::DialledPath;
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::net::sockopt::socket_peercred;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixStream;
@@ -25,7 +24,13 @@ use super::caller::{Caller, Errands};
 use crate::destination::{Destination, SocketPath};
 use crate::identify::{Identity, Whereabouts};
 use crate::intercept::{Guise, Namespace, Porter, apart_and_wait};
+use crate::socket::refuse_descriptors;
 use crate::wire::text::printable;
+
+/// The kernel's table of unix sockets in our own network namespace.
+const UNIX_SOCKETS: &str = "/proc/net/unix";
+/// Servers' sockets that are compared with one that is looked for.
+const MAX_CANDIDATES: usize = 256;
 
 /// How a client's own unix socket would have gone to its server.
 #[derive(Clone, Debug)]
@@ -184,6 +189,7 @@ impl Target {
             Address::Abstract(name) => SockAddr::unix(std::ffi::OsStr::from_bytes(name))?,
         };
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        refuse_descriptors(&socket)?;
         // Where the server's queue is full, connect() waits for as long as sending may.
         socket.set_write_timeout(Some(timeout))?;
         socket
@@ -223,10 +229,14 @@ fn open_in(whereabouts: &Whereabouts, path: &Path) -> io::Result<OwnedFd> {
 fn name_of(file: &OwnedFd, mounts: &str, port: u16) -> io::Result<SocketPath> {
     let link = own_path(file);
     let path = fs::read_link(&link)?;
-    let itself = fs::metadata(&link)?;
+    let itself = fstat(file)?;
+    // No link on the way: whoever may make one could lend another server's name to this one.
     let is_same = |other: &Path| {
-        fs::metadata(other)
-            .is_ok_and(|other| (other.dev(), other.ino()) == (itself.dev(), itself.ino()))
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        openat2(CWD, other, flags, Mode::empty(), resolve)
+            .and_then(fstat)
+            .is_ok_and(|other| (other.st_dev, other.st_ino) == (itself.st_dev, itself.st_ino))
     };
     let named = |path: &Path| {
         let path = path.as_os_str().as_bytes();
@@ -235,15 +245,30 @@ fn name_of(file: &OwnedFd, mounts: &str, port: u16) -> io::Result<SocketPath> {
     if is_same(&path) {
         return Ok(named(&path));
     }
-    let here = procfs::net::unix().map_err(io::Error::other)?;
-    let mut paths = here.into_iter().filter_map(|entry| entry.path);
-    if let Some(path) = paths.find(|path| path.is_absolute() && is_same(path)) {
+    let here = BufReader::new(fs::File::open(UNIX_SOCKETS)?);
+    if let Some(path) = servers_among(here).find(|path| is_same(path)) {
         return Ok(named(&path));
     }
     debug!(path = %path.display(), mounts, "a socket of another mount namespace's");
     Ok(named(
         &Path::new(mounts).join(path.strip_prefix("/").unwrap_or(&path)),
     ))
+}
+
+/// The paths of servers' sockets, of those that are bound somewhere. What else is in the kernel's table is anybody's to
+/// fill: it is read line by line, and what does not look like a server's path is not looked at.
+fn servers_among(table: impl BufRead) -> impl Iterator<Item = PathBuf> {
+    let is_servers =
+        |path: &&[u8]| DialledPath::new(path).is_some_and(|path| path.port().is_some());
+    table
+        .split(b'\n')
+        .map_while(Result::ok)
+        .filter_map(move |line| {
+            let begin = line.iter().position(|byte| *byte == b'/')?;
+            let path = line.get(begin..).filter(is_servers)?;
+            Some(PathBuf::from(std::ffi::OsStr::from_bytes(path)))
+        })
+        .take(MAX_CANDIDATES)
 }
 
 /// A path to what a descriptor of ours is open on.

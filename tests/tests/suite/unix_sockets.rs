@@ -64,6 +64,20 @@ fn redirected(stage: &Stage) -> Result<u64> {
 }
 
 #[test]
+fn descriptors_are_refused_before_they_arrive() -> Result<()> {
+    Setup::with(Version::V15).play(|stage| {
+        let finished = run(&mut client(stage, "rights", &socket_path(stage))?)?;
+        ensure!(
+            finished.value("refused")? == "Operation not permitted",
+            "{finished:?}"
+        );
+        // What was said with it was not said.
+        ensure!(finished.value("answer")? == "42", "{finished:?}");
+        accepted_session(&record_of(stage, &finished)?, "postgres")
+    })
+}
+
+#[test]
 fn a_session_is_on_record_with_its_process_and_the_sockets_path() -> Result<()> {
     for version in VERSIONS {
         Setup::with(version).play(|stage| {

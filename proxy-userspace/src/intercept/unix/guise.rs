@@ -5,6 +5,8 @@ use std::io;
 
 use rustix::thread::{Uid, set_thread_res_uid};
 
+use crate::fences;
+
 /// The user as whom we listen; without one it is our own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Guise(Option<u32>);
@@ -34,7 +36,11 @@ impl Guise {
     /// The operating system's reason.
     pub(in crate::intercept) fn put_on(self) -> io::Result<()> {
         match self.0 {
-            Some(user) => Ok(set_thread_res_uid(None, Uid::from_raw(user), None)?),
+            Some(user) => {
+                set_thread_res_uid(None, Uid::from_raw(user), None)?;
+                // With the user the kernel forgets it, for the whole process.
+                fences::stay_private()
+            }
             None => Ok(()),
         }
     }

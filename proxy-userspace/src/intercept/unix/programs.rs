@@ -12,12 +12,14 @@ use aya::maps::Map;
 use aya_obj::Object;
 use aya_obj::generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL, bpf_attach_type, bpf_insn};
 use proxy_ebpf::names;
+use socket2::{Domain, Socket, Type};
 
 use super::super::attached::Hook;
 use super::super::btf::{BtfError, kernel_functions};
 use super::super::cgroup::Cgroup;
 use super::super::object::OBJECT;
 use super::kernel;
+use crate::socket;
 
 /// A program's name, and what it is attached as.
 type Kind = (&'static str, bpf_attach_type);
@@ -52,6 +54,11 @@ pub enum UnixHookError {
     /// The kernel is older than the hooks.
     #[error("this kernel has no `{0}`: hooks on unix sockets came with Linux 6.7")]
     TooOld(&'static str),
+    /// Clients could hold up whoever reads from them.
+    #[error(
+        "this kernel lets clients of unix sockets send descriptors that pgusher would have to close (SO_PASSRIGHTS came with Linux 6.16): {0}"
+    )]
+    Descriptors(io::Error),
     /// The object is not what the loader expects: the build is broken.
     #[error("the BPF object cannot be completed: {0}; rebuild with `cargo xtask build`")]
     Object(String),
@@ -71,12 +78,18 @@ pub(in crate::intercept) struct UnixPrograms {
     answering: Vec<(OwnedFd, Kind)>,
 }
 
+/// Checks that descriptors can be refused.
+fn check_descriptors() -> io::Result<()> {
+    socket::refuse_descriptors(&Socket::new(Domain::UNIX, Type::STREAM, None)?)
+}
+
 impl UnixPrograms {
     /// Loads the programs with the maps that `loaded` has made.
     ///
     /// # Errors
     /// [`UnixHookError`]
     pub(in crate::intercept) fn load(loaded: &Ebpf) -> Result<Self, UnixHookError> {
+        check_descriptors().map_err(UnixHookError::Descriptors)?;
         let found = kernel_functions(FUNCTIONS.map(|(name, _)| name))?;
         let mut numbers = HashMap::new();
         for ((name, stand_in), number) in FUNCTIONS.into_iter().zip(found) {

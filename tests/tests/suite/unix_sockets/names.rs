@@ -157,6 +157,48 @@ fn a_link_in_a_mount_namespace_does_not_lend_its_name() -> Result<()> {
 }
 
 #[test]
+fn a_link_on_this_host_lends_no_name_either() -> Result<()> {
+    Setup::with(Version::V15).play(|stage| {
+        // What is a permitted path on this host leads to another server; in the client's place it is one by itself.
+        let home = stage.directory().join("home");
+        fs::create_dir(&home)?;
+        let (permitted, real) = (home.join("pg"), stage.cluster.socket_directory());
+        symlink(&real, &permitted)?;
+        let dialled = permitted.join(format!(".s.PGSQL.{}", stage.cluster.port));
+        let script = r#"mount -t tmpfs none "$0" && mkdir "$1" && mount --bind "$2" "$1" &&
+            exec /usr/bin/python3 "$3" ask "$4""#;
+        let mut command = stage.cgroup.command("unshare")?;
+        command.args(["--mount", "sh", "-c", script]);
+        command.arg(&home).arg(&permitted).arg(&real);
+        let finished = run(command.arg(source("unix.py")).arg(&dialled))?;
+        ensure!(finished.value("answer")? == "42", "{finished:?}");
+        let record = record_of(stage, &finished)?;
+        field_is(&record, "/destination/path", socket_path(stage))
+    })
+}
+
+#[test]
+fn sockets_with_strange_names_keep_nobody_from_being_named() -> Result<()> {
+    Setup::with(Version::V15).port(PORT).play(|stage| {
+        // The kernel's table of sockets shows names as they are.
+        let strange = stage.directory().join("a\nb \u{7f}");
+        let _strange = std::os::unix::net::UnixListener::bind(&strange)?;
+        let file = stage.directory().join(format!(".s.PGSQL.{PORT}"));
+        fs::write(&file, "")?;
+        let script = r#"mount --bind "$0" "$1" && exec /usr/bin/python3 "$2" ask "$1""#;
+        let mut command = stage.cgroup.command("unshare")?;
+        command.args(["--mount", "sh", "-c", script]);
+        let finished = run(command
+            .arg(socket_path(stage))
+            .arg(&file)
+            .arg(source("unix.py")))?;
+        ensure!(finished.value("answer")? == "42", "{finished:?}");
+        let record = record_of(stage, &finished)?;
+        field_is(&record, "/destination/path", socket_path(stage))
+    })
+}
+
+#[test]
 fn a_server_of_another_mount_namespace_does_not_pass_for_one_of_this_hosts() -> Result<()> {
     Setup::with(Version::V15).port(PORT).play(|stage| {
         let directory = stage.directory().join("hidden");
