@@ -10,9 +10,7 @@ use proxy_ebpf::refusals::Refusals;
 use serde::Serialize;
 
 use crate::app;
-use crate::intercept::{
-    self, Cgroup, Guise, HookError, Loaded, MIN_STALL_TIMEOUT, PinFolder, Terms,
-};
+use crate::intercept::{self, Cgroup, Guise, Loaded, MIN_STALL_TIMEOUT, PinFolder, Terms};
 
 /// One check's outcome.
 #[derive(Debug, Serialize)]
@@ -60,6 +58,7 @@ pub fn main(json: bool, admin_socket: &Path) -> ExitCode {
 }
 
 fn run_checks() -> Vec<Check> {
+    let (programs, unix_sockets) = programs();
     vec![
         kernel(),
         fences::capabilities(),
@@ -67,8 +66,8 @@ fn run_checks() -> Vec<Check> {
         cgroup(),
         kernel_types(),
         listeners(),
-        programs(),
-        unix_sockets(),
+        programs,
+        unix_sockets,
         pins(),
         fences::available(),
     ]
@@ -180,45 +179,44 @@ fn listeners() -> Check {
     })
 }
 
-/// Loads every program for a moment; nothing is attached.
-fn load() -> Result<Loaded, HookError> {
-    Loaded::load(&Terms {
+/// The verifier's word on every program, and on those for unix sockets; they are loaded for a moment, and nothing is
+/// attached.
+fn programs() -> (Check, Check) {
+    let mut loaded = Loaded::load(&Terms {
         offsets: intercept::kernel_offsets().unwrap_or(KernelOffsets::ABSENT),
         refusals: Refusals::ALWAYS,
         stall_timeout: MIN_STALL_TIMEOUT,
-    })
-}
-
-/// The verifier's word on every program.
-fn programs() -> Check {
-    Check::from_result("BPF programs", load(), |_| {
+    });
+    let unix_sockets = unix_sockets(loaded.as_mut().ok());
+    let programs = Check::from_result("BPF programs", loaded, |_| {
         "connect4/6, getpeername4/6 and sock_ops load".to_owned()
-    })
+    });
+    (programs, unix_sockets)
 }
 
 /// Whether connects to servers' unix sockets can be intercepted too; what can be said only of a host where the others
 /// can.
-fn unix_sockets() -> Check {
+fn unix_sockets(loaded: Option<&mut Loaded>) -> Check {
     const NAME: &str = "unix sockets";
     let lacking = fences::lacking_for_unix_sockets();
-    match load().map(|mut hooks| hooks.load_unix(Guise::default())) {
-        Ok(Ok(())) if !lacking.is_empty() => {
+    match loaded.map(|hooks| hooks.load_unix(Guise::default())) {
+        Some(Ok(())) if !lacking.is_empty() => {
             let lacking = lacking.join(", ");
             let detail = format!(
                 "{lacking} not effective: redirected clients would reach nobody; set unix_sockets = \"off\""
             );
             Check::new(NAME, Verdict::Limited, detail)
         }
-        Ok(Ok(())) => Check::new(
+        Some(Ok(())) => Check::new(
             NAME,
             Verdict::Ok,
             "connect_unix, getpeername_unix and getsockname_unix load",
         ),
-        Ok(Err(error)) => {
+        Some(Err(error)) => {
             let detail = format!("{:#}; they go direct", anyhow::Error::from(error));
             Check::new(NAME, Verdict::Limited, detail)
         }
-        Err(_) => Check::new(NAME, Verdict::Limited, "they go direct, as all connects do"),
+        None => Check::new(NAME, Verdict::Limited, "they go direct, as all connects do"),
     }
 }
 

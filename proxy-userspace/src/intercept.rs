@@ -7,6 +7,7 @@ mod attached;
 mod btf;
 mod census;
 mod cgroup;
+mod clock;
 mod coverage;
 mod doors;
 mod existing;

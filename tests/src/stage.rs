@@ -17,6 +17,7 @@ use crate::cluster::{Cluster, Tls, Version};
 use crate::dialer::Dialer;
 use crate::pgusher::{self, Pgusher, binary, trail};
 use crate::process::{Finished, ended_by, run};
+use crate::wire;
 
 /// What a test wants on its stage.
 #[derive(Clone, Debug)]
@@ -341,6 +342,16 @@ impl Stage {
     /// When connect fails.
     pub fn dial(&self) -> Result<TcpStream> {
         self.dialer()?.dial(self.cluster.port)
+    }
+
+    /// An open, logged-in session, intercepted.
+    ///
+    /// # Errors
+    /// When connect or the login fails.
+    pub fn session(&self) -> Result<TcpStream> {
+        let mut stream = self.dial()?;
+        wire::log_in(&mut stream, "app_trust")?;
+        Ok(stream)
     }
 
     /// Connections redirected so far.

@@ -1,7 +1,7 @@
 //! `cargo xtask build`: pgusher with its eBPF programs in it.
 
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -29,11 +29,21 @@ pub(crate) fn compile(release: bool) -> Result<PathBuf> {
     command
         .args(["build", "--locked", "--package", "proxy-userspace"])
         .args(["--bin", "pgusher"])
-        .args(release.then_some("--release"))
-        // Cargo alone knows where the target folder is; its messages say.
+        .args(release.then_some("--release"));
+    // Cargo alone knows where the target folder is; its messages say.
+    executable(&messages_of(&mut command)?).context("cargo built pgusher and does not tell where")
+}
+
+/// Runs cargo and returns its messages, one JSON object a line.
+///
+/// # Errors
+///
+/// When it fails.
+pub(crate) fn messages_of(command: &mut Command) -> Result<String> {
+    command
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped());
-    let line = process::display(&command);
+    let line = process::display(command);
     eprintln!("  $ {line}");
     let output = command
         .spawn()
@@ -42,8 +52,7 @@ pub(crate) fn compile(release: bool) -> Result<PathBuf> {
     if !output.status.success() {
         bail!("`{line}` failed ({})", output.status);
     }
-    executable(&String::from_utf8_lossy(&output.stdout))
-        .context("cargo built pgusher and does not tell where")
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Finds the path of the binary in cargo's messages, one JSON object a line.

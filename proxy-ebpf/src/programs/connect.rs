@@ -98,14 +98,24 @@ fn intercept(context: &SockAddrContext, destination: Endpoint) -> Decision {
         Decision::Redirect { .. } => count(Verdict::Redirected),
         Decision::Pass(verdict) | Decision::Refuse(verdict) => {
             forget_socket(socket);
-            count(verdict);
-            if matches!(verdict, Verdict::OtherNetns) {
-                want_listener(&WantedNetns::new(netns_cookie, attempt.tgid, context.pid()));
-            }
+            tell(context, verdict, netns_cookie);
         }
         Decision::Ignore => forget_socket(socket),
     }
     decision
+}
+
+/// Counts a connect that is not redirected, and has userspace told where a listener is wanted.
+#[inline(always)]
+pub(super) fn tell(context: &SockAddrContext, verdict: Verdict, netns_cookie: u64) {
+    count(verdict);
+    if matches!(verdict, Verdict::OtherNetns) {
+        want_listener(&WantedNetns::new(
+            netns_cookie,
+            context.tgid(),
+            context.pid(),
+        ));
+    }
 }
 
 /// Keeps the record with the socket, unless the socket cannot hold one or stays tied to another interface.

@@ -24,12 +24,10 @@ use proxy_ebpf::unix::{
     not_redirected, server_port, should_intercept,
 };
 use proxy_ebpf::verdict::Verdict;
-use proxy_ebpf::wanted::WantedNetns;
 
-use super::connect::refuse;
+use super::connect::{refuse, tell};
 use super::maps::{
     Maps, count, forget_unix_socket, offsets, unix_record, unix_record_or_new, unix_sock_peer,
-    want_listener,
 };
 use super::origin;
 
@@ -127,10 +125,7 @@ fn intercept(context: &SockAddrContext) -> UnixDecision {
         UnixDecision::Redirect(_) => count(Verdict::UnixRedirected),
         UnixDecision::Pass(verdict) | UnixDecision::Refuse(verdict) => {
             forget_unix_socket(socket);
-            count(verdict);
-            if matches!(verdict, Verdict::OtherNetns) {
-                want_listener(&WantedNetns::new(netns_cookie, attempt.tgid, context.pid()));
-            }
+            tell(context, verdict, netns_cookie);
         }
         UnixDecision::Ignore => forget_unix_socket(socket),
     }

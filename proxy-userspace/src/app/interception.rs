@@ -150,7 +150,7 @@ pub(super) fn remove_abandoned(pins: &PinFolder) -> u64 {
     let mut all_refused = 0;
     for generation in abandoned {
         let (name, refused) = (generation.name(), generation.unserved());
-        match generation.remove().and_then(|()| pins.tidy()) {
+        match generation.remove() {
             Ok(()) => {
                 info!(
                     name,
@@ -162,6 +162,9 @@ pub(super) fn remove_abandoned(pins: &PinFolder) -> u64 {
                 error!(%error, "hooks of an earlier pgusher stay attached: stop this one, then run `pgusher detach`");
             }
         }
+    }
+    if let Err(error) = pins.tidy() {
+        error!(%error, "an empty folder for pinned hooks stays");
     }
     all_refused
 }

@@ -10,28 +10,25 @@ use crate::config::Config;
 use crate::fences::Starter;
 use crate::intercept::{Loaded, Namespaces, Porter};
 
-/// What listeners are opened with.
-pub(super) struct Listening<'a> {
-    pub(super) port: u16,
-    pub(super) starter: &'a Starter,
-    pub(super) porter: Porter,
-}
-
-impl Listening<'_> {
-    /// Listeners in our own network namespace, and in every other that there is already.
-    pub(super) async fn open(self, config: &Config, hooks: &mut Loaded) -> Result<Arc<Namespaces>> {
-        let (port, limit, porter) = (self.port, config.max_namespaces, self.porter);
-        let (table, ports) = (hooks.listener_table()?, config.ports.clone());
-        let runtime = Handle::current();
-        // Our own port may be a privileged one.
-        let start = move || {
-            let _registering = runtime.enter();
-            Namespaces::start(table, port, limit, ports, porter)
-        };
-        let namespaces = Arc::new(self.starter.run(start).await??);
-        open_others(&namespaces).await?;
-        Ok(namespaces)
-    }
+/// Listeners in our own network namespace, on this port, and in every other that there is already.
+pub(super) async fn open_namespaces(
+    config: &Config,
+    hooks: &mut Loaded,
+    port: u16,
+    starter: &Starter,
+    porter: Porter,
+) -> Result<Arc<Namespaces>> {
+    let limit = config.max_namespaces;
+    let (table, ports) = (hooks.listener_table()?, config.ports.clone());
+    let runtime = Handle::current();
+    // Our own port may be a privileged one.
+    let start = move || {
+        let _registering = runtime.enter();
+        Namespaces::start(table, port, limit, ports, porter)
+    };
+    let namespaces = Arc::new(starter.run(start).await??);
+    open_others(&namespaces).await?;
+    Ok(namespaces)
 }
 
 /// Listeners in every other network namespace that has none.

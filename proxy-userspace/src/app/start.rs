@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::interception::{Heart, Hooks, Tables, attach, clear_away, load, remove_abandoned};
-use super::listening::Listening;
+use super::listening::open_namespaces;
 use super::place::Place;
 use super::{
     Companions, Crew, Running, check_kernel, check_pid_namespace, coverage, host, reload, signals,
@@ -150,12 +150,8 @@ async fn prepare(
     let place = Place::find(config, predecessor)?;
     let mut loaded = load(config, &place, &starter).await?;
     let port = place.listen_port(config);
-    let listening = Listening {
-        port,
-        starter: &starter,
-        porter: porter.clone(),
-    };
-    let namespaces = listening.open(config, &mut loaded.hooks).await?;
+    let namespaces =
+        open_namespaces(config, &mut loaded.hooks, port, &starter, porter.clone()).await?;
     let (audit, writer) = audit::start(&config.audit, max_connections)?;
     let router = Router::new(config.limits.dial_timeout, config.unix_socket_guise, porter);
     let handover = loaded.hooks.handover()?;

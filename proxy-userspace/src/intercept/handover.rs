@@ -9,9 +9,9 @@ use proxy_ebpf::handover::HandoverKey;
 use proxy_ebpf::interception::Interception;
 use proxy_ebpf::origin::Origin;
 use proxy_ebpf::unix::UnixInterception;
-use rustix::time::{ClockId, clock_gettime};
 use tracing::{debug, warn};
 
+use super::clock::boot_time_ns;
 use super::doors::{Accepted, Ends};
 use super::unix::UnixRecords;
 use crate::stream::Stream;
@@ -146,13 +146,6 @@ pub async fn sweep_forever(handover: Arc<Handover>) {
             ),
         }
     }
-}
-
-/// Nanoseconds since boot, the clock of the records.
-fn boot_time_ns() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    let nanoseconds = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
-    u64::try_from(nanoseconds).unwrap_or(0)
 }
 
 #[cfg(test)]

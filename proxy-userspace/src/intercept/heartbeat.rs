@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use aya::maps::{Array, MapData, MapError};
 use proxy_ebpf::serving::NOT_YET;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::time::MissedTickBehavior;
 use tracing::error;
+
+use super::clock::monotonic_ns;
 
 /// How often they are told. It is a tenth of the usual `stall_timeout`: a busy host delays some of them.
 const BEAT_EVERY: Duration = Duration::from_millis(500);
@@ -76,11 +77,4 @@ pub async fn beat_forever(heartbeat: Arc<Heartbeat>) {
             error!(%error, "cannot tell the hooks that pgusher lives; new connects will not be served");
         }
     }
-}
-
-/// The clock of `bpf_ktime_get_ns`; it stands still while the host sleeps.
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let nanoseconds = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
-    u64::try_from(nanoseconds).unwrap_or(0)
 }

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, RingBuf, SkStorage};
-use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramType, SockOps};
+use aya::programs::links::{FdLink, LinkError};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramType, SockOps};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Btf, Ebpf, EbpfLoader};
 use proxy_ebpf::names;
@@ -31,6 +31,9 @@ use crate::identify::ProcessId;
 const PEERNAME_PROGRAMS: [&str; 2] = [names::PROGRAM_GETPEERNAME4, names::PROGRAM_GETPEERNAME6];
 const CONNECT_PROGRAMS: [&str; 2] = [names::PROGRAM_CONNECT4, names::PROGRAM_CONNECT6];
 
+/// `AllowMultiple` makes bpf_link_create fail with EINVAL; links are always multi (aya-rs/aya#1078).
+const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+
 /// Why the programs could not be loaded, configured or attached.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
@@ -43,7 +46,7 @@ pub enum HookError {
         /// The program's name.
         name: &'static str,
         /// The kernel's reason, with the verifier's log where there is one.
-        source: aya::programs::ProgramError,
+        source: ProgramError,
     },
     /// A map could not be read or written.
     #[error("the kernel refused an operation on BPF map {name}")]
@@ -62,7 +65,7 @@ pub enum HookError {
         /// The program's name.
         name: &'static str,
         /// Why not.
-        source: aya::programs::links::LinkError,
+        source: LinkError,
     },
     /// The object does not hold what the loader expects: the build is broken.
     #[error("the BPF object has no `{0}`; rebuild with `cargo xtask build`")]
@@ -255,25 +258,26 @@ impl Loaded {
 
     fn attach_sock_addr(&mut self, name: &'static str, cgroup: &Cgroup) -> Result<Hook, HookError> {
         let program: &mut CgroupSockAddr = program(&mut self.ebpf, name)?;
-        // `AllowMultiple` makes bpf_link_create fail with EINVAL; links are always multi (aya-rs/aya#1078).
-        let link = program
-            .attach(cgroup.directory(), CgroupAttachMode::Single)
-            .and_then(|id| program.take_link(id))
-            .map_err(|source| HookError::Program { name, source })?;
-        let link = FdLink::try_from(link).map_err(|source| HookError::Link { name, source })?;
-        Ok(Hook::new(name, link))
+        let attached = program.attach(cgroup.directory(), MODE);
+        held(name, attached.and_then(|id| program.take_link(id)))
     }
 
     fn attach_sock_ops(&mut self, cgroup: &Cgroup) -> Result<Hook, HookError> {
         let name = names::PROGRAM_SOCK_OPS;
         let program: &mut SockOps = program(&mut self.ebpf, name)?;
-        let link = program
-            .attach(cgroup.directory(), CgroupAttachMode::Single)
-            .and_then(|id| program.take_link(id))
-            .map_err(|source| HookError::Program { name, source })?;
-        let link = FdLink::try_from(link).map_err(|source| HookError::Link { name, source })?;
-        Ok(Hook::new(name, link))
+        let attached = program.attach(cgroup.directory(), MODE);
+        held(name, attached.and_then(|id| program.take_link(id)))
     }
+}
+
+/// The attached program as what is kept of it: its link's descriptor.
+fn held<L>(name: &'static str, link: Result<L, ProgramError>) -> Result<Hook, HookError>
+where
+    FdLink: TryFrom<L, Error = LinkError>,
+{
+    let link = link.map_err(|source| HookError::Program { name, source })?;
+    let link = FdLink::try_from(link).map_err(|source| HookError::Link { name, source })?;
+    Ok(Hook::new(name, link))
 }
 
 impl Terms {
@@ -299,7 +303,7 @@ fn typed<M: TryFrom<Map, Error = aya::maps::MapError>>(
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, HookError>
 where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
     ebpf.program_mut(name)
         .ok_or(HookError::Missing(name))?

@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::object::OBJECT;
 use super::tables::Counters;
 use crate::identify::ProcessId;
+use crate::wire::text::hex;
 
 /// Where everything is pinned that pgusher pins.
 const PIN_ROOT: &str = "/sys/fs/bpf/pgusher";
@@ -194,16 +195,14 @@ impl Generation {
     /// Whether the process that pinned it still runs.
     fn is_served(&self) -> bool {
         let name = self.name();
-        let mut numbers = name.rsplit('-').map(str::parse);
-        let (ticks, pid) = (numbers.next(), numbers.next());
-        match (ticks, pid.map(|pid: Result<u64, _>| pid.map(u32::try_from))) {
-            (Some(Ok(started_at_ticks)), Some(Ok(Ok(pid)))) => ProcessId {
-                pid,
-                started_at_ticks,
-            }
-            .is_running(),
-            _ => false,
-        }
+        let mut numbers = name.rsplit('-');
+        let mut process = || {
+            Some(ProcessId {
+                started_at_ticks: numbers.next()?.parse().ok()?,
+                pid: numbers.next()?.parse().ok()?,
+            })
+        };
+        process().is_some_and(ProcessId::is_running)
     }
 
     /// How many connects found nobody serving, if it counts as we do.
@@ -252,11 +251,7 @@ pub fn abandoned() -> Result<Option<String>, PinError> {
 /// The file system allows no dots in names.
 fn version_prefix() -> String {
     let digest: [u8; 32] = Sha256::digest(OBJECT).into();
-    let digest: String = digest
-        .iter()
-        .take(DIGEST_BYTES)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest = hex(digest.get(..DIGEST_BYTES).unwrap_or_default());
     let version = env!("CARGO_PKG_VERSION").replace('.', "_");
     format!("v{version}-{digest}-")
 }

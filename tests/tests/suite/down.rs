@@ -6,19 +6,12 @@ mod memory;
 mod open;
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::stage::Stage;
 use pgusher_tests::wire;
-
-/// An open, logged-in session.
-fn session(stage: &Stage) -> Result<TcpStream> {
-    let mut stream = stage.dial()?;
-    wire::log_in(&mut stream, "app_trust")?;
-    Ok(stream)
-}
 
 /// A new connection reaches the server, and the server sees the client itself.
 fn goes_direct(stage: &Stage) -> Result<()> {
@@ -42,7 +35,7 @@ fn comes_through(stage: &Stage) -> Result<()> {
 }
 
 fn seen_by_the_server(stage: &Stage) -> Result<(String, String)> {
-    let mut stream = session(stage)?;
+    let mut stream = stage.session()?;
     let peer = wire::ask(
         &mut stream,
         "select host(inet_client_addr()) || ':' || inet_client_port()",

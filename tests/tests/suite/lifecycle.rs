@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind::{Interrupted, WouldBlock};
 use std::io::Write;
-use std::net::TcpStream;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
@@ -19,17 +18,10 @@ use tempfile::TempDir;
 
 use crate::expect::field_is;
 
-/// An open, logged-in session.
-fn session(stage: &Stage) -> Result<TcpStream> {
-    let mut stream = stage.dial()?;
-    wire::log_in(&mut stream, "app_trust")?;
-    Ok(stream)
-}
-
 /// A new connection reaches the server without pgusher.
 fn goes_direct(stage: &Stage) -> Result<()> {
     let records = stage.pgusher.trail.records()?.len();
-    let mut stream = session(stage)?;
+    let mut stream = stage.session()?;
     let peer = wire::ask(
         &mut stream,
         "select host(inet_client_addr()) || ' ' || inet_client_port()",
@@ -49,7 +41,7 @@ fn goes_direct(stage: &Stage) -> Result<()> {
 #[test]
 fn sigterm_detaches_first_and_lets_sessions_end_by_themselves() -> Result<()> {
     Setup::with(Version::V15).play(|stage| {
-        let mut open = session(stage)?;
+        let mut open = stage.session()?;
         let dialled = open.peer_addr()?;
         let held = stage.pgusher.held()?;
         stage.pgusher.signal(Signal::SIGTERM)?;
@@ -78,7 +70,7 @@ fn sessions_that_outlast_the_drain_timeout_are_closed() -> Result<()> {
     Setup::with(Version::V15)
         .argument("--drain-timeout=1s")
         .play(|stage| {
-            let mut open = session(stage)?;
+            let mut open = stage.session()?;
             stage.pgusher.signal(Signal::SIGTERM)?;
             read_to_close(&mut open)?;
             let finished = stage.pgusher.wait_for_end()?;
@@ -92,7 +84,7 @@ fn a_second_signal_ends_everything_at_once() -> Result<()> {
     Setup::with(Version::V15)
         .argument("--drain-timeout=1h")
         .play(|stage| {
-            let mut open = session(stage)?;
+            let mut open = stage.session()?;
             let held = stage.pgusher.held()?;
             stage.pgusher.signal(Signal::SIGINT)?;
             kernel::wait_until_no_connect_is_intercepted(stage.cgroup.path())?;
@@ -108,7 +100,7 @@ fn a_second_signal_ends_everything_at_once() -> Result<()> {
 #[test]
 fn a_killed_pgusher_leaves_nothing_attached() -> Result<()> {
     Setup::with(Version::V15).play(|stage| {
-        let mut open = session(stage)?;
+        let mut open = stage.session()?;
         let held = stage.pgusher.held()?;
         stage.pgusher.signal(Signal::SIGKILL)?;
         let finished = stage.pgusher.wait_for_end()?;
@@ -123,7 +115,7 @@ fn a_killed_pgusher_leaves_nothing_attached() -> Result<()> {
 #[test]
 fn a_restarted_pgusher_serves_at_once() -> Result<()> {
     Setup::with(Version::V15).play(|stage| {
-        drop(session(stage)?);
+        drop(stage.session()?);
         stage.pgusher.trail.only_session()?;
         stage.pgusher.signal(Signal::SIGKILL)?;
         stage.pgusher.wait_for_end()?;
@@ -182,13 +174,13 @@ fn readiness_is_told_to_the_service_manager() -> Result<()> {
 fn two_instances_on_two_cgroups_do_not_disturb_each_other() -> Result<()> {
     Setup::with(Version::V15).play(|first| {
         Setup::with(Version::V15).play(|second| {
-            drop(session(first)?);
-            drop(session(second)?);
+            drop(first.session()?);
+            drop(second.session()?);
             first.pgusher.trail.only_session()?;
             second.pgusher.trail.only_session()?;
             Ok(())
         })?;
-        drop(session(first)?);
+        drop(first.session()?);
         wait_until("the first instance has two records", || {
             let sessions = first.pgusher.trail.sessions()?;
             Ok(Seen::when(sessions.len() == 2, || format!("{sessions:?}")))
@@ -199,7 +191,7 @@ fn two_instances_on_two_cgroups_do_not_disturb_each_other() -> Result<()> {
 #[test]
 fn a_query_in_flight_is_not_lost_when_pgusher_is_told_to_end() -> Result<()> {
     Setup::with(Version::V18).play(|stage| {
-        let mut open = session(stage)?;
+        let mut open = stage.session()?;
         open.write_all(&wire::query("select 'finished' from pg_sleep(0.5)")?)?;
         stage.pgusher.signal(Signal::SIGTERM)?;
         let messages = wire::read_through(&mut open, b'Z')?;

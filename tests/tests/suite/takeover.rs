@@ -4,7 +4,6 @@ mod inheritance;
 mod refused;
 
 use std::fs;
-use std::net::TcpStream;
 
 use anyhow::{Context, Result, ensure};
 use pgusher_tests::bpf_fs;
@@ -19,12 +18,6 @@ use pgusher_tests::wire;
 
 /// Sessions that run queries throughout.
 const SESSIONS: u64 = 4;
-
-fn session(stage: &Stage) -> Result<TcpStream> {
-    let mut stream = stage.dial()?;
-    wire::log_in(&mut stream, "app_trust")?;
-    Ok(stream)
-}
 
 /// It ends by itself once its sessions have, and leaves nothing.
 fn ends_well(mut predecessor: Pgusher) -> Result<()> {
@@ -101,11 +94,11 @@ fn nor_where_it_is_closed_when_pgusher_is_down() -> Result<()> {
 #[test]
 fn a_session_goes_on_in_the_old_process_and_shows_the_server() -> Result<()> {
     Setup::with(Version::V15).play(|stage| {
-        let mut open = session(stage)?;
+        let mut open = stage.session()?;
         let peer = open.peer_addr()?;
         let mut predecessor = stage.take_over()?;
         ensure!(open.peer_addr()? == peer, "its peer is another one now");
-        let mut new = session(stage)?;
+        let mut new = stage.session()?;
         for stream in [&mut open, &mut new] {
             ensure!(wire::ask(stream, "select 'through'")? == "through");
         }
@@ -147,7 +140,7 @@ fn the_tenth_has_no_more_than_the_first() -> Result<()> {
         .play(|stage| {
             let mut first = None;
             for _ in 0..10 {
-                drop(session(stage)?);
+                drop(stage.session()?);
                 stage.settle()?;
                 let expected = match first {
                     Some(expected) => expected,
@@ -166,7 +159,7 @@ fn the_tenth_has_no_more_than_the_first() -> Result<()> {
                 })?;
                 ends_well(stage.take_over()?)?;
             }
-            drop(session(stage)?);
+            drop(stage.session()?);
             Ok(())
         })
 }
@@ -184,13 +177,13 @@ fn a_fixed_port_is_the_successors_when_it_starts_anew() -> Result<()> {
             ensure!(is_fixed(stage)?);
             let predecessor = stage.take_over()?;
             ensure!(!is_fixed(stage)?);
-            drop(session(stage)?);
+            drop(stage.session()?);
             ends_well(predecessor)?;
             stage.settle()?;
             stage.kill()?;
             stage.restart()?;
             ensure!(is_fixed(stage)?);
-            drop(session(stage)?);
+            drop(stage.session()?);
             Ok(())
         })
 }
@@ -200,10 +193,10 @@ fn with_nobody_to_take_over_from_it_is_a_start() -> Result<()> {
     Setup::with(Version::V15)
         .argument("--takeover")
         .play(|stage| {
-            drop(session(stage)?);
+            drop(stage.session()?);
             stage.kill()?;
             stage.restart()?;
-            drop(session(stage)?);
+            drop(stage.session()?);
             stage.forget_trail()
         })
 }
@@ -213,7 +206,7 @@ fn a_successor_that_dies_leaves_what_was_declared() -> Result<()> {
     Setup::with(Version::V15)
         .argument("--when-down=closed")
         .play(|stage| {
-            let mut open = session(stage)?;
+            let mut open = stage.session()?;
             let predecessor = stage.take_over()?;
             stage.kill()?;
             let error = stage.dial().err().context("a connect went through")?;
@@ -221,7 +214,7 @@ fn a_successor_that_dies_leaves_what_was_declared() -> Result<()> {
             ensure!(wire::ask(&mut open, "select 'still'")? == "still");
             // The next one knows nothing of the first, which serves its session none the less.
             stage.restart()?;
-            drop(session(stage)?);
+            drop(stage.session()?);
             ensure!(wire::ask(&mut open, "select 'still'")? == "still");
             drop(open);
             ends_well(predecessor)

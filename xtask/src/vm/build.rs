@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::{build, process, workspace};
@@ -75,21 +75,13 @@ enum Kind {
 /// Compiles both crates of tests and returns cargo's messages.
 fn compile_tests() -> Result<String> {
     let mut command = workspace::cargo();
-    command
-        .args(["test", "--no-run", "--locked"])
-        .args(["--package", "pgusher-tests", "--package", "vm-tests"])
-        .arg("--message-format=json-render-diagnostics")
-        .stdout(Stdio::piped());
-    let line = process::display(&command);
-    eprintln!("  $ {line}");
-    let output = command
-        .spawn()
-        .and_then(std::process::Child::wait_with_output)
-        .with_context(|| format!("cannot start `{line}`"))?;
-    if !output.status.success() {
-        bail!("`{line}` failed ({})", output.status);
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    command.args(["test", "--no-run", "--locked"]).args([
+        "--package",
+        "pgusher-tests",
+        "--package",
+        "vm-tests",
+    ]);
+    build::messages_of(&mut command)
 }
 
 /// Finds an executable in cargo's messages, one JSON object a line.

@@ -16,7 +16,7 @@ use pgusher_tests::programs::c_client;
 use pgusher_tests::stage::{Setup, Stage};
 use pgusher_tests::wire;
 
-use super::{goes_direct, is_closed, is_intercepted, session, wait_until_closed};
+use super::{goes_direct, is_closed, is_intercepted, wait_until_closed};
 
 fn closed() -> Setup {
     Setup::with(Version::V15).argument("--when-down=closed")
@@ -144,7 +144,7 @@ fn whoever_gets_the_process_id_of_a_dead_pgusher_is_nobody_special() -> Result<(
 #[test]
 fn a_stopped_pgusher_refuses_new_connects_and_lets_sessions_end() -> Result<()> {
     closed().play(|stage| {
-        let mut open = session(stage)?;
+        let mut open = stage.session()?;
         stage.pgusher.signal(Signal::SIGTERM)?;
         wait_until_closed(stage)?;
         ensure!(wire::ask(&mut open, "select 'still'")? == "still");

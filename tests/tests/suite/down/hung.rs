@@ -7,7 +7,7 @@ use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::stage::{Setup, Stage};
 use pgusher_tests::wire;
 
-use super::{comes_through, goes_direct, session, wait_until_closed};
+use super::{comes_through, goes_direct, wait_until_closed};
 
 fn with(when_down: &str) -> Setup {
     Setup::with(Version::V15)
@@ -28,7 +28,7 @@ fn wait_until_intercepted(stage: &Stage) -> Result<()> {
 #[test]
 fn closed_refuses_until_it_goes_on() -> Result<()> {
     with("closed").play(|stage| {
-        let mut open = session(stage)?;
+        let mut open = stage.session()?;
         stage.pgusher.signal(Signal::SIGSTOP)?;
         wait_until_closed(stage)?;
         stage.pgusher.signal(Signal::SIGCONT)?;
@@ -43,7 +43,7 @@ fn closed_refuses_until_it_goes_on() -> Result<()> {
 #[test]
 fn open_goes_direct_until_it_goes_on() -> Result<()> {
     with("open").play(|stage| {
-        let mut open = session(stage)?;
+        let mut open = stage.session()?;
         stage.pgusher.signal(Signal::SIGSTOP)?;
         // A connect that came before it counts as hung waits in its queue, and is served when it goes on.
         let waiting = stage.dial()?;

@@ -6,7 +6,7 @@ use pgusher_tests::cluster::Version;
 use pgusher_tests::kernel;
 use pgusher_tests::stage::Setup;
 
-use super::{goes_direct, is_intercepted, session};
+use super::{goes_direct, is_intercepted};
 
 const PERMIT: &str = "permit (principal, action, resource);";
 
@@ -45,7 +45,7 @@ fn what_an_instance_that_was_closed_left_behind_is_removed() -> Result<()> {
     Setup::with(Version::V15)
         .argument("--when-down=closed")
         .play(|stage| {
-            drop(session(stage)?);
+            drop(stage.session()?);
             stage.kill()?;
             ensure!(bpf_fs::generations(stage.cgroup.path())?.len() == 1);
             stage

@@ -10,7 +10,7 @@ use pgusher_tests::stage::{Setup, Stage};
 use pgusher_tests::wire;
 use serde_json::Value;
 
-use crate::expect::field_is;
+use crate::expect::{at, field_is};
 
 /// Sends a cancel request from a program of its own.
 const CANCEL: &str = "import socket, sys\n\
@@ -61,6 +61,17 @@ pub(crate) fn was_cancelled(stream: &mut TcpStream) -> Result<()> {
     }
 }
 
+/// The cancel request is on record as its own workload's, with the first session as what it cancels.
+pub(crate) fn is_on_record_as_its_own(stage: &Stage) -> Result<()> {
+    let trail = &stage.pgusher.trail;
+    let record =
+        trail.wait_for_session("the cancel request", |record| record["kind"] == "cancel")?;
+    field_is(&record, "/policy/policies/0", "pgusher.own-cancel")?;
+    let is_beginning = |record: &Value| record["type"] == "session_start";
+    let session = trail.wait_for("the session's beginning", is_beginning)?;
+    field_is(&record, "/cancels", at(&session, "/session").clone())
+}
+
 const CONNECT: &str = "permit (principal, action == Action::\"connect\", resource);";
 
 #[test]
@@ -72,18 +83,7 @@ fn a_session_is_cancelled_by_its_own_process_without_a_permit_for_that() -> Resu
                 let (mut stream, request) = asleep(stage)?;
                 stage.dial()?.write_all(&request)?;
                 was_cancelled(&mut stream)?;
-                let record = stage
-                    .pgusher
-                    .trail
-                    .wait_for_session("the cancel request", |record| record["kind"] == "cancel")?;
-                field_is(&record, "/policy/policies/0", "pgusher.own-cancel")?;
-                let session = stage
-                    .pgusher
-                    .trail
-                    .wait_for("the session's beginning", |record| {
-                        record["type"] == "session_start"
-                    })?;
-                field_is(&record, "/cancels", session["session"].clone())
+                is_on_record_as_its_own(stage)
             })?;
     }
     Ok(())

@@ -8,9 +8,8 @@ use pgusher_tests::process::run;
 use pgusher_tests::stage::Setup;
 use pgusher_tests::wire;
 
-use super::{ends_well, session};
-use crate::expect::field_is;
-use crate::policy::cancel::{asleep, was_cancelled};
+use super::ends_well;
+use crate::policy::cancel::{asleep, is_on_record_as_its_own, was_cancelled};
 
 const CONNECT: &str = "permit (principal, action == Action::\"connect\", resource);";
 
@@ -25,18 +24,7 @@ fn a_workload_cancels_what_it_runs_in_the_old_process() -> Result<()> {
             predecessors.push(stage.take_over()?);
             stage.dial()?.write_all(&request)?;
             was_cancelled(&mut stream)?;
-            let record = stage
-                .pgusher
-                .trail
-                .wait_for_session("the cancel request", |record| record["kind"] == "cancel")?;
-            field_is(&record, "/policy/policies/0", "pgusher.own-cancel")?;
-            let session = stage
-                .pgusher
-                .trail
-                .wait_for("the session's beginning", |record| {
-                    record["type"] == "session_start"
-                })?;
-            field_is(&record, "/cancels", session["session"].clone())?;
+            is_on_record_as_its_own(stage)?;
             drop(stream);
             predecessors.into_iter().try_for_each(ends_well)
         })
@@ -47,7 +35,7 @@ fn a_policy_that_is_reloaded_ends_sessions_in_the_old_process_too() -> Result<()
     Setup::with(Version::V15)
         .policy("enforce", CONNECT)
         .play(|stage| {
-            let mut open = session(stage)?;
+            let mut open = stage.session()?;
             let first = stage.take_over()?;
             let second = stage.take_over()?;
             let nobody = "forbid (principal, action, resource);";

@@ -14,8 +14,6 @@ use pgusher_tests::process::{Running, run};
 use pgusher_tests::stage::{Setup, Stage};
 use pgusher_tests::wire;
 
-use super::session;
-
 /// A successor that does not come to be, with these words; whoever runs goes on, and nothing else is attached.
 fn fails(stage: &Stage, command: &mut Command, words: &str) -> Result<()> {
     let before = kernel::attached(stage.cgroup.path())?;
@@ -24,7 +22,7 @@ fn fails(stage: &Stage, command: &mut Command, words: &str) -> Result<()> {
     ensure!(stderr.contains(words), "{stderr}");
     let after = kernel::attached(stage.cgroup.path())?;
     ensure!(after == before, "{before:?} became {after:?}");
-    drop(session(stage)?);
+    drop(stage.session()?);
     Ok(())
 }
 
@@ -39,7 +37,7 @@ fn a_second_instance_that_does_not_take_over_is_told_how_to() -> Result<()> {
 #[test]
 fn a_successor_that_cannot_start_changes_nothing() -> Result<()> {
     Setup::with(Version::V15).play(|stage| {
-        let mut open = session(stage)?;
+        let mut open = stage.session()?;
         let mut no_policy = stage.run_again()?;
         no_policy.args(["--takeover", "--policy=/nowhere/at/all"]);
         fails(stage, &mut no_policy, "/nowhere/at/all")?;
@@ -52,7 +50,7 @@ fn a_successor_that_cannot_start_changes_nothing() -> Result<()> {
         ensure!(wire::ask(&mut open, "select 'still'")? == "still");
         // And the next one succeeds.
         let predecessor = stage.take_over()?;
-        drop((open, session(stage)?));
+        drop((open, stage.session()?));
         super::ends_well(predecessor)
     })
 }
@@ -82,7 +80,7 @@ fn an_instance_that_hangs_is_not_waited_for() -> Result<()> {
         stage.pgusher.signal(Signal::SIGCONT)?;
         let stderr = finished.failure()?;
         ensure!(stderr.contains("does not answer"), "{stderr}");
-        drop(session(stage)?);
+        drop(stage.session()?);
         Ok(())
     })
 }
@@ -102,7 +100,7 @@ fn whoever_stops_answering_half_way_goes_on_as_if_nobody_had_asked() -> Result<(
     Setup::with(Version::V15)
         .argument("--when-down=closed")
         .play(|stage| {
-            let mut open = session(stage)?;
+            let mut open = stage.session()?;
             let hooks = kernel::attached(stage.cgroup.path())?;
             let successor = on_its_way(stage, "loading the BPF programs")?;
             stage.pgusher.signal(Signal::SIGSTOP)?;
@@ -113,7 +111,7 @@ fn whoever_stops_answering_half_way_goes_on_as_if_nobody_had_asked() -> Result<(
                 "{finished:?}"
             );
             // It hung for longer than it may, and is down until its next heartbeat.
-            wait_until("it serves again", || match session(stage) {
+            wait_until("it serves again", || match stage.session() {
                 Ok(_) => Ok(Seen::Holds(())),
                 Err(error) => Ok(Seen::NotYet(format!("{error:#}"))),
             })?;
@@ -145,7 +143,7 @@ fn one_takes_over_at_a_time() -> Result<()> {
             Ok(predecessor) => Ok(Seen::Holds(predecessor)),
             Err(error) => Ok(Seen::NotYet(format!("{error:#}"))),
         })?;
-        drop(session(stage)?);
+        drop(stage.session()?);
         super::ends_well(predecessor)
     })
 }
@@ -155,7 +153,7 @@ fn ends_meanwhile(signal: Signal, when_down: &str) -> Result<()> {
     Setup::with(Version::V15)
         .argument(format!("--when-down={when_down}"))
         .play(|stage| {
-            drop(session(stage)?);
+            drop(stage.session()?);
             stage.settle()?;
             let alone = kernel::attached(stage.cgroup.path())?.len();
             let mut command = stage.run_again()?;
@@ -170,7 +168,7 @@ fn ends_meanwhile(signal: Signal, when_down: &str) -> Result<()> {
                         Ok(nix::sys::signal::kill(pid, signal)?)
                     })?;
             predecessor.wait_for_end()?;
-            drop(session(stage)?);
+            drop(stage.session()?);
             let hooks = kernel::attached(stage.cgroup.path())?;
             ensure!(hooks.len() == alone, "{hooks:?}");
             let pinned = bpf_fs::generations(stage.cgroup.path())?.len();
@@ -196,17 +194,17 @@ fn a_successor_that_is_killed_half_way_leaves_whoever_runs_in_place() -> Result<
     Setup::with(Version::V15)
         .argument("--when-down=closed")
         .play(|stage| {
-            let mut open = session(stage)?;
+            let mut open = stage.session()?;
             for line in ["taking over from", "loading the BPF programs"] {
                 let successor = on_its_way(stage, line)?;
                 successor.signal(Signal::SIGKILL)?;
                 successor.finish()?;
-                drop(session(stage)?);
+                drop(stage.session()?);
             }
             ensure!(wire::ask(&mut open, "select 'still'")? == "still");
             // And the next one succeeds.
             let predecessor = stage.take_over()?;
-            drop((open, session(stage)?));
+            drop((open, stage.session()?));
             super::ends_well(predecessor)
         })
 }
