@@ -9,7 +9,7 @@ use pgusher_tests::stage::Setup;
 
 use crate::expect::fact;
 
-use super::{client_namespace, connect, open, seen_from};
+use super::{client_namespace, connect, listeners_of_ours, open, seen_from};
 
 #[test]
 fn a_namespace_that_was_there_at_start_is_intercepted_from_its_first_connect() -> Result<()> {
@@ -145,11 +145,8 @@ fn a_namespace_gets_its_listeners_once_however_many_connect_at_once() -> Result<
         stage
             .pgusher
             .wait_for_counter("/namespaces/opened", |opened| opened == before + 1)?;
-        // Other tests' instances may have theirs there as well.
-        let listening = client.run("ss", &["-Hltnp"])?;
-        let of_ours = format!("pid={},", stage.pgusher.pid());
-        let ours = listening.lines().filter(|line| line.contains(&of_ours));
-        ensure!(ours.count() == 2, "{listening}");
+        let listeners = listeners_of_ours(stage, &client)?;
+        ensure!(listeners.len() == 2, "{listeners:?}");
         let direct = stage.pgusher.counter("/kernel/other_netns")?;
         ensure!(
             direct + stage.redirected()? == 16,

@@ -5,7 +5,7 @@ use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::netns::{Link, NetNs};
 use pgusher_tests::stage::{Setup, Stage};
 
-use super::{client_namespace, connect, open, seen_from};
+use super::{client_namespace, connect, listeners_of_ours, open, seen_from};
 
 /// Waits until connects are redirected, or until they are not; each gets its answer.
 fn wait_until_redirected(stage: &Stage, client: &NetNs, server: &str, wanted: bool) -> Result<()> {
@@ -29,7 +29,7 @@ fn a_namespace_without_ipv6_is_intercepted() -> Result<()> {
         open(stage, &client, &link.server[0])?;
         ensure!(seen_from(stage, &client, &link.server[0])? == link.client[0]);
         ensure!(stage.redirected()? == 1, "{}", stage.pgusher.status()?);
-        ensure!(client.run("ss", &["-Hltn"])?.lines().count() == 1);
+        ensure!(listeners_of_ours(stage, &client)?.len() == 1);
         Ok(())
     })
 }
@@ -45,7 +45,7 @@ fn a_namespace_without_ipv4_is_intercepted() -> Result<()> {
         open(stage, &client, v6)?;
         ensure!(seen_from(stage, &client, v6)? == link.client[1]);
         ensure!(stage.redirected()? == 1, "{}", stage.pgusher.status()?);
-        ensure!(client.run("ss", &["-Hltn"])?.lines().count() == 1);
+        ensure!(listeners_of_ours(stage, &client)?.len() == 1);
         Ok(())
     })
 }
