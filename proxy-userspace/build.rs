@@ -1,4 +1,4 @@
-//! Builds the BPF object from `proxy-ebpf` and leaves it in `OUT_DIR` for `intercept::object` to embed.
+//! Builds the BPF objects from `proxy-ebpf` and leaves them in `OUT_DIR` for `intercept::object` to embed.
 //!
 //! `core` for the BPF target comes from the source of the very compiler that builds it. Which compiler that is, and
 //! where the linker is, was decided by `cargo xtask setup` and written to `target/toolchain/bpf.env`; aya-build is
@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 const TARGET: &str = "bpfel-unknown-none";
-const BINARY: &str = "pgusher-ebpf";
+const BINARIES: [&str; 2] = ["pgusher-ebpf", "pgusher-fast-path"];
 
 fn main() -> Result<()> {
     let workspace = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?)
@@ -38,11 +38,13 @@ fn main() -> Result<()> {
     // Not below OUT_DIR: debug, release and clippy builds would each compile the same object again.
     let target_dir = workspace.join("target/bpf");
     build_object(&workspace, &tools, &target_dir)?;
-    let built = target_dir.join(TARGET).join("release").join(BINARY);
-    let mut object =
-        fs::read(&built).with_context(|| format!("the BPF build left no {}", built.display()))?;
-    make_union_names_legal(&mut object);
-    fs::write(out_dir.join(BINARY), object)?;
+    for binary in BINARIES {
+        let built = target_dir.join(TARGET).join("release").join(binary);
+        let mut object = fs::read(&built)
+            .with_context(|| format!("the BPF build left no {}", built.display()))?;
+        make_union_names_legal(&mut object);
+        fs::write(out_dir.join(binary), object)?;
+    }
     Ok(())
 }
 
@@ -97,15 +99,8 @@ fn build_object(
     let mut cargo = Command::new(env::var("CARGO")?);
     cargo
         .current_dir(workspace)
-        .args([
-            "build",
-            "--locked",
-            "--package",
-            "proxy-ebpf",
-            "--bin",
-            BINARY,
-            "--release",
-        ])
+        .args(["build", "--locked", "--package", "proxy-ebpf", "--release"])
+        .args(BINARIES.into_iter().flat_map(|binary| ["--bin", binary]))
         .args(["-Z", "build-std=core", "--target", TARGET, "--target-dir"])
         .arg(target_dir)
         .env("RUSTC", tool("rustc")?)

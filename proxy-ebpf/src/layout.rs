@@ -1,6 +1,7 @@
 //! Sizes and alignments of everything that crosses the kernel boundary, checked when either side is compiled.
 
 use crate::endpoint::Endpoint;
+use crate::fast_path::{AskRequest, JoinHead, JoinRequest, Pair, SocketAddresses, SocketOffsets};
 use crate::handover::{HandoverKey, ListenerPorts};
 use crate::interception::{Interception, Route};
 use crate::names::{MAX_WANTED, WANTED_BYTES};
@@ -26,5 +27,11 @@ const _: () = {
     assert!(size_of::<ListenerName>() == 6 && align_of::<ListenerName>() == 1);
     assert!(size_of::<DialledPath>() == 112 && align_of::<DialledPath>() == 4);
     assert!(size_of::<UnixInterception>() == 216 && align_of::<UnixInterception>() == 8);
+    assert!(size_of::<SocketAddresses>() == 40 && align_of::<SocketAddresses>() == 4);
+    assert!(size_of::<JoinHead>() == 16 && size_of::<JoinRequest>() == 192);
+    assert!(align_of::<JoinRequest>() == 8);
+    assert!(size_of::<AskRequest>() == 24 && align_of::<AskRequest>() == 8);
+    assert!(size_of::<Pair>() == 48 && align_of::<Pair>() == 8);
+    assert!(size_of::<SocketOffsets>() == 44 && align_of::<SocketOffsets>() == 4);
     assert!(size_of::<Refusals>() == 4 && align_of::<Refusals>() == 4);
 };

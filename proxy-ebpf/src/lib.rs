@@ -11,6 +11,7 @@
 
 pub mod decision;
 pub mod endpoint;
+pub mod fast_path;
 pub mod handover;
 pub mod interception;
 mod layout;

@@ -66,3 +66,20 @@ pub const MAX_WANTED: usize = 1024;
 pub const WANTED_BYTES: usize = 32 * 1024;
 /// The most connections between SYN and accept; entries live for microseconds, a full accept queue included.
 pub const MAX_HANDOVER: usize = 65_536;
+
+/// Sockhash of the fast path: [`crate::fast_path::key`] → socket.
+pub const MAP_FAST_SOCKETS: &str = "FAST_SOCKETS";
+/// Hash map of the fast path: key of a socket whose bytes pgusher does not see → how many of them were redirected.
+pub const MAP_FAST_BYTES: &str = "FAST_BYTES";
+/// Per-CPU array of `u64`: messages, by [`crate::fast_path::Path`].
+pub const MAP_FAST_COUNTERS: &str = "FAST_COUNTERS";
+/// The global of the fast path that holds [`crate::fast_path::SocketOffsets`].
+pub const GLOBAL_FAST_OFFSETS: &str = "FAST_OFFSETS";
+/// The program that decides about each message.
+pub const PROGRAM_FAST_SEND: &str = "pgusher_fast_send";
+/// The program that joins sockets.
+pub const PROGRAM_FAST_JOIN: &str = "pgusher_fast_join";
+/// The program that tells whether a socket's application has read what was redirected to it.
+pub const PROGRAM_FAST_ASK: &str = "pgusher_fast_ask";
+/// The most sockets that take part at once: two or four of each session.
+pub const MAX_FAST_SOCKETS: usize = 65_536;

@@ -4,6 +4,7 @@
     reason = "Pod is an unsafe marker trait; `layout` asserts what it promises"
 )]
 
+use crate::fast_path::{AskRequest, JoinRequest, SocketOffsets};
 use crate::handover::{HandoverKey, ListenerPorts};
 use crate::interception::Interception;
 use crate::offsets::KernelOffsets;
@@ -25,3 +26,21 @@ unsafe impl aya::Pod for Refusals {}
 unsafe impl aya::Pod for Serving {}
 // SAFETY: as above.
 unsafe impl aya::Pod for UnixInterception {}
+// SAFETY: as above.
+unsafe impl aya::Pod for SocketOffsets {}
+
+impl JoinRequest {
+    /// As the program is given it.
+    pub const fn as_bytes(&self) -> &[u8] {
+        // SAFETY: `repr(C)` without padding (asserted in `layout` by size), so each of its bytes is initialised.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+}
+
+impl AskRequest {
+    /// As the program is given it.
+    pub const fn as_bytes(&self) -> &[u8] {
+        // SAFETY: as above.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+}

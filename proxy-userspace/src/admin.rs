@@ -1,6 +1,7 @@
 //! The admin socket: a running instance's answers, over HTTP on a unix socket only its owner can open.
 
 mod client;
+mod fast_path;
 mod status;
 mod takeover;
 
@@ -24,6 +25,7 @@ use tracing::error;
 use crate::policy::Reloaded;
 
 pub use client::{ClientError, fetch_status, request_policy_reload};
+pub use fast_path::FastPathState;
 pub use status::{Fixed, Observed, Seen, Status, UnixCoverage};
 pub use takeover::request_takeover;
 

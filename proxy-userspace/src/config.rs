@@ -4,6 +4,7 @@
 //! `startup_timeout`. Unknown keys are refused with line and column.
 
 mod direct;
+mod fast_path;
 mod groups;
 mod identity;
 mod routes;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use direct::{UnknownNetns, WhenDown};
+pub use fast_path::FastPathChoice;
 pub use groups::ServerGroups;
 pub use identity::{IdentityConfig, IdentitySettings};
 pub use routes::{AuditScope, RouteRule, Routes};
@@ -86,6 +88,8 @@ pub struct Config {
     pub unix_sockets: UnixSockets,
     /// Whom clients of unix sockets take us for.
     pub unix_socket_guise: Guise,
+    /// Whether sessions are put on the fast path.
+    pub fast_path: FastPathChoice,
     /// What becomes of connects while nobody serves them.
     pub when_down: WhenDown,
     /// After which silence of ours nobody counts as serving.
@@ -214,6 +218,7 @@ impl Config {
             unix_sockets: settings.unix_sockets.unwrap_or_default(),
             unix_socket_guise: unix::guise(settings.unix_socket_user.as_deref())?,
             refusals: direct::refusals(settings.unknown_netns, when_down, mode),
+            fast_path: settings.fast_path.unwrap_or_default(),
             when_down,
             stall_timeout: direct::checked_stall_timeout(settings.stall_timeout)?,
             max_namespaces: checked_namespaces(settings.max_namespaces)?,

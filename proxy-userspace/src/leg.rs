@@ -21,6 +21,7 @@ use rustls::{Connection, ProtocolVersion};
 pub use handshake::{Greeting, HandshakeError};
 pub use port::Port;
 
+use crate::intercept::Gate;
 use crate::stream::Stream;
 
 /// How much ciphertext TLS may hold for its socket.
@@ -33,6 +34,8 @@ pub(crate) const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 pub struct Leg {
     stream: Stream,
     tls: Option<Box<Connection>>,
+    /// What stands before a peer that receives bytes on the fast path.
+    gate: Option<Gate>,
 }
 
 impl<S: Into<Stream>> From<S> for Leg {
@@ -40,6 +43,7 @@ impl<S: Into<Stream>> From<S> for Leg {
         Self {
             stream: stream.into(),
             tls: None,
+            gate: None,
         }
     }
 }
@@ -51,6 +55,7 @@ impl Leg {
         Self {
             stream,
             tls: Some(Box::new(tls)),
+            gate: None,
         }
     }
 
@@ -90,7 +95,7 @@ impl Leg {
 
     /// Both parts, to be polled.
     pub fn port(&mut self) -> Port<'_> {
-        Port::new(&self.stream, self.tls.as_deref_mut())
+        Port::new(&self.stream, self.tls.as_deref_mut(), &mut self.gate)
     }
 
     /// Reads some bytes into `buffer`, as many as it has room for and at least one; 0 is the peer's orderly end.

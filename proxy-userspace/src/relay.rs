@@ -10,6 +10,7 @@
 
 mod direction;
 mod ending;
+mod shortcut;
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use direction::BUFFER_BYTES;
 use direction::{Direction, End};
 use ending::{Closing, close_both};
+pub use shortcut::Shortcut;
 
 use crate::leg::{Leg, Port};
 
@@ -39,6 +41,8 @@ pub struct Legs {
     pub from_client: BytesMut,
     /// Likewise of the server's.
     pub from_server: BytesMut,
+    /// The way onto the fast path, if there is one.
+    pub shortcut: Option<Shortcut>,
 }
 
 /// One side of a session.
@@ -59,6 +63,11 @@ pub trait Observer: Send {
     /// Ready when more of one side may be observed. While it is pending nothing is read from that side; what was read
     /// before is still delivered.
     fn poll_ready(&mut self, side: Side, context: &mut Context<'_>) -> Poll<()>;
+
+    /// Whether it wants to see nothing more, so that bytes may pass it by.
+    fn is_indifferent(&self) -> bool {
+        false
+    }
 
     /// How many bytes at least are still to come of the message that the server has begun: 0 between two messages,
     /// `None` where nobody knows.
@@ -124,6 +133,7 @@ pub async fn relay(
         mut upstream,
         from_client,
         from_server,
+        shortcut,
     } = legs;
     let mut session = Relay {
         client: client.port(),
@@ -134,9 +144,13 @@ pub async fn relay(
         client_failed: false,
         server_first: false,
         revoked: false,
+        shortcut,
     };
     let ended = session.run(observer, half_closed_timeout, stops).await;
-    let (to_server, to_client) = (session.to_server.delivered(), session.to_client.delivered());
+    let passed_by = session.shortcut.as_ref().map(Shortcut::passed_by);
+    let passed_by = passed_by.unwrap_or_default();
+    let to_server = session.to_server.delivered() + passed_by.0;
+    let to_client = session.to_client.delivered() + passed_by.1;
     let client = if ended.closing == Closing::TellClient {
         upstream.reset();
         Some(client)
@@ -166,6 +180,7 @@ struct Relay<'a> {
     server_first: bool,
     /// Nothing more of the client's is delivered, and of the server's only what it has begun.
     revoked: bool,
+    shortcut: Option<Shortcut>,
 }
 
 impl Relay<'_> {
@@ -238,6 +253,7 @@ impl Relay<'_> {
             self.poll_to_server(context, observer);
             self.poll_to_client(context, observer);
         }
+        self.take_shortcut(observer);
         // Reading may have called for an answer, such as to a key update.
         self.client.flush_answers(context);
         self.upstream.flush_answers(context);
@@ -255,6 +271,23 @@ impl Relay<'_> {
             Some(ended) => Poll::Ready(Progress::Ended(ended)),
             None if self.ended_directions() > ended_before => Poll::Ready(Progress::HalfEnded),
             None => Poll::Pending,
+        }
+    }
+
+    /// Puts the session on the fast path, once, when it has shown that it lasts and nothing is held back here.
+    fn take_shortcut(&mut self, observer: &dyn Observer) {
+        let Some(shortcut) = &mut self.shortcut else {
+            return;
+        };
+        if shortcut.is_due(self.to_server.reads())
+            && self.to_server.is_at_rest()
+            && self.to_client.is_at_rest()
+        {
+            shortcut.take(
+                &mut self.client,
+                &mut self.upstream,
+                observer.is_indifferent(),
+            );
         }
     }
 

@@ -23,10 +23,10 @@ use crate::audit::record::{CloseReason, Kind, Login, Startup};
 use crate::audit::{Audit, AuditLimits, ClosingPlace, SessionGuard};
 use crate::config::{RouteRule, Routes, SessionLimits};
 use crate::identify::{Identifier, Identity};
-use crate::intercept::{Accepted, Handover, HandoverError, Taken};
+use crate::intercept::{Accepted, FastPath, Handover, HandoverError, Namespace, Taken};
 use crate::leg::Leg;
 use crate::policy::{Denial, Enforcer, Permit};
-use crate::relay::{EndedBy, Legs, Observer as _, Side, Stops, relay};
+use crate::relay::{EndedBy, Legs, Observer as _, Shortcut, Side, Stops, relay};
 use crate::route::{Router, Way};
 use crate::startup::{self, AuthenticationError, ClientLeg, Encryption};
 use crate::tls::{self, Certificates};
@@ -72,6 +72,8 @@ pub struct Stages {
     pub routes: Routes,
     /// What a refused client that asks for TLS is shown, where its route has nothing to show.
     pub certificates: Arc<Certificates>,
+    /// What makes sessions faster, where it is switched on and the kernel has it.
+    pub fast_path: Option<Arc<FastPath>>,
     /// Timeouts.
     pub limits: SessionLimits,
     /// Cancelled when sessions must end at once.
@@ -119,6 +121,7 @@ struct Established {
 /// Serves one accepted connection from its first byte to its closing record.
 pub async fn serve(stages: Arc<Stages>, accepted: Accepted, place: ClosingPlace) {
     let mut guard = SessionGuard::open(place, accepted.client());
+    let namespace = Arc::clone(&accepted.namespace);
     let deadline = Instant::now() + stages.limits.startup_timeout;
     let established = tokio::select! {
         // Shutdown first: a client that says nothing would otherwise hold it up.
@@ -127,7 +130,7 @@ pub async fn serve(stages: Arc<Stages>, accepted: Accepted, place: ClosingPlace)
         established = establish(&stages, accepted, &mut guard, deadline) => established,
     };
     match established {
-        Ok(established) => carry(&stages, established, guard).await,
+        Ok(established) => carry(&stages, established, namespace, guard).await,
         Err(refusal) => turn_away(&stages, refusal, guard, deadline).await,
     }
 }
@@ -204,7 +207,12 @@ async fn identify(
 }
 
 /// Stages 6 and 7 of a session: relay, and close the record.
-async fn carry(stages: &Stages, established: Established, mut guard: SessionGuard) {
+async fn carry(
+    stages: &Stages,
+    established: Established,
+    namespace: Arc<Namespace>,
+    mut guard: SessionGuard,
+) {
     let Established {
         client,
         upstream,
@@ -237,6 +245,10 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
         upstream,
         from_client: client.buffer,
         from_server,
+        shortcut: stages
+            .fast_path
+            .as_ref()
+            .map(|fast_path| Shortcut::new(Arc::clone(fast_path), namespace)),
     };
     let stops = Stops {
         force: &stages.force,

@@ -9,9 +9,10 @@ use proxy_ebpf::refusals::Refusals;
 use proxy_ebpf::verdict::Verdict;
 use serde::{Deserialize, Serialize};
 
+use super::fast_path::FastPathState;
 use crate::audit::AuditStats;
 use crate::config::WhenDown;
-use crate::intercept::{Counters, Coverage, HookError, NamespaceCounts, Namespaces};
+use crate::intercept::{Counters, Coverage, FastPathError, HookError, NamespaceCounts, Namespaces};
 use crate::policy::{PolicyError, PolicyStatus, Reloaded};
 use crate::session::{SessionCounts, Stages};
 use crate::succession::{Candidates, Predecessors};
@@ -49,6 +50,7 @@ pub struct Status {
     policy: PolicyStatus,
     kernel: KernelCounts,
     unix_sockets: UnixCoverage,
+    fast_path: FastPathState,
     /// The counters of `kernel` whose connects are refused.
     refuses: Vec<String>,
     coverage: Coverage,
@@ -171,10 +173,23 @@ pub struct Fixed {
     pub refusals: Refusals,
     /// What becomes of connects to unix sockets.
     pub unix_sockets: UnixCoverage,
+    /// Whether there is a fast path.
+    pub fast_path: FastPathState,
     /// What was there before us.
     pub coverage: Coverage,
     /// What becomes of connects while we are down.
     pub when_down: WhenDown,
+}
+
+/// Why there is no status.
+#[derive(Debug, thiserror::Error)]
+pub enum CountersError {
+    /// The hooks' counters cannot be read.
+    #[error(transparent)]
+    Hooks(#[from] HookError),
+    /// Those of the fast path cannot.
+    #[error(transparent)]
+    FastPath(#[from] FastPathError),
 }
 
 /// Those that still serve, as the status shows them.
@@ -198,8 +213,8 @@ impl Observed {
     /// Reads everything now.
     ///
     /// # Errors
-    /// [`HookError`] when the kernel's counters cannot be read.
-    pub fn status(&self) -> Result<Status, HookError> {
+    /// [`CountersError`] when the kernel's counters cannot be read.
+    pub fn status(&self) -> Result<Status, CountersError> {
         let sessions = self.seen.stages.sessions.counts();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -217,6 +232,10 @@ impl Observed {
             sessions,
             kernel: KernelCounts::read(&self.counters)?,
             unix_sockets: self.fixed.unix_sockets.clone(),
+            fast_path: {
+                let fast_path = self.seen.stages.fast_path.as_deref();
+                self.fixed.fast_path.read(fast_path)?
+            },
             refuses: Verdict::ALL
                 .into_iter()
                 .filter(|verdict| self.fixed.refusals.contains(*verdict))
@@ -314,6 +333,7 @@ impl Status {
             "unix sockets  {}, {} redirected",
             self.unix_sockets, kernel.unix_redirected
         )?;
+        writeln!(out, "fast path     {}", self.fast_path)?;
         let (refused, direct): (Vec<_>, Vec<_>) = kernel
             .not_redirected()
             .into_iter()

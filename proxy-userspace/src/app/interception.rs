@@ -7,15 +7,15 @@ use tracing::{error, info, warn};
 
 use super::place::Place;
 use super::{Companions, host};
-use crate::admin::UnixCoverage;
+use crate::admin::{FastPathState, UnixCoverage};
 use crate::audit::Audit;
 use crate::audit::record::{Body, Record};
 use crate::config::{Config, UnixSockets, WhenDown};
 use crate::fences::Starter;
 use crate::identify::ProcessId;
 use crate::intercept::{
-    self, Attached, Counters, Guise, Heartbeat, HookError, HookLog, Loaded, OwnProcesses,
-    PinFolder, Terms, WantedQueue,
+    self, Attached, Counters, FastPath, FastPathError, Guise, Heartbeat, HookError, HookLog,
+    Loaded, OwnProcesses, PinFolder, Reach, Terms, WantedQueue,
 };
 
 const HEART_FAILURE: &str = "cannot tell the hooks whether pgusher lives";
@@ -65,6 +65,7 @@ pub(super) struct Hooks {
     pub(super) hooks: Loaded,
     pub(super) own_processes: Arc<OwnProcesses>,
     pub(super) unix_sockets: UnixCoverage,
+    pub(super) fast_path: (Option<Arc<FastPath>>, FastPathState),
 }
 
 pub(super) async fn load(config: &Config, place: &Place, starter: &Starter) -> Result<Hooks> {
@@ -73,6 +74,7 @@ pub(super) async fn load(config: &Config, place: &Place, starter: &Starter) -> R
     let (refusals, stall_timeout) = (config.refusals, config.stall_timeout);
     let is_wanted = config.unix_sockets != UnixSockets::Off;
     let unix = is_wanted.then_some(config.unix_socket_guise);
+    let reach = config.fast_path.reach();
     let load = move || -> Result<_, HookError> {
         let mut hooks = Loaded::load(&Terms {
             offsets: host::kernel_offsets(),
@@ -80,10 +82,11 @@ pub(super) async fn load(config: &Config, place: &Place, starter: &Starter) -> R
             stall_timeout,
         })?;
         let unix_sockets = unix.map_or(UnixCoverage::Off, |guise| load_unix(&mut hooks, guise));
-        Ok((hooks, unix_sockets))
+        let fast_path = reach.map_or((None, FastPathState::Off), load_fast_path);
+        Ok((hooks, unix_sockets, fast_path))
     };
     let loaded = starter.run(load).await?;
-    let (mut hooks, unix_sockets) = loaded.context("cannot start interception")?;
+    let (mut hooks, unix_sockets, fast_path) = loaded.context("cannot start interception")?;
     hooks.intercept(&config.ports)?;
     let own_processes = hooks.own_processes(ProcessId::own())?;
     for other in place.others() {
@@ -93,6 +96,21 @@ pub(super) async fn load(config: &Config, place: &Place, starter: &Starter) -> R
         hooks,
         own_processes: Arc::new(own_processes),
         unix_sockets,
+        fast_path,
+    })
+}
+
+/// The fast path, if this kernel can have one.
+fn load_fast_path(reach: Reach) -> (Option<Arc<FastPath>>, FastPathState) {
+    let load = || -> Result<_, FastPathError> {
+        let fast_path = FastPath::load(reach)?;
+        let state = FastPathState::of(&fast_path)?;
+        Ok((Some(Arc::new(fast_path)), state))
+    };
+    load().unwrap_or_else(|error| {
+        let reason = format!("{:#}", anyhow::Error::from(error));
+        warn!(reason, "no fast path; sessions do without");
+        (None, FastPathState::Impossible { reason })
     })
 }
 

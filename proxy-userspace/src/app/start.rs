@@ -16,7 +16,7 @@ use super::place::Place;
 use super::{
     Companions, Crew, Running, check_kernel, check_pid_namespace, coverage, host, reload, signals,
 };
-use crate::admin::{AdminSocket, Fixed, Observed, Seen, UnixCoverage};
+use crate::admin::{AdminSocket, FastPathState, Fixed, Observed, Seen, UnixCoverage};
 use crate::audit::{self, Audit, Writer};
 use crate::config::Config;
 use crate::fences::Starter;
@@ -48,6 +48,7 @@ struct Late {
     cgroup: Arc<Cgroup>,
     pins: PinFolder,
     unix_sockets: UnixCoverage,
+    fast_path: FastPathState,
 }
 
 /// Starts, in place of a running instance if it shall take over and there is one.
@@ -67,6 +68,7 @@ pub(super) async fn start(
                 mut hooks,
                 own_processes,
                 unix_sockets,
+                fast_path: (_, fast_path),
             },
         namespaces,
         stages,
@@ -121,6 +123,7 @@ pub(super) async fn start(
         cgroup,
         pins,
         unix_sockets,
+        fast_path,
     };
     let asked = running.settle_in(config, late).await?;
     Ok((running, asked))
@@ -155,7 +158,9 @@ async fn prepare(
     let (audit, writer) = audit::start(&config.audit, max_connections)?;
     let router = Router::new(config.limits.dial_timeout, config.unix_socket_guise, porter);
     let handover = loaded.hooks.handover()?;
-    let stages = Arc::new(stages(config, (handover, router), audit, policy)?);
+    let mut stages = stages(config, (handover, router), audit, policy)?;
+    stages.fast_path.clone_from(&loaded.fast_path.0);
+    let stages = Arc::new(stages);
     Ok(Prepared {
         place,
         admin,
@@ -204,6 +209,7 @@ impl Running {
             namespaces: Arc::clone(&self.namespaces),
             refusals: config.refusals,
             unix_sockets: late.unix_sockets,
+            fast_path: late.fast_path,
             coverage,
             when_down: config.when_down,
         };
@@ -255,6 +261,7 @@ fn stages(
         sessions: Sessions::new(config.limits.max_sessions.get()),
         routes: config.routes.clone(),
         certificates: Arc::new(Certificates::ephemeral()?),
+        fast_path: None,
         limits: config.limits,
         force: CancellationToken::new(),
     })

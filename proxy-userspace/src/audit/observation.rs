@@ -137,6 +137,13 @@ impl Observer for Observation {
         }
     }
 
+    fn is_indifferent(&self) -> bool {
+        match self {
+            Self::Login(watch) => watch.is_done(),
+            Self::Statements(_) => false,
+        }
+    }
+
     fn poll_ready(&mut self, side: Side, context: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Login(_) => Poll::Ready(()),

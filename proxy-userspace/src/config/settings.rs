@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::direct::{UnknownNetns, WhenDown};
+use super::fast_path::FastPathChoice;
 use super::groups::ServerGroupSettings;
 use super::identity::IdentitySettings;
 use super::routes::RouteSettings;
@@ -80,6 +81,11 @@ pub struct Settings {
     /// User whom clients of unix sockets are to see as their server's, for libpq's requirepeer; servers of other users are then out of reach through them [default: none, they see pgusher's own]
     #[arg(long, value_name = "USER")]
     pub unix_socket_user: Option<String>,
+
+    /// Short messages between sockets of this host go past the TCP/IP stack: `off` never, `auto` as far as no application can notice, `full` wherever the kernel can, if clients and servers read their sockets as docs/fast-path.md asks [default: off]
+    #[arg(long, value_name = "CHOICE")]
+    pub fast_path: Option<FastPathChoice>,
+
     /// Connects while no pgusher serves them: `open` lets them go direct, `closed` keeps them out until the next start or `pgusher detach` [default: open, but closed where policies are enforced]
     #[arg(long, value_name = "ACTION")]
     pub when_down: Option<WhenDown>,
@@ -176,6 +182,7 @@ impl Settings {
             unknown_netns: self.unknown_netns.or(base.unknown_netns),
             unix_sockets: self.unix_sockets.or(base.unix_sockets),
             unix_socket_user: self.unix_socket_user.or(base.unix_socket_user),
+            fast_path: self.fast_path.or(base.fast_path),
             when_down: self.when_down.or(base.when_down),
             stall_timeout: self.stall_timeout.or(base.stall_timeout),
             identity: base.identity,

@@ -101,8 +101,9 @@ const REFUSED_HERE: &[libc::c_long] = &[];
 pub const REFUSED_CALLS: usize = REFUSED.len() + REFUSED_HERE.len();
 
 /// What may be done to eBPF objects that are there already: `BPF_MAP_LOOKUP_ELEM`, `_UPDATE_ELEM`, `_DELETE_ELEM`,
-/// `_GET_NEXT_KEY`, `BPF_OBJ_GET_INFO_BY_FD` and `BPF_MAP_LOOKUP_AND_DELETE_ELEM` (include/uapi/linux/bpf.h).
-const BPF_COMMANDS: [u64; 6] = [1, 2, 3, 4, 15, 21];
+/// `_GET_NEXT_KEY`, `BPF_PROG_TEST_RUN` (which joins sockets for the fast path), `BPF_OBJ_GET_INFO_BY_FD` and
+/// `BPF_MAP_LOOKUP_AND_DELETE_ELEM` (include/uapi/linux/bpf.h).
+const BPF_COMMANDS: [u64; 7] = [1, 2, 3, 4, 10, 15, 21];
 /// Netlink is how libc finds out which address families there are.
 const FAMILIES: [libc::c_int; 4] = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK];
 /// The bits of a socket's type that are no flags (`SOCK_TYPE_MASK`, include/linux/net.h).

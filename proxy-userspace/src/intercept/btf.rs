@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use proxy_ebpf::fast_path::SocketOffsets;
 use proxy_ebpf::offsets::{FieldOffset, KernelOffsets};
 
 /// Where the kernel shows its type information.
@@ -63,11 +64,54 @@ pub(super) fn kernel_functions<const N: usize>(
     Ok(names.map(|name| types.functions.get(name.as_bytes()).copied()))
 }
 
+/// What the fast path has to know of the running kernel.
+pub(super) struct SocketTypes {
+    /// Where sockets keep what decides about a message.
+    pub(super) offsets: SocketOffsets,
+    /// Redirected bytes that are not read yet outlive a reset: since sockmaps hook a socket's end in place of its leaving
+    /// the kernel's tables.
+    pub(super) keeps_queue_on_reset: bool,
+    /// FIONREAD counts redirected bytes.
+    pub(super) hides_queue_from_ioctl: bool,
+    /// splice(2) reads redirected bytes.
+    pub(super) hides_queue_from_splice: bool,
+}
+
+/// Reads what the fast path has to know of the running kernel.
+///
+/// # Errors
+/// [`BtfError`] when there is no usable type information; single fields that are missing are absent instead.
+pub(super) fn socket_types() -> Result<SocketTypes, BtfError> {
+    let bytes = fs::read(Path::new(KERNEL_BTF))?;
+    let types = Types::parse(&bytes)?;
+    let has_function = |name: &str| types.functions.contains_key(name.as_bytes());
+    Ok(SocketTypes {
+        offsets: socket_offsets_from(&types),
+        keeps_queue_on_reset: types.member_offset("sk_psock", "saved_destroy").is_some(),
+        hides_queue_from_ioctl: has_function("tcp_bpf_ioctl"),
+        hides_queue_from_splice: has_function("tcp_bpf_splice_read"),
+    })
+}
+
+fn socket_offsets_from(types: &Types<'_>) -> SocketOffsets {
+    let field = |structure, member| types.field(structure, member);
+    SocketOffsets {
+        tcp_write_seq: field("tcp_sock", "write_seq"),
+        tcp_copied_seq: field("tcp_sock", "copied_seq"),
+        sock_user_data: field("sock", "sk_user_data"),
+        sock_socket: field("sock", "sk_socket"),
+        sock_rcvlowat: field("sock", "sk_rcvlowat"),
+        sock_prot: field("sock_common", "skc_prot"),
+        proto_memory_pressure: field("proto", "memory_pressure"),
+        socket_file: field("socket", "file"),
+        file_flags: field("file", "f_flags"),
+        psock_ingress: field("sk_psock", "ingress_msg"),
+        may_reach_applications: 0,
+    }
+}
+
 fn offsets_from(types: &Types<'_>) -> KernelOffsets {
-    let field = |structure, member| match types.member_offset(structure, member) {
-        Some(offset) => FieldOffset::new(offset),
-        None => FieldOffset::ABSENT,
-    };
+    let field = |structure, member| types.field(structure, member);
     let start_boottime = match field("task_struct", "start_boottime") {
         // The name before Linux 5.5.
         FieldOffset::ABSENT => field("task_struct", "real_start_time"),
@@ -183,6 +227,12 @@ impl<'a> Types<'a> {
     fn name(&self, offset: u32) -> &'a [u8] {
         let rest = self.strings.get(offset as usize..).unwrap_or_default();
         rest.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
+    /// The offset of a member, for the programs.
+    fn field(&self, structure: &str, member: &str) -> FieldOffset {
+        self.member_offset(structure, member)
+            .map_or(FieldOffset::ABSENT, FieldOffset::new)
     }
 
     /// The byte offset of a member, looked for in anonymous structures and unions too.

@@ -3,10 +3,14 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Read as _, Write as _};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustls::Connection;
+use tokio::time::{Sleep, sleep};
 
+use crate::intercept::Gate;
 use crate::stream::Stream;
 
 /// How much ciphertext is read at a time. What it decrypts to, together with the part of a record that came before,
@@ -19,6 +23,11 @@ const BULK_BYTES: usize = CIPHERTEXT_BYTES + MAX_RECORD_BYTES;
 /// The relay reads with such a buffer.
 const _: () = assert!(BULK_BYTES <= crate::relay::BUFFER_BYTES);
 
+/// How soon a message is tried again that has to wait until the peer has read what is before it; there is no event for
+/// that.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(32);
+
 thread_local! {
     /// Where ciphertext lands on its way into TLS: rustls itself would ask the socket for 4 KiB at a time.
     static CIPHERTEXT: RefCell<Vec<u8>> = RefCell::new(vec![0; CIPHERTEXT_BYTES]);
@@ -28,11 +37,35 @@ thread_local! {
 pub struct Port<'a> {
     stream: &'a Stream,
     tls: Option<&'a mut Connection>,
+    gate: &'a mut Option<Gate>,
+    /// Nothing is written before.
+    later: Option<Pin<Box<Sleep>>>,
+    pause: Duration,
 }
 
 impl<'a> Port<'a> {
-    pub(super) fn new(stream: &'a Stream, tls: Option<&'a mut Connection>) -> Self {
-        Self { stream, tls }
+    pub(super) fn new(
+        stream: &'a Stream,
+        tls: Option<&'a mut Connection>,
+        gate: &'a mut Option<Gate>,
+    ) -> Self {
+        Self {
+            stream,
+            tls,
+            gate,
+            later: None,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// Whether bytes of the session are on its socket as they are.
+    pub fn is_plain(&self) -> bool {
+        self.tls.is_none()
+    }
+
+    /// From now on a writer may have to wait at this gate.
+    pub fn set_gate(&mut self, gate: Option<Gate>) {
+        *self.gate = gate;
     }
 
     /// The socket.
@@ -75,7 +108,7 @@ impl<'a> Port<'a> {
     /// `WouldBlock` when nothing can be taken; the connection's failure.
     pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else {
-            return self.stream.try_write(bytes);
+            return self.try_write_plain(bytes);
         };
         let mut taken = 0;
         loop {
@@ -93,8 +126,38 @@ impl<'a> Port<'a> {
         }
     }
 
+    fn try_write_plain(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(gate) = self.gate else {
+            return self.stream.try_write(bytes);
+        };
+        if !gate.admits(bytes.len()) {
+            return Err(self.pause());
+        }
+        match self.stream.try_write(bytes) {
+            Ok(written) => {
+                gate.wrote(written);
+                self.pause = FIRST_PAUSE;
+                Ok(written)
+            }
+            // Of a redirect: the stack would have waited.
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => Err(self.pause()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has the next write wait, longer each time.
+    fn pause(&mut self) -> io::Error {
+        self.later = Some(Box::pin(sleep(self.pause)));
+        self.pause = (self.pause * 2).min(LAST_PAUSE);
+        io::ErrorKind::WouldBlock.into()
+    }
+
     /// Waits until [`Port::try_write`] may take something.
     pub fn poll_write_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(later) = &mut self.later {
+            ready!(later.as_mut().poll(context));
+            self.later = None;
+        }
         ready!(self.poll_flush(context))?;
         self.stream.poll_write_ready(context)
     }

@@ -47,6 +47,8 @@ pub(super) struct Direction {
     /// Bytes read and not taken by the destination; at most [`BUFFER_BYTES`] and what startup left over.
     pending: BytesMut,
     delivered: u64,
+    /// How often something was read.
+    reads: u64,
     /// The source has closed in an orderly way, whether or not that could be passed on.
     source_closed: bool,
     /// The source is known to have been reset, whatever reading it says.
@@ -65,6 +67,7 @@ impl Direction {
             state: State::Copying,
             pending,
             delivered: 0,
+            reads: 0,
             source_closed: false,
             source_reset: false,
             destination_reset: false,
@@ -104,6 +107,11 @@ impl Direction {
     /// Whether everything read has been taken by the destination, and neither side has ended.
     pub(super) fn is_at_rest(&self) -> bool {
         self.state == State::Copying && self.pending.is_empty()
+    }
+
+    /// How often something was read.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads
     }
 
     /// Bytes the destination has taken.
@@ -185,6 +193,7 @@ impl Direction {
                 }
                 Ok(read) => {
                     let bytes = scratch.get(..read).unwrap_or_default();
+                    self.reads += 1;
                     observer.sent(self.source, bytes);
                     self.forward(to, bytes);
                 }

@@ -46,6 +46,7 @@ async fn session_with(leftover: &[u8], half_closed_timeout: Duration) -> Session
         upstream: upstream_leg.into(),
         from_client: BytesMut::from(leftover),
         from_server: BytesMut::new(),
+        shortcut: None,
     };
     let force = CancellationToken::new();
     let stop = force.clone();

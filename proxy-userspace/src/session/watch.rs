@@ -63,6 +63,10 @@ impl Observer for Watch {
         }
     }
 
+    fn is_indifferent(&self) -> bool {
+        self.boundary.is_none() && self.candidate.is_none() && self.observation.is_indifferent()
+    }
+
     fn poll_ready(&mut self, side: Side, context: &mut Context<'_>) -> Poll<()> {
         self.observation.poll_ready(side, context)
     }

@@ -54,6 +54,7 @@ async fn session((client_tls, server_tls): (bool, bool), leftover: &[u8]) -> Enc
         upstream: upstream_leg,
         from_client: BytesMut::from(leftover),
         from_server: BytesMut::from(leftover),
+        shortcut: None,
     };
     let force = CancellationToken::new();
     let (stop, seen) = (force.clone(), Seen::default());

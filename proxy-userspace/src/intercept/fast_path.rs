@@ -1,0 +1,380 @@
+//! The fast path: sockets of a session joined so that short messages go past the TCP/IP stack.
+//!
+//! Loaded from an object of its own, and only where it is switched on. Everything it needs of the kernel is found out at
+//! start; what a single session lacks, it does without. Design: docs/decisions/0061-fast-path.md.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, SockHash};
+use aya::programs::{ProgramError, SchedClassifier, SkMsg, TestRun as _, TestRunOptions};
+use aya::{Btf, Ebpf, EbpfLoader};
+use proxy_ebpf::endpoint::Endpoint;
+use proxy_ebpf::fast_path::{Answer, AskRequest, End, JoinRequest, Path, QUEUE_BYTES, Wish, key};
+use proxy_ebpf::names;
+use serde::{Deserialize, Serialize};
+use tracing::{debug, warn};
+
+use super::btf::{BtfError, SocketTypes, socket_types};
+use super::namespace::Namespace;
+use super::object::FAST_PATH_OBJECT;
+
+/// Whom redirected bytes may reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// pgusher's own sockets; applications' too where the kernel hides the difference from them altogether.
+    Unnoticed,
+    /// Applications' sockets too, which then must not be read with splice(2), or asked with FIONREAD where the kernel does
+    /// not answer for redirected bytes.
+    Applications,
+}
+
+/// Why there is no fast path.
+#[derive(Debug, thiserror::Error)]
+pub enum FastPathError {
+    /// The kernel's structures cannot be told.
+    #[error(transparent)]
+    Types(#[from] BtfError),
+    /// The kernel would lose bytes.
+    #[error(
+        "this kernel drops redirected bytes when a connection is reset; Linux 6.0 and later keep them"
+    )]
+    TooOld,
+    /// A structure is not as expected.
+    #[error("this kernel's sockets are not laid out as expected (docs/kernels.md)")]
+    Layout,
+    /// The object as a whole was refused.
+    #[error("the kernel refused the fast path's BPF object")]
+    Object(#[from] aya::EbpfError),
+    /// One program was refused.
+    #[error("the kernel refused BPF program {name}")]
+    Program {
+        /// The program's name.
+        name: &'static str,
+        /// The kernel's reason.
+        source: ProgramError,
+    },
+    /// A map was refused.
+    #[error("the kernel refused BPF map {name}")]
+    Map {
+        /// The map's name.
+        name: &'static str,
+        /// The kernel's reason.
+        source: MapError,
+    },
+    /// The object does not hold what the loader expects: the build is broken.
+    #[error("the BPF object has no `{0}`; rebuild with `cargo xtask build`")]
+    Missing(&'static str),
+}
+
+/// What took the fast path since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FastPathCounts {
+    /// Connections of clients that were joined with ours.
+    pub client_legs: u64,
+    /// Ours that were joined with a server's.
+    pub server_legs: u64,
+    /// Sessions whose client was joined with its server.
+    pub direct: u64,
+    /// Connections that were not: nobody on this host has their other end, or uses it in a way that would show.
+    pub left_alone: u64,
+    /// Messages that were redirected.
+    pub redirected: u64,
+    /// Messages of joined sockets that went through the stack.
+    pub through_stack: u64,
+    /// Times that a message of ours waited until the application had read what was before it.
+    pub delayed: u64,
+}
+
+/// Joins sockets.
+pub struct FastPath {
+    /// Holds the programs, and the sockets' map, which the one that decides is attached to.
+    programs: Ebpf,
+    bytes: Mutex<HashMap<MapData, u64, u64>>,
+    messages: PerCpuArray<MapData, u64>,
+    reaches_applications: bool,
+    next_session: AtomicU64,
+    client_legs: AtomicU64,
+    server_legs: AtomicU64,
+    direct: AtomicU64,
+    left_alone: AtomicU64,
+    delayed: AtomicU64,
+}
+
+/// The sockets of a session, as its relay knows them.
+#[derive(Clone, Copy, Debug)]
+pub struct Connections {
+    /// Our address and the client's, on the connection with it.
+    pub client: (SocketAddr, SocketAddr),
+    /// Our address and the server's, on the connection with it.
+    pub server: (SocketAddr, SocketAddr),
+}
+
+/// What was joined of a session.
+#[derive(Debug, Default)]
+pub struct Joined {
+    /// Before what we write to the client.
+    pub client: Option<Gate>,
+    /// Before what we write to the server.
+    pub server: Option<Gate>,
+    /// The session's number, if client and server were joined with each other: bytes between them pass us by.
+    pub direct: Option<u64>,
+}
+
+/// Stands before what we write to an application that receives redirected bytes: it keeps them from becoming too many,
+/// and from mixing with what goes through the stack.
+#[derive(Debug)]
+pub struct Gate {
+    fast_path: Arc<FastPath>,
+    /// The application's socket.
+    key: u64,
+    /// The most that may have been written since its queue was known to be read.
+    limit: usize,
+    written: usize,
+}
+
+impl Gate {
+    /// Whether so many bytes may be written now. If not, there is no event for when they may.
+    pub fn admits(&mut self, bytes: usize) -> bool {
+        if self.written.saturating_add(bytes) > self.limit {
+            if !self.fast_path.is_queue_read(self.key) {
+                self.fast_path.delayed.fetch_add(1, Ordering::Relaxed);
+                return false;
+            }
+            self.written = 0;
+        }
+        true
+    }
+
+    /// So many were written.
+    pub fn wrote(&mut self, bytes: usize) {
+        self.written = self.written.saturating_add(bytes);
+    }
+}
+
+impl std::fmt::Debug for FastPath {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("FastPath").finish_non_exhaustive()
+    }
+}
+
+impl FastPath {
+    /// Loads the programs.
+    ///
+    /// # Errors
+    /// [`FastPathError`]; interception is not affected.
+    pub fn load(reach: Reach) -> Result<Self, FastPathError> {
+        let types = socket_types()?;
+        check(&types)?;
+        let mut offsets = types.offsets;
+        let is_hidden = types.hides_queue_from_ioctl && types.hides_queue_from_splice;
+        let reaches_applications = is_hidden || reach == Reach::Applications;
+        offsets.may_reach_applications = u32::from(reaches_applications);
+        let kernel_types = Btf::from_sys_fs().ok();
+        let mut programs = EbpfLoader::new()
+            .btf(kernel_types.as_ref())
+            .override_global(names::GLOBAL_FAST_OFFSETS, &offsets, true)
+            .load(FAST_PATH_OBJECT)?;
+        let name = names::MAP_FAST_SOCKETS;
+        let sockets: SockHash<_, u64> = typed(name, take(&mut programs, name)?)?;
+        attach(&mut programs, &sockets)?;
+        load(&mut programs, names::PROGRAM_FAST_JOIN)?;
+        load(&mut programs, names::PROGRAM_FAST_ASK)?;
+        let (bytes, messages) = (names::MAP_FAST_BYTES, names::MAP_FAST_COUNTERS);
+        Ok(Self {
+            bytes: Mutex::new(typed(bytes, take(&mut programs, bytes)?)?),
+            messages: typed(messages, take(&mut programs, messages)?)?,
+            programs,
+            reaches_applications,
+            next_session: AtomicU64::new(1),
+            client_legs: AtomicU64::new(0),
+            server_legs: AtomicU64::new(0),
+            direct: AtomicU64::new(0),
+            left_alone: AtomicU64::new(0),
+            delayed: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether applications are sent redirected bytes too.
+    pub fn reaches_applications(&self) -> bool {
+        self.reaches_applications
+    }
+
+    /// Joins what can be joined of a session whose relay holds nothing back at this moment: its client with its server, if
+    /// that is wished, or each with us. Blocks for some microseconds; where `namespace` is not our own, for as long as it
+    /// takes to start a thread.
+    pub fn join(
+        self: &Arc<Self>,
+        namespace: &Namespace,
+        connections: Connections,
+        is_direct_wished: bool,
+    ) -> Joined {
+        if is_direct_wished && self.reaches_applications {
+            let session = self.next_session.fetch_add(1, Ordering::Relaxed);
+            let answer = self.run(namespace, session, connections, Wish::DIRECT);
+            if answer.has(Answer::joined(Wish::DIRECT)) {
+                self.direct.fetch_add(1, Ordering::Relaxed);
+                // What comes to us is what had no place in the other's queue: each time that has to be read first.
+                return Joined {
+                    client: Some(self.gate(key(session, End::Client), 0)),
+                    server: Some(self.gate(key(session, End::Server), 0)),
+                    direct: Some(session),
+                };
+            }
+        }
+        let legs = Wish::CLIENT_LEG.and(Wish::SERVER_LEG);
+        let session = self.next_session.fetch_add(1, Ordering::Relaxed);
+        let answer = self.run(namespace, session, connections, legs);
+        let gate = |leg: Wish, end: End, counter: &AtomicU64| {
+            let is_joined = answer.has(Answer::joined(leg));
+            let counter = if is_joined { counter } else { &self.left_alone };
+            counter.fetch_add(1, Ordering::Relaxed);
+            let reaches_it = is_joined && self.reaches_applications;
+            reaches_it.then(|| self.gate(key(session, end), QUEUE_BYTES as usize))
+        };
+        Joined {
+            client: gate(Wish::CLIENT_LEG, End::Client, &self.client_legs),
+            server: gate(Wish::SERVER_LEG, End::Server, &self.server_legs),
+            direct: None,
+        }
+    }
+
+    fn gate(self: &Arc<Self>, key: u64, limit: usize) -> Gate {
+        Gate {
+            fast_path: Arc::clone(self),
+            key,
+            limit,
+            written: 0,
+        }
+    }
+
+    fn run(
+        self: &Arc<Self>,
+        namespace: &Namespace,
+        session: u64,
+        connections: Connections,
+        wish: Wish,
+    ) -> Answer {
+        let ends = |(ours, theirs): (SocketAddr, SocketAddr)| {
+            (Endpoint::from(ours), Endpoint::from(theirs))
+        };
+        let (client, server) = (ends(connections.client), ends(connections.server));
+        let request = JoinRequest::new(session, client, server, wish);
+        let this = Arc::clone(self);
+        let ran =
+            namespace.visit(move || this.run_here(names::PROGRAM_FAST_JOIN, request.as_bytes()));
+        let answer = ran.map(Answer::from_bits).unwrap_or_else(|error| {
+            warn!(%error, "a session could not be put on the fast path and goes on without it");
+            Answer::NOTHING
+        });
+        debug!(session, ?wish, ?answer, "fast path");
+        answer
+    }
+
+    fn run_here(&self, name: &'static str, request: &[u8]) -> io::Result<u32> {
+        let program = self.programs.program(name).ok_or_else(|| missing(name))?;
+        let program: &SchedClassifier = program.try_into().map_err(io::Error::other)?;
+        let options = TestRunOptions {
+            data_in: Some(request),
+            ..TestRunOptions::new()
+        };
+        let ran = program.test_run(options).map_err(io::Error::other)?;
+        Ok(ran.return_value)
+    }
+
+    /// Whether the socket with this key has read what was redirected to it; also where the kernel does not say.
+    fn is_queue_read(&self, key: u64) -> bool {
+        let request = AskRequest::new(key);
+        let answer = self.run_here(names::PROGRAM_FAST_ASK, request.as_bytes());
+        answer.map_or(true, |answer| answer != AskRequest::WAITS.unsigned_abs())
+    }
+
+    /// Bytes that passed us by in a session that was joined directly, to the server and to the client; asked once, at its
+    /// end.
+    pub fn passed_by(&self, session: u64) -> (u64, u64) {
+        let mut all = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut take = |end| {
+            let key = key(session, end);
+            let bytes = all.get(&key, 0).unwrap_or_default();
+            if let Err(error) = all.remove(&key) {
+                warn!(%error, session, "an entry of the fast path stays behind");
+            }
+            bytes
+        };
+        (take(End::Client), take(End::Server))
+    }
+
+    /// The counts as they stand.
+    ///
+    /// # Errors
+    /// [`FastPathError::Map`] when the kernel does not tell.
+    pub fn counts(&self) -> Result<FastPathCounts, FastPathError> {
+        let count = |path: Path| -> Result<u64, FastPathError> {
+            let name = names::MAP_FAST_COUNTERS;
+            let values = self.messages.get(&(path as u32), 0);
+            let values = values.map_err(|source| FastPathError::Map { name, source })?;
+            Ok(values.iter().sum())
+        };
+        Ok(FastPathCounts {
+            client_legs: self.client_legs.load(Ordering::Relaxed),
+            server_legs: self.server_legs.load(Ordering::Relaxed),
+            direct: self.direct.load(Ordering::Relaxed),
+            left_alone: self.left_alone.load(Ordering::Relaxed),
+            redirected: count(Path::Redirect)?,
+            through_stack: count(Path::Stack)?,
+            delayed: self.delayed.load(Ordering::Relaxed),
+        })
+    }
+}
+
+/// Whether the kernel can have a fast path at all.
+fn check(types: &SocketTypes) -> Result<(), FastPathError> {
+    if !types.keeps_queue_on_reset {
+        return Err(FastPathError::TooOld);
+    }
+    if types.offsets.is_complete() {
+        Ok(())
+    } else {
+        Err(FastPathError::Layout)
+    }
+}
+
+fn attach(programs: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<(), FastPathError> {
+    let name = names::PROGRAM_FAST_SEND;
+    let failed = |source| FastPathError::Program { name, source };
+    let program = programs.program_mut(name);
+    let program: &mut SkMsg = program
+        .ok_or(FastPathError::Missing(name))?
+        .try_into()
+        .map_err(failed)?;
+    program.load().map_err(failed)?;
+    program.attach(sockets.fd()).map_err(failed)?;
+    Ok(())
+}
+
+fn load(programs: &mut Ebpf, name: &'static str) -> Result<(), FastPathError> {
+    let failed = |source| FastPathError::Program { name, source };
+    let program = programs.program_mut(name);
+    let program: &mut SchedClassifier = program
+        .ok_or(FastPathError::Missing(name))?
+        .try_into()
+        .map_err(failed)?;
+    program.load().map_err(failed)
+}
+
+fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, FastPathError> {
+    programs.take_map(name).ok_or(FastPathError::Missing(name))
+}
+
+fn typed<M: TryFrom<Map, Error = MapError>>(
+    name: &'static str,
+    map: Map,
+) -> Result<M, FastPathError> {
+    M::try_from(map).map_err(|source| FastPathError::Map { name, source })
+}
+
+fn missing(name: &'static str) -> io::Error {
+    io::Error::other(FastPathError::Missing(name))
+}
