@@ -92,6 +92,7 @@ pub struct FastPathCounts {
 pub struct FastPath {
     /// Holds the programs, and the sockets' map, which the one that decides is attached to.
     programs: Ebpf,
+    sockets: SockHash<MapData, u64>,
     bytes: Mutex<HashMap<MapData, u64, u64>>,
     messages: PerCpuArray<MapData, u64>,
     reaches_applications: bool,
@@ -187,6 +188,7 @@ impl FastPath {
             bytes: Mutex::new(typed(bytes, take(&mut programs, bytes)?)?),
             messages: typed(messages, take(&mut programs, messages)?)?,
             programs,
+            sockets,
             reaches_applications,
             next_session: AtomicU64::new(1),
             client_legs: AtomicU64::new(0),
@@ -326,6 +328,21 @@ impl FastPath {
             through_stack: count(Path::Stack)?,
             delayed: self.delayed.load(Ordering::Relaxed),
         })
+    }
+}
+
+/// An application that keeps a socket open whose session is over would keep the programs with it: what it has read nothing
+/// of any more is let go. Whatever is unread is read first, and goes with the socket.
+impl Drop for FastPath {
+    fn drop(&mut self) {
+        let joined: Vec<u64> = self.sockets.keys().flatten().collect();
+        for key in joined {
+            if self.is_queue_read(key)
+                && let Err(error) = self.sockets.remove(&key)
+            {
+                debug!(%error, key, "a socket has left the fast path by itself");
+            }
+        }
     }
 }
 

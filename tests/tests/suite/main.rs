@@ -17,6 +17,7 @@ mod documents;
 mod down;
 mod exhaustion;
 mod existing;
+mod fast_path;
 mod fences;
 mod identity;
 mod intercept;
