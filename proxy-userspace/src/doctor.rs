@@ -10,7 +10,9 @@ use proxy_ebpf::refusals::Refusals;
 use serde::Serialize;
 
 use crate::app;
-use crate::intercept::{self, Cgroup, Guise, Loaded, MIN_STALL_TIMEOUT, PinFolder, Terms};
+use crate::intercept::{
+    self, Cgroup, FastPath, Guise, Loaded, MIN_STALL_TIMEOUT, PinFolder, Reach, Terms,
+};
 
 /// One check's outcome.
 #[derive(Debug, Serialize)]
@@ -68,6 +70,7 @@ fn run_checks() -> Vec<Check> {
         listeners(),
         programs,
         unix_sockets,
+        fast_path(),
         pins(),
         fences::available(),
     ]
@@ -217,6 +220,25 @@ fn unix_sockets(loaded: Option<&mut Loaded>) -> Check {
             Check::new(NAME, Verdict::Limited, detail)
         }
         None => Check::new(NAME, Verdict::Limited, "they go direct, as all connects do"),
+    }
+}
+
+/// What `fast_path` can do here; its programs are loaded for a moment.
+fn fast_path() -> Check {
+    const NAME: &str = "fast path";
+    match FastPath::load(Reach::Unnoticed) {
+        Ok(fast_path) if fast_path.reaches_applications() => {
+            Check::new(NAME, Verdict::Ok, "unnoticed by applications both ways")
+        }
+        Ok(_) => Check::new(
+            NAME,
+            Verdict::Ok,
+            "unnoticed by applications towards pgusher; fast_path = \"full\" asks something of them (docs/fast-path.md)",
+        ),
+        Err(error) => {
+            let detail = format!("{:#}; sessions do without", anyhow::Error::from(error));
+            Check::new(NAME, Verdict::Limited, detail)
+        }
     }
 }
 

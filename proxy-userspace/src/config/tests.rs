@@ -48,6 +48,7 @@ fn mistakes_are_refused_with_their_place() {
         ("drain_timeout = \"-3s\"\n", "line 1, column 17"),
         ("audit = \"everything\"\n", "line 1, column 9"),
         ("unix_sockets = \"on\"\n", "line 1, column 16"),
+        ("fast_path = \"on\"\n", "line 1, column 13"),
         (
             "unix_socket_user = \"no such user\"\n",
             "`unix_socket_user`",
