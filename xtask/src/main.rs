@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod demo;
+mod document;
 mod fuzz;
 mod interrupt;
 mod mounts;

@@ -7,6 +7,7 @@ mod node_postgres;
 mod packages;
 mod postgres_18;
 mod toolchain;
+mod unpacked;
 
 use std::fs::{self, File};
 use std::path::Path;
