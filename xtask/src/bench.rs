@@ -85,8 +85,8 @@ struct Effort {
 }
 
 const THOROUGH: Effort = Effort {
-    rounds: 7,
-    seconds: 2,
+    rounds: 5,
+    seconds: 3,
 };
 const QUICK: Effort = Effort {
     rounds: 3,
@@ -148,7 +148,7 @@ fn measure(choice: &Choice, binary: PathBuf, wants_idle: bool) -> Result<Run<'_>
     if ALL.iter().any(|table| !choice.workloads(table).is_empty()) {
         let stage = Stage::set(&playground, effort)?;
         println!(
-            "Medians of {} rounds of {} s, each with the smallest and largest of any round",
+            "Medians of {} rounds of {} s (longer with many clients), each with the smallest and largest of any round",
             effort.rounds, effort.seconds
         );
         for table in ALL {

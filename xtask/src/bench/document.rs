@@ -51,7 +51,7 @@ impl Run<'_> {
     /// Returns the sentence that says where numbers come from.
     fn origin(&self) -> String {
         format!(
-            "`{}`: medians of {} rounds of {} s, each with the smallest and largest of any round, on\n{}.\n",
+            "`{}`: medians of {} rounds of {} s (longer with many clients), each with the smallest and\nlargest of any round, on {}.\n",
             command(self.choice),
             self.effort.rounds,
             self.effort.seconds,

@@ -5,6 +5,11 @@ use anyhow::{Context, Result, ensure};
 /// Threads of pgbench: as many as the smallest machine that this is run on has processors.
 const THREADS: u32 = 2;
 
+/// pgbench's clock runs while clients connect, and its rate does not count that: so many of them get another second.
+const CONNECTED_IN_A_SECOND: u32 = 100;
+
+const PROCESSED: &str = "number of transactions actually processed: ";
+
 /// What pgbench does.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Script {
@@ -48,8 +53,10 @@ impl Script {
         }
     }
 
-    /// Returns pgbench's arguments for a run of so many seconds.
+    /// Returns pgbench's arguments for a run of so many seconds, or more with many clients.
     pub(super) fn arguments(self, seconds: u32) -> Vec<String> {
+        let connecting = (self.clients + CONNECTED_IN_A_SECOND / 2) / CONNECTED_IN_A_SECOND;
+        let seconds = seconds + connecting;
         let mut arguments = vec![
             "--no-vacuum".to_owned(),
             format!("--protocol={}", self.protocol),
@@ -76,12 +83,12 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Reads what pgbench 15 prints at the end.
+    /// Reads what pgbench 15 prints at the end; none if its time was over before it had connected.
     ///
     /// # Errors
     ///
-    /// When there was no transaction or one failed, or the text is of another kind.
-    pub(super) fn read(text: &str) -> Result<Self> {
+    /// When a transaction failed, or the text is of another kind.
+    pub(super) fn read(text: &str) -> Result<Option<Self>> {
         let number = |label: &str| -> Option<f64> {
             let rest = text.lines().find_map(|line| line.strip_prefix(label))?;
             rest.split_whitespace().next()?.parse().ok()
@@ -90,18 +97,20 @@ impl Report {
             let rest = text.lines().find_map(|line| line.strip_prefix(label))?;
             rest.split_whitespace().next()?.parse().ok()
         };
-        let report = || {
+        let read = || {
             Some(Self {
                 rate: number("tps = ")?,
-                transactions: count("number of transactions actually processed: ")?,
+                transactions: count(PROCESSED)?,
             })
         };
+        if count(PROCESSED) == Some(0) {
+            return Ok(None);
+        }
         let report =
-            report().with_context(|| format!("pgbench tells no transactions or tps:\n{text}"))?;
+            read().with_context(|| format!("pgbench tells no transactions or tps:\n{text}"))?;
         let failed = count("number of failed transactions: ").unwrap_or(0);
         ensure!(failed == 0, "{failed} transactions failed:\n{text}");
-        ensure!(report.transactions > 0, "pgbench did nothing:\n{text}");
-        Ok(report)
+        Ok(Some(report))
     }
 }
 
@@ -122,23 +131,36 @@ mod tests {
             rate: 812.5,
             transactions: 1_620,
         };
-        assert_eq!(Report::read(TPC_B).unwrap(), report);
+        assert_eq!(Report::read(TPC_B).unwrap().as_ref(), Some(&report));
         let reconnecting = TPC_B.replace("(without initial", "(including reconnection");
-        assert_eq!(Report::read(&reconnecting).unwrap(), report);
+        assert_eq!(Report::read(&reconnecting).unwrap(), Some(report));
     }
 
     #[test]
-    fn a_run_with_failures_or_without_transactions_is_no_measurement() {
-        let cases = [
-            (
-                "failed",
-                TPC_B.replace("failed transactions: 0", "failed transactions: 3"),
-            ),
-            ("nothing", TPC_B.replace("processed: 1620", "processed: 0")),
-            ("other text", "tps unknown".to_owned()),
-        ];
-        for (case, text) in cases {
-            assert!(Report::read(&text).is_err(), "{case}");
+    fn a_run_with_failures_or_without_numbers_is_no_measurement() {
+        let failed = TPC_B.replace("failed transactions: 0", "failed transactions: 3");
+        for text in [failed.as_str(), "tps unknown"] {
+            assert!(Report::read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_ended_before_it_had_connected_is_told_apart() {
+        let text = "number of transactions actually processed: 0\n\
+            number of failed transactions: 0 (NaN%)\n";
+        assert_eq!(Report::read(text).unwrap(), None);
+    }
+
+    #[test]
+    fn many_clients_have_time_to_connect() {
+        for (clients, time) in [
+            (1, "--time=2"),
+            (8, "--time=2"),
+            (64, "--time=3"),
+            (512, "--time=7"),
+        ] {
+            let arguments = Script::select("simple", clients).arguments(2);
+            assert!(arguments.contains(&time.to_owned()), "{arguments:?}");
         }
     }
 

@@ -68,7 +68,7 @@ pub(super) const PLAIN: Table = Table {
     also: &[(2, 1)],
     workloads: &[
         Workload::always("select simple x1", select("simple", 1)),
-        Workload::always("select simple x8", select("simple", 8)),
+        Workload::thorough("select simple x8", select("simple", 8)),
         Workload::thorough("select simple x64", select("simple", 64)),
         Workload::thorough("select simple x512", select("simple", 512)),
         Workload::thorough("select extended x1", select("extended", 1)),

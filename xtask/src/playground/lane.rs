@@ -13,6 +13,7 @@ use super::cgroup::Cgroup;
 use super::proxy::Proxy;
 use super::relay::Relay;
 use super::server;
+use super::service::Service;
 
 /// What stands between clients and server.
 pub(super) enum Between {
@@ -93,11 +94,7 @@ impl Lane {
     ///
     /// When it is gone.
     pub(crate) fn cpu_seconds(&self) -> Result<Option<f64>> {
-        match &self.between {
-            Between::Nothing => Ok(None),
-            Between::Pgusher(proxy) => proxy.cpu_seconds().map(Some),
-            Between::Relay(relay) => relay.service().cpu_seconds().map(Some),
-        }
+        self.service().map(Service::cpu_seconds).transpose()
     }
 
     /// Returns the memory that the proxy has in use, in KiB; none where there is no proxy.
@@ -106,10 +103,19 @@ impl Lane {
     ///
     /// When it is gone.
     pub(crate) fn resident_kib(&self) -> Result<Option<u32>> {
+        self.service().map(Service::resident_kib).transpose()
+    }
+
+    /// Returns the last lines of the proxy's log, for errors; empty where there is no proxy.
+    pub(crate) fn end_of_log(&self) -> String {
+        self.service().map(Service::end_of_log).unwrap_or_default()
+    }
+
+    fn service(&self) -> Option<&Service> {
         match &self.between {
-            Between::Nothing => Ok(None),
-            Between::Pgusher(proxy) => proxy.resident_kib().map(Some),
-            Between::Relay(relay) => relay.service().resident_kib().map(Some),
+            Between::Nothing => None,
+            Between::Pgusher(proxy) => Some(proxy.service()),
+            Between::Relay(relay) => Some(relay.service()),
         }
     }
 

@@ -74,22 +74,9 @@ impl Proxy {
             .context("`pgusher status --json` has no /kernel/redirected")
     }
 
-    /// As [`Service::cpu_seconds`].
-    ///
-    /// # Errors
-    ///
-    /// The same.
-    pub(super) fn cpu_seconds(&self) -> Result<f64> {
-        self.service.cpu_seconds()
-    }
-
-    /// As [`Service::resident_kib`].
-    ///
-    /// # Errors
-    ///
-    /// The same.
-    pub(super) fn resident_kib(&self) -> Result<u32> {
-        self.service.resident_kib()
+    /// Returns the process.
+    pub(super) fn service(&self) -> &Service {
+        &self.service
     }
 
     /// Stops pgusher, which completes its audit trail, and returns the trail's records.

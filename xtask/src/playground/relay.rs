@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use nix::sys::signal::Signal;
 
 use super::descriptors;
-use super::server::{self, DATABASE, PASSWORD, ROLE, as_system_user, free_port};
+use super::server::{self, DATABASE, ROLE, as_system_user, free_port};
 use super::service::{Service, die_with_parent};
 use super::{Destinations, IDLE_NAME};
 use crate::{process, workspace};
@@ -90,7 +90,10 @@ impl Relay {
         let settings = folder.join("settings");
         write(&settings, &text)?;
         if product == Product::Pgbouncer {
-            write(&folder.join("users"), &users())?;
+            write(
+                &folder.join("users"),
+                &users(&server::stored_secret(behind.server)?),
+            )?;
             write(&folder.join("rules"), &rules())?;
         }
         // The server's user may not be let into the folder that the program was unpacked in.
@@ -165,9 +168,10 @@ fn pgbouncer(folder: &Path, sessions: u32, front: SocketAddrV4, behind: Destinat
     text
 }
 
-/// pgbouncer logs in by itself, with the password from here.
-fn users() -> String {
-    format!("\"{ROLE}\" \"{PASSWORD}\"\n\"{IDLE_NAME}\" \"\"\n")
+/// With the server's own secret, pgbouncer has a client's proof and repeats it; with the password, it would hash four thousand
+/// times for each login on either side.
+fn users(secret: &str) -> String {
+    format!("\"{ROLE}\" \"{secret}\"\n\"{IDLE_NAME}\" \"\"\n")
 }
 
 /// Clients of the server prove who they are, as they do to the server itself; those of the stand-in do not.

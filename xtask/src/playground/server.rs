@@ -20,7 +20,7 @@ pub(super) const SYSTEM_USER: &str = "postgres";
 /// Whom clients and relays log in as.
 pub(super) const ROLE: &str = "demo";
 pub(super) const DATABASE: &str = "postgres";
-pub(super) const PASSWORD: &str = "not-a-secret";
+const PASSWORD: &str = "not-a-secret";
 /// `initdb` lets in whoever comes from loopback; the other end of a link has to get in as well.
 const NEIGHBOURS: &str = "host all all samenet scram-sha-256\n";
 /// More than any workload has clients, and a relay of its own connections.
@@ -106,6 +106,18 @@ pub(super) fn client(name: &str, address: SocketAddrV4) -> Command {
         .env("PGAPPNAME", name)
         .env("PSQLRC", "/dev/null");
     command
+}
+
+/// Returns what the server itself keeps of the demo role's password: SCRAM's keys.
+///
+/// # Errors
+///
+/// When the server does not tell.
+pub(super) fn stored_secret(address: SocketAddrV4) -> Result<String> {
+    let mut psql = client("psql", address);
+    let query = format!("select rolpassword from pg_authid where rolname = '{ROLE}'");
+    psql.args(["--no-align", "--tuples-only", "-c", &query]);
+    Ok(process::capture(&mut psql)?.trim().to_owned())
 }
 
 /// Returns the command that succeeds when something at that address speaks the protocol.

@@ -163,7 +163,8 @@ impl Service {
         Ok(Pid::from_raw(pid))
     }
 
-    fn end_of_log(&self) -> String {
+    /// Returns the last lines that it wrote.
+    pub(super) fn end_of_log(&self) -> String {
         last_lines(
             &fs::read_to_string(&self.log).unwrap_or_default(),
             LOG_LINES_SHOWN,
