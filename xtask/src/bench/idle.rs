@@ -43,7 +43,8 @@ pub(super) fn measure(playground: &Playground, ways: &[Way]) -> Result<Grid> {
         }
         eprintln!("  idle sessions, {}", way.name);
         let lane = ways::open(playground, *way)?;
-        let memory = hold(&lane, count).with_context(|| format!("idle sessions, {}", way.name))?;
+        let memory = hold(&lane, count)
+            .with_context(|| lane.failure(&format!("idle sessions, {}", way.name)))?;
         grid.add(row(way.name, count, memory));
     }
     Ok(grid)

@@ -27,23 +27,18 @@ pub(super) fn compare(stage: &Stage, ways: &[OpenWay], workload: Workload) -> Re
     let rounds = stage.rounds();
     let mut comparison = Comparison::default();
     for number in 0..rounds {
-        let measure =
-            |open: &OpenWay| sample(stage, open, workload).with_context(|| failure(open, workload));
+        let measure = |open: &OpenWay| {
+            sample(stage, open, workload).with_context(|| {
+                open.lane
+                    .failure(&format!("{}, {}", workload.name, open.way.name))
+            })
+        };
         comparison.add(in_turn(number, ways, measure)?);
     }
     for witness in witnesses {
         witness.after(rounds)?;
     }
     Ok(comparison)
-}
-
-/// Says what failed, with what the proxy had to say.
-fn failure(open: &OpenWay, workload: Workload) -> String {
-    let place = format!("{}, {}", workload.name, open.way.name);
-    match open.lane.end_of_log() {
-        log if log.is_empty() => place,
-        log => format!("{place}, whose proxy's log ends with\n{log}\n"),
-    }
 }
 
 /// Returns what was measured of each way, in the order of the ways, whichever went first.

@@ -106,9 +106,14 @@ impl Lane {
         self.service().map(Service::resident_kib).transpose()
     }
 
-    /// Returns the last lines of the proxy's log, for errors; empty where there is no proxy.
-    pub(crate) fn end_of_log(&self) -> String {
-        self.service().map(Service::end_of_log).unwrap_or_default()
+    /// Says what failed on this lane, with the last lines of the proxy's log.
+    pub(crate) fn failure(&self, what: &str) -> String {
+        let log = self.service().map(Service::last_words).unwrap_or_default();
+        if log.is_empty() {
+            what.to_owned()
+        } else {
+            format!("{what}, where the proxy's log ends with\n{log}\n")
+        }
     }
 
     fn service(&self) -> Option<&Service> {

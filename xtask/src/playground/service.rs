@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
@@ -163,8 +164,19 @@ impl Service {
         Ok(Pid::from_raw(pid))
     }
 
-    /// Returns the last lines that it wrote.
-    pub(super) fn end_of_log(&self) -> String {
+    /// Returns what became of it, if it has ended, and the last lines that it wrote.
+    pub(super) fn last_words(&self) -> String {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let state = self.pid().and_then(|pid| Ok(waitid(Id::Pid(pid), flags)?));
+        let log = self.end_of_log();
+        match state {
+            Ok(WaitStatus::StillAlive) => log,
+            Ok(end) => format!("{log}\n{} has ended: {end:?}", self.name),
+            Err(error) => format!("{log}\n{} cannot be asked: {error:#}", self.name),
+        }
+    }
+
+    fn end_of_log(&self) -> String {
         last_lines(
             &fs::read_to_string(&self.log).unwrap_or_default(),
             LOG_LINES_SHOWN,
@@ -221,6 +233,21 @@ mod tests {
         let error = service.wait_until(|| false).unwrap_err().to_string();
         assert!(error.contains("port taken"), "{error}");
         assert!(error.contains("exit status: 4"), "{error}");
+    }
+
+    #[test]
+    fn the_last_words_say_what_became_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = shell("echo alas; kill -9 $$", folder.path());
+        let mut words = service.last_words();
+        while !words.contains("has ended") {
+            thread::yield_now();
+            words = service.last_words();
+        }
+        assert!(
+            words.starts_with("alas") && words.contains("SIGKILL"),
+            "{words}"
+        );
     }
 
     #[test]
