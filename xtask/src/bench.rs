@@ -36,7 +36,7 @@ use crate::setup;
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Fewer workloads in short rounds: a rough answer within three minutes
+    /// Fewer workloads in short rounds: a rough answer within about three minutes
     #[arg(long)]
     quick: bool,
     /// Other relays to compare with, in the table without TLS: Debian's, unpacked below target

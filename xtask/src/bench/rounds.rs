@@ -84,31 +84,34 @@ impl<'a> Witness<'a> {
     }
 
     fn after(self, rounds: u32) -> Result<()> {
-        let Self {
-            open,
-            redirected,
-            cpu,
-        } = self;
-        let name = open.way.name;
-        match open.way.through {
-            Through::Nothing => (),
+        let lane = &self.open.lane;
+        let name = self.open.way.name;
+        match self.open.way.through {
+            Through::Nothing => Ok(()),
             Through::Pgusher(_) => {
-                let (before, after) = (redirected, open.lane.redirected()?);
-                let seen = after
-                    .zip(before)
-                    .map_or(0, |(after, before)| after - before);
-                ensure!(
-                    seen >= u64::from(rounds),
-                    "the pgusher of {name} saw {seen} connects in {rounds} rounds: the numbers would mean nothing"
-                );
+                let seen = lane.redirected()?.zip(self.redirected);
+                let seen = seen.map_or(0, |(after, before)| after.saturating_sub(before));
+                went_through(name, seen, rounds)
             }
-            Through::Relay(_) => ensure!(
-                open.lane.cpu_seconds()? > cpu,
-                "{name} used no processor time in {rounds} rounds: the numbers would mean nothing"
-            ),
+            Through::Relay(_) => {
+                let worked = lane.cpu_seconds()? > self.cpu;
+                ensure!(
+                    worked,
+                    "{name} used no processor time in {rounds} rounds: the numbers would mean nothing"
+                );
+                Ok(())
+            }
         }
-        Ok(())
     }
+}
+
+/// Every round has at least one connect of its own.
+fn went_through(name: &str, seen: u64, rounds: u32) -> Result<()> {
+    ensure!(
+        seen >= u64::from(rounds),
+        "the pgusher of {name} saw {seen} connects in {rounds} rounds: the numbers would mean nothing"
+    );
+    Ok(())
 }
 
 #[cfg(test)]
@@ -129,6 +132,16 @@ mod tests {
             assert_eq!(results, ["a", "b", "c"]);
         }
         assert_eq!(order.into_inner(), "ABCBCACABABC");
+    }
+
+    #[test]
+    fn rounds_that_pgusher_did_not_see_are_no_measurement() {
+        assert!(went_through("sessions", 5, 5).is_ok());
+        let error = went_through("sessions", 4, 5).unwrap_err().to_string();
+        assert!(
+            error.contains("sessions saw 4 connects in 5 rounds"),
+            "{error}"
+        );
     }
 
     #[test]

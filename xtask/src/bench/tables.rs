@@ -72,7 +72,7 @@ pub(super) const PLAIN: Table = Table {
         Workload::thorough("select simple x64", select("simple", 64)),
         Workload::thorough("select simple x512", select("simple", 512)),
         Workload::thorough("select extended x1", select("extended", 1)),
-        Workload::always("select extended x8", select("extended", 8)),
+        Workload::thorough("select extended x8", select("extended", 8)),
         Workload::thorough("select extended x64", select("extended", 64)),
         Workload::thorough("select extended x512", select("extended", 512)),
         Workload::always("select prepared x1", select("prepared", 1)),
@@ -110,7 +110,7 @@ pub(super) const ENCRYPTED: Table = Table {
     ways: &[DIRECT_TLS, PASSED, ENDED],
     also: &[(2, 1)],
     workloads: &[
-        Workload::always("select prepared x1", select("prepared", 1)),
+        Workload::thorough("select prepared x1", select("prepared", 1)),
         Workload::always("select prepared x8", select("prepared", 8)),
         Workload::always("connect, select x1", Work::Pgbench(Script::reconnect(1))),
         Workload::always("COPY out", Work::CopyOut),
