@@ -19,7 +19,7 @@ use super::service::{Service, die_with_parent};
 use super::{Destinations, IDLE_NAME};
 use crate::{process, workspace};
 
-/// As many as the server has room for.
+/// As many as any workload has clients; the server has room for as many again.
 const POOL: u32 = 580;
 
 /// A relay that pgusher is compared with.

@@ -23,8 +23,8 @@ pub(super) const DATABASE: &str = "postgres";
 const PASSWORD: &str = "not-a-secret";
 /// `initdb` lets in whoever comes from loopback; the other end of a link has to get in as well.
 const NEIGHBOURS: &str = "host all all samenet scram-sha-256\n";
-/// More than any workload has clients, and a relay of its own connections.
-const CONNECTIONS: u32 = 600;
+/// Twice as many as the largest workload has clients: pgbouncer keeps those of its own while others are measured.
+const CONNECTIONS: u32 = 1_200;
 /// A key like those of most servers, and a certificate that vouches for itself.
 const NEW_CERTIFICATE: [&str; 11] = [
     "req",
