@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::playground::{Playground, Way, build_then_become_root};
+use crate::playground::{Lane, Place, Playground, build_then_become_root};
 use crate::{interrupt, process};
 
 const ADDRESS_QUERY: &str =
@@ -39,14 +39,15 @@ struct Scene {
 ///
 /// When something does not start, a client behaves unexpectedly, or a connection left no record.
 pub(crate) fn show(binary: Option<PathBuf>) -> Result<()> {
-    let binary = build_then_become_root(&["demo"], binary)?;
-    let mut playground = Playground::open(&binary)?;
-    introduce(&playground);
-    let scenes = scenes(&playground);
+    let binary = build_then_become_root(binary)?;
+    let playground = Playground::open(binary, Place::SameHost)?;
+    let mut lane = playground.intercepted("proxied", &[])?;
+    introduce(&playground, &lane);
+    let scenes = scenes(&lane);
     for scene in &scenes {
-        play(&playground, scene)?;
+        play(&lane, scene)?;
     }
-    let sessions: Vec<Value> = playground
+    let sessions: Vec<Value> = lane
         .finish()?
         .into_iter()
         .filter(|record| record.get("type").and_then(Value::as_str) == Some("session"))
@@ -60,29 +61,28 @@ pub(crate) fn show(binary: Option<PathBuf>) -> Result<()> {
     tell(&sessions)
 }
 
-fn introduce(playground: &Playground) {
+fn introduce(playground: &Playground, lane: &Lane) {
     println!(
         "\nA throwaway PostgreSQL 15 serves 127.0.0.1 port {}.",
-        playground.server.port()
+        playground.server.address().port()
     );
     println!(
         "pgusher intercepts connects to that port from one cgroup: {}.",
-        playground.cgroup().display()
+        lane.cgroup().display()
     );
     println!(
         "The clients below run in that cgroup. They dial the database's own address and know of no proxy."
     );
 }
 
-fn scenes(playground: &Playground) -> [Scene; 3] {
-    let server = &playground.server;
-    let mut psql = server.client("psql");
+fn scenes(lane: &Lane) -> [Scene; 3] {
+    let mut psql = lane.client("psql");
     psql.args(["-c", ADDRESS_QUERY]);
-    let mut intruder = server.client("psql");
+    let mut intruder = lane.client("psql");
     intruder
         .env("PGPASSWORD", "guessed")
         .args(["-c", "select 1"]);
-    let mut pgbench = server.client("pgbench");
+    let mut pgbench = lane.client("pgbench");
     pgbench.args(["--initialize", "--quiet", "--init-steps=dtg"]);
     [
         Scene {
@@ -118,12 +118,12 @@ fn as_another_user(client: &Command) -> Command {
     command
 }
 
-fn play(playground: &Playground, scene: &Scene) -> Result<()> {
+fn play(lane: &Lane, scene: &Scene) -> Result<()> {
     println!("\n== {}", scene.headline);
     println!("  $ {}", command_line(&scene.client));
     let line = process::display(&scene.client);
-    let status = playground
-        .send(Way::Proxied, &scene.client)?
+    let status = lane
+        .send(&scene.client)
         .current_dir("/")
         .status()
         .with_context(|| format!("cannot start `{line}`"))?;

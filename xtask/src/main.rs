@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod demo;
+mod document;
 mod fuzz;
 mod interrupt;
 mod mounts;
@@ -19,6 +20,7 @@ mod vm;
 mod workspace;
 
 use std::ffi::OsString;
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -73,14 +75,17 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
-    /// Compare pgbench through pgusher with pgbench without it
-    Bench {
-        /// Short rounds: a rough answer within a minute
-        #[arg(long)]
-        quick: bool,
-        #[command(flatten)]
-        prepared: Prepared,
+    /// Measure what pgusher costs, beside no proxy and beside other ones
+    Bench(bench::Options),
+    /// A client that opens sessions, for `bench`
+    #[command(hide = true)]
+    Sessions {
+        #[command(subcommand)]
+        errand: bench::sessions::Errand,
     },
+    /// A server that lets in everybody, for `bench`
+    #[command(hide = true)]
+    StandIn { address: SocketAddrV4 },
 }
 
 /// How a command that starts as a user goes on as root.
@@ -110,6 +115,8 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Test { filter } => test::everything(filter.as_deref()),
         Task::VmTest(options) => vm::command(options),
         Task::Fuzz { seconds } => fuzz::run(seconds),
-        Task::Bench { quick, prepared } => bench::compare(quick, prepared.binary),
+        Task::Bench(options) => bench::run(options),
+        Task::Sessions { errand } => bench::sessions::run(&errand),
+        Task::StandIn { address } => playground::stand_in::serve(address),
     }
 }

@@ -1,258 +1,199 @@
-//! A throwaway PostgreSQL server with pgusher in front of chosen clients.
+//! A throwaway PostgreSQL server with pgusher, or another relay, in front of chosen clients.
 //!
-//! What `demo` and `bench` share. Nothing here outlives the [`Playground`]: servers are stopped, cgroups and files removed
-//! when it is dropped, whichever way that happens. Only clients in its own cgroup are intercepted, never
+//! What `demo` and `bench` share. Nothing here outlives the [`Playground`] and its lanes: servers are stopped, cgroups and files
+//! removed when they are dropped, whichever way that happens. Only clients in cgroups of its own are intercepted, never
 //! another program of the machine.
 
 mod cgroup;
+pub(crate) mod descriptors;
+mod lane;
+mod link;
 mod proxy;
+mod relay;
 mod server;
 mod service;
+pub(crate) mod stand_in;
 
+use std::fs::Permissions;
+use std::net::SocketAddrV4;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use tempfile::TempDir;
 
 use self::cgroup::Cgroup;
+use self::lane::Between;
+pub(crate) use self::lane::Lane;
+use self::link::{Link, Site};
 use self::proxy::Proxy;
+pub(crate) use self::relay::Product;
+use self::relay::Relay;
 pub(crate) use self::server::Server;
+use self::stand_in::StandIn;
 use crate::setup::{self, Purpose};
 use crate::{build, interrupt, privilege};
 
 /// Servers are reached by other users, who may be kept out of a private `TMPDIR`.
 const TEMPORARY_FOLDER: &str = "/tmp";
+/// What clients of the stand-in call themselves and their database.
+pub(crate) const IDLE_NAME: &str = "idle";
 
-/// Which way a client reaches the server.
+/// Where the server is, seen from its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// As if pgusher did not exist
-    Direct,
-    /// Intercepted and relayed, sessions on record
-    Proxied,
-    /// The same with every statement on record
-    Audited,
-    /// The same as [`Way::Proxied`] with policies enforced
-    Policed,
-    /// As if pgusher did not exist, with TLS
-    DirectTls,
-    /// Intercepted and relayed, TLS between client and server
-    PassedThrough,
-    /// Intercepted and relayed, TLS between client and pgusher and between pgusher and server
-    Terminated,
+pub(crate) enum Place {
+    /// On the same host, behind the loopback device
+    SameHost,
+    /// In another network namespace, behind a pair of virtual devices
+    Remote,
 }
 
-impl Way {
-    /// What the client is told to want.
-    fn sslmode(self) -> &'static str {
-        match self {
-            Self::Direct | Self::Proxied | Self::Audited | Self::Policed => "disable",
-            Self::DirectTls | Self::PassedThrough | Self::Terminated => "require",
-        }
-    }
+/// Where clients find what they are after.
+#[derive(Clone, Copy, Debug)]
+struct Destinations {
+    server: SocketAddrV4,
+    /// Only where it was asked for ([`Playground::start_stand_in`]).
+    stand_in: Option<SocketAddrV4>,
 }
 
-/// A cgroup, and the pgusher that intercepts it.
-struct Interceptor {
-    // Dropped in this order: the hooks go before the cgroup they are attached to.
-    proxy: Proxy,
-    cgroup: Cgroup,
-}
-
-impl Interceptor {
-    fn start(
-        pgusher: &Path,
-        name: &str,
-        server: &Server,
-        folder: &Path,
-        arguments: &[&str],
-    ) -> Result<Self> {
-        let cgroup = Cgroup::create(name)?;
-        let folder = folder.join(name);
-        std::fs::create_dir(&folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
-        let proxy = Proxy::start(pgusher, cgroup.path(), server.port(), &folder, arguments)?;
-        Ok(Self { proxy, cgroup })
-    }
-}
-
-/// Everything that runs, in the order in which it has to go.
+/// The servers, in the order in which they have to go; lanes are dropped before it.
 pub(crate) struct Playground {
-    proxied: Interceptor,
-    /// Only where it was asked for ([`Playground::audit_statements`]).
-    audited: Option<Interceptor>,
-    /// Only where it was asked for ([`Playground::enforce_policies`]).
-    policed: Option<Interceptor>,
-    /// Only where it was asked for ([`Playground::terminate_tls`]).
-    terminated: Option<Interceptor>,
-    /// Clients that go directly live in a cgroup too, so that both ways differ in nothing else.
-    left_alone: Cgroup,
+    pgusher: PathBuf,
+    stand_in: Option<StandIn>,
     pub(crate) server: Server,
     folder: TempDir,
+    /// Last: what runs in a namespace goes before it.
+    site: Site,
 }
 
 impl Playground {
-    /// Starts a server, and pgusher for the clients of one new cgroup.
+    /// Starts a server; a remote one moves this process into a network namespace of its own, for good.
     ///
     /// # Errors
     ///
     /// When something does not start; what has started already is stopped again.
-    pub(crate) fn open(pgusher: &Path) -> Result<Self> {
+    pub(crate) fn open(pgusher: PathBuf, place: Place) -> Result<Self> {
         interrupt::defer()?;
-        let folder = tempfile::Builder::new()
-            .prefix("pgusher-playground-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .tempdir_in(TEMPORARY_FOLDER)
-            .with_context(|| format!("cannot make a folder in {TEMPORARY_FOLDER}"))?;
-        let server = Server::start(folder.path())?;
-        let left_alone = Cgroup::create("direct")?;
-        let proxied = Interceptor::start(pgusher, "proxied", &server, folder.path(), &[])?;
+        let site = match place {
+            Place::SameHost => Site::Here,
+            Place::Remote => Site::Beyond(Link::open()?),
+        };
+        let folder = folder_in(Path::new(TEMPORARY_FOLDER), "pgusher-playground")?;
+        let server = Server::start(&site, folder.path())?;
         Ok(Self {
-            proxied,
-            audited: None,
-            policed: None,
-            terminated: None,
-            left_alone,
+            pgusher,
+            stand_in: None,
             server,
             folder,
+            site,
         })
     }
 
-    /// Starts another pgusher, which records every statement of the clients that go [`Way::Audited`].
+    /// Starts a server beside the other one that lets in everybody and answers nothing, for lanes made from then on.
     ///
     /// # Errors
     ///
     /// When it does not start.
-    pub(crate) fn audit_statements(&mut self, pgusher: &Path) -> Result<()> {
-        self.audited = Some(Interceptor::start(
-            pgusher,
-            "audited",
-            &self.server,
-            self.folder.path(),
-            &["--audit", "statements"],
-        )?);
+    pub(crate) fn start_stand_in(&mut self) -> Result<()> {
+        self.stand_in = Some(StandIn::start(&self.site, self.folder.path())?);
         Ok(())
     }
 
-    /// Starts another pgusher, which enforces so many policies about others and one that permits the clients that go
-    /// [`Way::Policed`].
+    /// Returns a lane with nothing on it. Its clients live in a cgroup too, so that lanes differ in nothing else.
+    ///
+    /// # Errors
+    ///
+    /// When there is no cgroup to be had.
+    pub(crate) fn direct(&self, name: &str) -> Result<Lane> {
+        let (cgroup, folder) = self.make_lane(name)?;
+        Ok(Lane::new(
+            Between::Nothing,
+            cgroup,
+            self.destinations(),
+            folder,
+        ))
+    }
+
+    /// Starts pgusher for the clients of a new lane.
     ///
     /// # Errors
     ///
     /// When it does not start.
-    pub(crate) fn enforce_policies(&mut self, pgusher: &Path, others: u32) -> Result<()> {
-        let mut policies = String::from("permit (principal, action, resource is Database);\n");
-        for number in 0..others {
-            policies.push_str(&format!(
-                "permit (principal in Unit::\"unit-{number}.service\", action == Action::\"connect\", resource)\n\
-                 when {{ context has startup && context.startup has user && context.startup.user == \"user-{number}\" }};\n"
-            ));
+    pub(crate) fn intercepted(&self, name: &str, arguments: &[String]) -> Result<Lane> {
+        let (cgroup, folder) = self.make_lane(name)?;
+        let destinations = self.destinations();
+        let ports: Vec<u16> = [Some(destinations.server), destinations.stand_in]
+            .into_iter()
+            .flatten()
+            .map(|address| address.port())
+            .collect();
+        let proxy = Proxy::start(
+            &self.pgusher,
+            cgroup.path(),
+            &ports,
+            folder.path(),
+            arguments,
+        )?;
+        Ok(Lane::new(
+            Between::Pgusher(proxy),
+            cgroup,
+            destinations,
+            folder,
+        ))
+    }
+
+    /// Starts another relay for the clients of a new lane, who dial it.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there or does not start.
+    pub(crate) fn relayed(&self, product: Product) -> Result<Lane> {
+        let (cgroup, folder) = self.make_lane(product.name())?;
+        let relay = Relay::start(product, folder.path(), self.destinations())?;
+        let front = relay.front();
+        Ok(Lane::new(Between::Relay(relay), cgroup, front, folder))
+    }
+
+    /// Returns the folder for files that live as long as the server.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Returns the binary of pgusher.
+    pub(crate) fn pgusher(&self) -> &Path {
+        &self.pgusher
+    }
+
+    fn make_lane(&self, name: &str) -> Result<(Cgroup, TempDir)> {
+        Ok((Cgroup::create(name)?, folder_in(self.folder.path(), name)?))
+    }
+
+    fn destinations(&self) -> Destinations {
+        Destinations {
+            server: self.server.address(),
+            stand_in: self.stand_in.as_ref().map(StandIn::address),
         }
-        let file = self.folder.path().join("policies.cedar");
-        std::fs::write(&file, policies).context("cannot write policies")?;
-        self.policed = Some(Interceptor::start(
-            pgusher,
-            "policed",
-            &self.server,
-            self.folder.path(),
-            &["--policy-mode=enforce", "--policy", &file.to_string_lossy()],
-        )?);
-        Ok(())
     }
+}
 
-    /// Starts another pgusher, at which the TLS of the clients that go [`Way::Terminated`] ends.
-    ///
-    /// # Errors
-    ///
-    /// When it does not start.
-    pub(crate) fn terminate_tls(&mut self, pgusher: &Path) -> Result<()> {
-        let settings = proxy::termination(pgusher, self.folder.path())?;
-        self.terminated = Some(Interceptor::start(
-            pgusher,
-            "terminated",
-            &self.server,
-            self.folder.path(),
-            &["--config", &settings.to_string_lossy()],
-        )?);
-        Ok(())
-    }
-
-    /// Returns the command as it has to be started so that it goes that way.
-    ///
-    /// # Errors
-    ///
-    /// When nothing was started for that way.
-    pub(crate) fn send(&self, way: Way, client: &Command) -> Result<Command> {
-        let cgroup = match self.interceptor(way)? {
-            Some(interceptor) => &interceptor.cgroup,
-            None => &self.left_alone,
-        };
-        let mut command = cgroup.wrap(client);
-        command.env("PGSSLMODE", way.sslmode());
-        Ok(command)
-    }
-
-    /// Returns how many connects were redirected on that way; none are on the direct one.
-    ///
-    /// # Errors
-    ///
-    /// When nothing was started for that way, or pgusher does not answer.
-    pub(crate) fn redirected(&self, way: Way) -> Result<u64> {
-        self.interceptor(way)?
-            .map_or(Ok(0), |interceptor| interceptor.proxy.redirected())
-    }
-
-    /// Returns the processor time that the pgusher on that way has used, in seconds; 0 on a direct one.
-    ///
-    /// # Errors
-    ///
-    /// When nothing was started for that way, or it is gone.
-    pub(crate) fn cpu_seconds(&self, way: Way) -> Result<f64> {
-        self.interceptor(way)?
-            .map_or(Ok(0.0), |interceptor| interceptor.proxy.cpu_seconds())
-    }
-
-    /// Stops the pgusher of [`Way::Proxied`] and returns its records.
-    ///
-    /// # Errors
-    ///
-    /// As [`Proxy::finish`].
-    pub(crate) fn finish(&mut self) -> Result<Vec<Value>> {
-        self.proxied.proxy.finish()
-    }
-
-    fn interceptor(&self, way: Way) -> Result<Option<&Interceptor>> {
-        let started = match way {
-            Way::Direct | Way::DirectTls => return Ok(None),
-            Way::Proxied | Way::PassedThrough => Some(&self.proxied),
-            Way::Audited => self.audited.as_ref(),
-            Way::Policed => self.policed.as_ref(),
-            Way::Terminated => self.terminated.as_ref(),
-        };
-        started
-            .map(Some)
-            .with_context(|| format!("no pgusher was started for {way:?}"))
-    }
-
-    /// Returns the folder of the clients' cgroup.
-    pub(crate) fn cgroup(&self) -> &Path {
-        self.proxied.cgroup.path()
-    }
+/// Makes a folder that everybody may look into.
+fn folder_in(parent: &Path, name: &str) -> Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix(&format!("{name}-"))
+        .permissions(Permissions::from_mode(0o755))
+        .tempdir_in(parent)
+        .with_context(|| format!("cannot make a folder in {}", parent.display()))
 }
 
 /// Builds pgusher as the caller, then goes on as root with the binary's path.
 ///
-/// Returns the path once this process is root. A caller who is not is replaced by `sudo xtask <arguments> --binary PATH`.
+/// Returns the path once this process is root. A caller who is not is replaced by sudo and this program with the same
+/// arguments and `--binary PATH`.
 ///
 /// # Errors
 ///
 /// When the build fails or root cannot be had.
-pub(crate) fn build_then_become_root(
-    arguments: &[&str],
-    binary: Option<PathBuf>,
-) -> Result<PathBuf> {
+pub(crate) fn build_then_become_root(binary: Option<PathBuf>) -> Result<PathBuf> {
     if let Some(binary) = binary {
         ensure!(
             privilege::is_root(),
@@ -267,6 +208,7 @@ pub(crate) fn build_then_become_root(
     }
     let this_program = std::env::current_exe().context("cannot find this program's file")?;
     let mut command = privilege::as_root(this_program)?;
-    command.args(arguments).arg("--binary").arg(binary);
+    command.args(std::env::args_os().skip(1));
+    command.arg("--binary").arg(binary);
     match privilege::become_command(command)? {}
 }

@@ -6,7 +6,9 @@
 mod node_postgres;
 mod packages;
 mod postgres_18;
+mod relays;
 mod toolchain;
+mod unpacked;
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -52,6 +54,18 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
         postgres_18::prepare()?;
     }
     Ok(())
+}
+
+/// Makes pgbouncer and haproxy ready, which only a comparison with them needs.
+///
+/// # Errors
+///
+/// When they can neither be found nor fetched.
+pub(crate) fn prepare_relays() -> Result<()> {
+    let folder = workspace::toolchain_dir();
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let _only_one = lock(&folder.join("setup.lock"))?;
+    relays::prepare()
 }
 
 /// Waits until no other `setup` works on this workspace; the lock goes with the file handle.

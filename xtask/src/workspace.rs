@@ -41,6 +41,11 @@ pub(crate) fn node_modules() -> PathBuf {
     node_postgres().join("usr/share/nodejs")
 }
 
+/// Returns the folder that pgbouncer and haproxy are unpacked in.
+pub(crate) fn relays() -> PathBuf {
+    root().join("target/relays")
+}
+
 /// Returns the folder of kernels and of what guests are made of.
 pub(crate) fn virtual_machines() -> PathBuf {
     root().join("target/vm")

@@ -1,76 +1,85 @@
-//! Numbers: what pgbench reports, medians, and how far they can be trusted. Pure.
+//! Numbers: rounds, medians, and how far they can be trusted. Pure.
 
 /// What one way did in one round.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
-    /// In the workload's unit
+    /// Units of work in a second
     pub(super) rate: f64,
-    /// Processor time of pgusher, in microseconds for each unit of work
+    /// Processor time of the proxy, in seconds for each unit of work; NaN where there is no proxy
     pub(super) cpu: f64,
 }
 
-/// One round's result for each of three ways: without pgusher, and through it in two ways.
-pub(super) type Round = [Sample; 3];
+/// The middle of some numbers, and how far apart they are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spread {
+    pub(super) median: f64,
+    pub(super) smallest: f64,
+    pub(super) largest: f64,
+}
 
-/// All rounds of a workload.
+impl Spread {
+    /// Sums up numbers in any order; of none, everything is NaN.
+    pub(super) fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = values.collect();
+        sorted.sort_by(f64::total_cmp);
+        Self {
+            median: median(&sorted),
+            smallest: sorted.first().copied().unwrap_or(f64::NAN),
+            largest: sorted.last().copied().unwrap_or(f64::NAN),
+        }
+    }
+}
+
+/// The median with the smallest and the largest.
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            median,
+            smallest,
+            largest,
+        } = self;
+        let text = format!("{median:.2} ({smallest:.2}..{largest:.2})");
+        f.pad(&text)
+    }
+}
+
+/// All rounds of a workload: in each of them one sample of every way, in the order of the table's ways.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
-    rounds: Vec<Round>,
+    rounds: Vec<Vec<Sample>>,
 }
 
 impl Comparison {
-    /// Returns the titles of the columns that [`Comparison::row`] fills, for ways of these names.
-    pub(super) fn headline([direct, second, third]: [&str; 3]) -> String {
-        let ratios = [
-            format!("{second}/{direct}"),
-            format!("{third}/{direct}"),
-            format!("{third}/{second}"),
-        ];
-        let [first, other, cost] = ratios;
-        format!(
-            "{:<19} {direct:>9}       {first:<20}  {other:<20}  {cost:<20}  CPU {second}, {third}",
-            "workload"
-        )
-    }
-
-    pub(super) fn add(&mut self, round: Round) {
+    pub(super) fn add(&mut self, round: Vec<Sample>) {
         self.rounds.push(round);
     }
 
-    /// Returns one line of the table.
-    pub(super) fn row(&self, name: &str, unit: &str) -> String {
-        let column = |value: fn(&Round) -> f64| sorted(self.rounds.iter().map(value));
-        let direct = median(&column(|[direct, ..]| direct.rate));
-        let first = spread(&column(|[direct, second, _]| second.rate / direct.rate));
-        let other = spread(&column(|[direct, _, third]| third.rate / direct.rate));
-        let cost = spread(&column(|[_, second, third]| third.rate / second.rate));
-        let second = median(&column(|[_, second, _]| second.cpu));
-        let third = median(&column(|[.., third]| third.cpu));
-        format!(
-            "{name:<19} {direct:>9.0} {unit:<4}  {first:<20}  {other:<20}  {cost:<20}  {second:.0}, {third:.0} µs"
+    /// Returns how many times as fast one way was as another; the ratio is taken within each round.
+    pub(super) fn ratio(&self, way: usize, other: usize) -> Spread {
+        let rate = |round: &[Sample], way| sample(round, way).rate;
+        Spread::of(
+            self.rounds
+                .iter()
+                .map(|round| rate(round, way) / rate(round, other)),
         )
+    }
+
+    /// Returns a way's median rate.
+    pub(super) fn rate(&self, way: usize) -> f64 {
+        Spread::of(self.rounds.iter().map(|round| sample(round, way).rate)).median
+    }
+
+    /// Returns the median processor time of a way's proxy.
+    pub(super) fn cpu(&self, way: usize) -> f64 {
+        Spread::of(self.rounds.iter().map(|round| sample(round, way).cpu)).median
     }
 }
 
-/// Writes sorted ratios as their median with the smallest and the largest.
-fn spread(ratios: &[f64]) -> String {
-    let smallest = ratios.first().copied().unwrap_or(f64::NAN);
-    let largest = ratios.last().copied().unwrap_or(f64::NAN);
-    format!("{:.2}  ({smallest:.2}..{largest:.2})", median(ratios))
-}
-
-/// Reads the rate from pgbench's report: `tps = 8123.4 (without initial connection time)`.
-pub(super) fn transactions_per_second(report: &str) -> Option<f64> {
-    let rate = report
-        .lines()
-        .find_map(|line| line.strip_prefix("tps = "))?;
-    rate.split_whitespace().next()?.parse().ok()
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
+fn sample(round: &[Sample], way: usize) -> Sample {
+    round.get(way).copied().unwrap_or(Sample {
+        rate: f64::NAN,
+        cpu: f64::NAN,
+    })
 }
 
 /// Returns the middle of sorted values, or the mean of the two in the middle; NaN of none.
@@ -96,19 +105,10 @@ mod tests {
             ("one", &[7.0], 7.0),
         ];
         for (case, values, expected) in cases {
-            let found = median(&sorted(values.iter().copied()));
+            let found = Spread::of(values.iter().copied()).median;
             assert!((found - expected).abs() < f64::EPSILON, "{case}: {found}");
         }
-        assert!(median(&[]).is_nan());
-    }
-
-    #[test]
-    fn the_rate_is_read_from_the_report_of_pgbench() {
-        let report = "number of failed transactions: 0 (0.000%)\n\
-            latency average = 0.123 ms\n\
-            tps = 812.5 (without initial connection time)\n";
-        assert_eq!(transactions_per_second(report), Some(812.5));
-        assert_eq!(transactions_per_second("tps unknown"), None);
+        assert!(Spread::of(std::iter::empty()).median.is_nan());
     }
 
     #[test]
@@ -123,17 +123,20 @@ mod tests {
                 rate,
                 cpu: 5_000.0 / rate,
             };
-            comparison.add(round.map(sample));
+            comparison.add(round.map(sample).to_vec());
         }
-        let row = comparison.row("select", "tps");
-        for part in [
-            "200 tps",
-            "0.60  (0.50..0.70)",
-            "0.40  (0.30..0.70)",
-            "0.80  (0.50..1.00)",
-            "42, 83 µs",
-        ] {
-            assert!(row.contains(part), "{part} is not in {row}");
-        }
+        let found =
+            [(1, 0), (2, 0), (2, 1)].map(|(way, other)| comparison.ratio(way, other).to_string());
+        assert_eq!(
+            found,
+            [
+                "0.60 (0.50..0.70)",
+                "0.40 (0.30..0.70)",
+                "0.80 (0.50..1.00)"
+            ]
+        );
+        assert!((comparison.rate(0) - 200.0).abs() < f64::EPSILON);
+        assert!((comparison.cpu(1) - 41.67).abs() < 0.01);
+        assert!(comparison.rate(3).is_nan(), "there is no fourth way");
     }
 }

@@ -11,29 +11,6 @@ use serde_json::Value;
 use super::service::{Service, die_with_parent};
 use crate::process;
 
-/// A route on which TLS ends on both sides; trust is none of a measurement's business.
-const TERMINATION: &str = r#"[[route]]
-name = "terminated"
-tls = "terminate"
-server_sslmode = "require"
-ca = "#;
-
-/// Makes a local CA and a settings file with a route that ends TLS with it in `folder`; returns the file.
-///
-/// # Errors
-///
-/// When pgusher makes no CA, or the file cannot be written.
-pub(super) fn termination(binary: &Path, folder: &Path) -> Result<PathBuf> {
-    let authority = folder.join("ca");
-    let mut init = Command::new(binary);
-    init.args(["ca", "init", "--directory"]).arg(&authority);
-    process::capture(&mut init)?;
-    let settings = folder.join("terminate.toml");
-    fs::write(&settings, format!("{TERMINATION}{authority:?}\n"))
-        .with_context(|| format!("cannot write {}", settings.display()))?;
-    Ok(settings)
-}
-
 /// A running pgusher; dropping it detaches and stops it.
 pub(super) struct Proxy {
     service: Service,
@@ -43,7 +20,7 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts pgusher for one port and one cgroup with its files in `folder`, and waits until it has attached.
+    /// Starts pgusher for some ports and one cgroup with its files in `folder`, and waits until it has attached.
     ///
     /// # Errors
     ///
@@ -51,16 +28,17 @@ impl Proxy {
     pub(super) fn start(
         binary: &Path,
         cgroup: &Path,
-        port: u16,
+        ports: &[u16],
         folder: &Path,
-        arguments: &[&str],
+        arguments: &[String],
     ) -> Result<Self> {
         let admin_socket = folder.join("admin.sock");
         let audit_trail = folder.join("audit.jsonl");
         let mut command = die_with_parent("TERM");
         command
             .arg(binary)
-            .args(["run", "--port", &port.to_string()])
+            .arg("run")
+            .args(ports.iter().map(|port| format!("--port={port}")))
             .arg("--cgroup")
             .arg(cgroup)
             .arg("--admin-socket")
@@ -96,13 +74,9 @@ impl Proxy {
             .context("`pgusher status --json` has no /kernel/redirected")
     }
 
-    /// As [`Service::cpu_seconds`].
-    ///
-    /// # Errors
-    ///
-    /// The same.
-    pub(super) fn cpu_seconds(&self) -> Result<f64> {
-        self.service.cpu_seconds()
+    /// Returns the process.
+    pub(super) fn service(&self) -> &Service {
+        &self.service
     }
 
     /// Stops pgusher, which completes its audit trail, and returns the trail's records.

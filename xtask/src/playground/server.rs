@@ -1,7 +1,7 @@
 //! A PostgreSQL 15 server in a temporary folder, as a user who owns nothing else.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,16 +10,21 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use nix::unistd::User;
 
+use super::link::Site;
 use super::service::{Service, die_with_parent};
 use crate::process;
 
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 /// Debian's package makes this user; PostgreSQL refuses to run as root.
-const SYSTEM_USER: &str = "postgres";
-const ADDRESS: Ipv4Addr = Ipv4Addr::LOCALHOST;
-const ROLE: &str = "demo";
-const DATABASE: &str = "postgres";
+pub(super) const SYSTEM_USER: &str = "postgres";
+/// Whom clients and relays log in as.
+pub(super) const ROLE: &str = "demo";
+pub(super) const DATABASE: &str = "postgres";
 const PASSWORD: &str = "not-a-secret";
+/// `initdb` lets in whoever comes from loopback; the other end of a link has to get in as well.
+const NEIGHBOURS: &str = "host all all samenet scram-sha-256\n";
+/// Twice as many as the largest workload has clients: pgbouncer keeps those of its own while others are measured.
+const CONNECTIONS: u32 = 1_200;
 /// A key like those of most servers, and a certificate that vouches for itself.
 const NEW_CERTIFICATE: [&str; 11] = [
     "req",
@@ -37,62 +42,89 @@ const NEW_CERTIFICATE: [&str; 11] = [
 
 /// A running server; dropping it stops it.
 pub(crate) struct Server {
-    port: u16,
+    address: SocketAddrV4,
     _service: Service,
 }
 
 impl Server {
-    /// Makes a database cluster below `folder` and serves it on a free port of the loopback address.
+    /// Makes a database cluster below `folder` and serves it on a free port of the site's address.
     ///
     /// # Errors
     ///
     /// When PostgreSQL 15 is not installed or does not start.
-    pub(super) fn start(folder: &Path) -> Result<Self> {
+    pub(super) fn start(site: &Site, folder: &Path) -> Result<Self> {
         let data = make_cluster(folder)?;
         make_certificate(&data)?;
-        let port = free_port()?;
+        let address = SocketAddrV4::new(site.address(), free_port()?);
         let mut command = as_system_user(die_with_parent("INT"));
         command
             .arg(program("postgres"))
             .arg("-D")
             .arg(&data)
-            .args(settings(port, &data));
+            .args(settings(address, &data));
         let mut service = Service::start(
             "PostgreSQL",
-            command,
+            site.place(command),
             folder.join("server.log"),
             Signal::SIGINT,
         )?;
-        let mut question = Command::new(program("pg_isready"));
-        question.arg("--quiet").args(address_arguments(port));
+        let mut question = is_ready(address);
         service.wait_until(|| question.status().is_ok_and(|status| status.success()))?;
         Ok(Self {
-            port,
+            address,
             _service: service,
         })
     }
 
-    /// Returns the port the server listens on.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+    /// Returns where the server listens.
+    pub(crate) fn address(&self) -> SocketAddrV4 {
+        self.address
     }
 
-    /// Returns a client program that talks to this server at its own address, as the demo role.
-    pub(crate) fn client(&self, name: &str) -> Command {
-        let mut command = Command::new(program(name));
-        command
-            .args(address_arguments(self.port))
-            .args(["-U", ROLE])
-            .env("PGPASSWORD", PASSWORD)
-            .env("PGDATABASE", DATABASE)
-            // A machine's own PostgreSQL settings must not decide what happens here.
-            .env("PGSSLMODE", "disable")
-            // Where TLS ends at pgusher there is none, and the other ways shall not do more than that one.
-            .env("PGCHANNELBINDING", "disable")
-            .env("PGAPPNAME", name)
-            .env("PSQLRC", "/dev/null");
-        command
+    /// Returns what the server says it is.
+    ///
+    /// # Errors
+    ///
+    /// When its program cannot be started.
+    pub(crate) fn version(&self) -> Result<String> {
+        process::capture(Command::new(program("postgres")).arg("--version"))
     }
+}
+
+/// Returns a client program that dials an address as the demo role.
+pub(super) fn client(name: &str, address: SocketAddrV4) -> Command {
+    let mut command = Command::new(program(name));
+    command
+        .args(address_arguments(address))
+        .args(["-U", ROLE])
+        .env("PGPASSWORD", PASSWORD)
+        .env("PGDATABASE", DATABASE)
+        // A machine's own PostgreSQL settings must not decide what happens here.
+        .env("PGSSLMODE", "disable")
+        // Where TLS ends at pgusher there is none, and the other ways shall not do more than that one.
+        .env("PGCHANNELBINDING", "disable")
+        .env("PGAPPNAME", name)
+        .env("PSQLRC", "/dev/null");
+    command
+}
+
+/// Returns what the server itself keeps of the demo role's password: SCRAM's keys.
+///
+/// # Errors
+///
+/// When the server does not tell.
+pub(super) fn stored_secret(address: SocketAddrV4) -> Result<String> {
+    let mut psql = client("psql", address);
+    let query = format!("select rolpassword from pg_authid where rolname = '{ROLE}'");
+    psql.args(["--no-align", "--tuples-only", "-c", &query]);
+    Ok(process::capture(&mut psql)?.trim().to_owned())
+}
+
+/// Returns the command that succeeds when something at that address speaks the protocol.
+pub(super) fn is_ready(address: SocketAddrV4) -> Command {
+    let mut command = Command::new(program("pg_isready"));
+    command.arg("--quiet").args(address_arguments(address));
+    command
 }
 
 /// Makes the data folder and returns it.
@@ -116,6 +148,10 @@ fn make_cluster(folder: &Path) -> Result<PathBuf> {
         .arg(&data)
         .current_dir("/");
     process::capture(&mut initdb)?;
+    let rules = data.join("pg_hba.conf");
+    let mut text = fs::read_to_string(&rules).context("cannot read pg_hba.conf")?;
+    text.push_str(NEIGHBOURS);
+    fs::write(&rules, text).context("cannot write pg_hba.conf")?;
     Ok(data)
 }
 
@@ -134,15 +170,15 @@ fn make_certificate(data: &Path) -> Result<()> {
 }
 
 /// Settings of a server whose data nobody will miss.
-fn settings(port: u16, data: &Path) -> Vec<String> {
+fn settings(address: SocketAddrV4, data: &Path) -> Vec<String> {
     let socket_folder = format!("unix_socket_directories={}", data.display());
     [
-        format!("listen_addresses={ADDRESS}"),
-        format!("port={port}"),
+        format!("listen_addresses={}", address.ip()),
+        format!("port={}", address.port()),
         socket_folder,
         "ssl=on".to_owned(),
         "fsync=off".to_owned(),
-        "max_connections=50".to_owned(),
+        format!("max_connections={CONNECTIONS}"),
         "shared_buffers=256MB".to_owned(),
     ]
     .into_iter()
@@ -151,7 +187,7 @@ fn settings(port: u16, data: &Path) -> Vec<String> {
 }
 
 /// Adds to a `setpriv` command what makes the program run as the server's user.
-fn as_system_user(mut setpriv: Command) -> Command {
+pub(super) fn as_system_user(mut setpriv: Command) -> Command {
     setpriv.args([
         "--reuid",
         SYSTEM_USER,
@@ -162,18 +198,19 @@ fn as_system_user(mut setpriv: Command) -> Command {
     setpriv
 }
 
-/// Asks the kernel for a port that is free now; if it is taken before the server starts, that fails and says so.
-fn free_port() -> Result<u16> {
-    let address = TcpListener::bind((ADDRESS, 0)).and_then(|listener| listener.local_addr());
+/// Asks the kernel for a port that is free now, and in a namespace of our own is free anyway; if it is taken before the server starts, that fails and says so.
+pub(super) fn free_port() -> Result<u16> {
+    let address =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     Ok(address.context("no port is free")?.port())
 }
 
-fn address_arguments(port: u16) -> [String; 4] {
+fn address_arguments(address: SocketAddrV4) -> [String; 4] {
     [
         "-h".to_owned(),
-        ADDRESS.to_string(),
+        address.ip().to_string(),
         "-p".to_owned(),
-        port.to_string(),
+        address.port().to_string(),
     ]
 }
 

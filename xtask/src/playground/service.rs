@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 
 use crate::interrupt;
 
@@ -96,11 +98,22 @@ impl Service {
     ///
     /// When it is gone, or the kernel does not tell.
     pub(super) fn cpu_seconds(&self) -> Result<f64> {
-        let path = format!("/proc/{}/stat", self.child.id());
+        // To the nanosecond, where /proc counts hundredths of a second.
+        let clock = clock_getcpuclockid(self.pid()?)
+            .and_then(clock_gettime)
+            .with_context(|| format!("cannot read the processor time of {}", self.name))?;
+        Ok(Duration::from(clock).as_secs_f64())
+    }
+
+    /// Returns the memory of its own that is in use, in KiB.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone, or the kernel does not tell.
+    pub(super) fn resident_kib(&self) -> Result<u32> {
+        let path = format!("/proc/{}/status", self.child.id());
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let ticks = cpu_ticks(&text).with_context(|| format!("{path} holds no times: {text}"))?;
-        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no length of a tick")?;
-        Ok(f64::from(ticks) / f64::from(u32::try_from(per_second)?))
+        resident(&text).with_context(|| format!("{path} has no VmRSS"))
     }
 
     /// Asks the server to stop, and waits; kills it if it takes too long.
@@ -143,8 +156,24 @@ impl Service {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
+        kill(self.pid()?, signal).with_context(|| format!("cannot stop {}", self.name))
+    }
+
+    fn pid(&self) -> Result<Pid> {
         let pid = i32::try_from(self.child.id()).context("no process id")?;
-        kill(Pid::from_raw(pid), signal).with_context(|| format!("cannot stop {}", self.name))
+        Ok(Pid::from_raw(pid))
+    }
+
+    /// Returns what became of it, if it has ended, and the last lines that it wrote.
+    pub(super) fn last_words(&self) -> String {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let state = self.pid().and_then(|pid| Ok(waitid(Id::Pid(pid), flags)?));
+        let log = self.end_of_log();
+        match state {
+            Ok(WaitStatus::StillAlive) => log,
+            Ok(end) => format!("{log}\n{} has ended: {end:?}", self.name),
+            Err(error) => format!("{log}\n{} cannot be asked: {error:#}", self.name),
+        }
     }
 
     fn end_of_log(&self) -> String {
@@ -173,12 +202,12 @@ pub(super) fn die_with_parent(signal: &str) -> Command {
     command
 }
 
-/// Reads `utime` and `stime` (proc_pid_stat(5)), the twelfth and thirteenth field behind the name.
-fn cpu_ticks(stat: &str) -> Option<u32> {
-    let (_, behind_name) = stat.rsplit_once(')')?;
-    let mut times = behind_name.split_whitespace().skip(11);
-    let mut next = || times.next()?.parse::<u32>().ok();
-    next()?.checked_add(next()?)
+/// Reads `VmRSS` (proc_pid_status(5)).
+fn resident(status: &str) -> Option<u32> {
+    let value = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    value.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 fn last_lines(text: &str, count: usize) -> String {
@@ -207,6 +236,21 @@ mod tests {
     }
 
     #[test]
+    fn the_last_words_say_what_became_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = shell("echo alas; kill -9 $$", folder.path());
+        let mut words = service.last_words();
+        while !words.contains("has ended") {
+            thread::yield_now();
+            words = service.last_words();
+        }
+        assert!(
+            words.starts_with("alas") && words.contains("SIGKILL"),
+            "{words}"
+        );
+    }
+
+    #[test]
     fn dropping_a_service_stops_it() {
         let folder = tempfile::tempdir().unwrap();
         let started = folder.path().join("started");
@@ -221,10 +265,27 @@ mod tests {
     }
 
     #[test]
-    fn the_processor_time_is_found_whatever_a_program_is_called() {
-        let stat = "7 (a) (b c) S 1 7 7 0 -1 4194560 10 20 30 40 250 50 1 2 20 0 5 0";
-        assert_eq!(cpu_ticks(stat), Some(300));
-        assert_eq!(cpu_ticks("7 (a) S 1"), None);
+    fn the_processor_time_is_that_of_the_service_and_grows_while_it_works() {
+        let folder = tempfile::tempdir().unwrap();
+        let started = folder.path().join("started");
+        let script = format!(
+            ": > {}; trap 'exit 0' TERM; while :; do :; done",
+            started.display()
+        );
+        let mut service = shell(&script, folder.path());
+        service.wait_until(|| started.exists()).unwrap();
+        let before = service.cpu_seconds().unwrap();
+        assert!(before > 0.0, "it has made a file");
+        while service.cpu_seconds().unwrap() <= before {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_memory_is_the_resident_one() {
+        let status = "VmHWM:\t   9000 kB\nVmRSS:\t   5124 kB\nRssAnon:\t 100 kB\n";
+        assert_eq!(resident(status), Some(5_124));
+        assert_eq!(resident("Name:\ta kernel thread\n"), None);
     }
 
     #[test]

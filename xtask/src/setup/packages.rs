@@ -12,7 +12,7 @@ use crate::privilege;
 use crate::process::{self, find_program};
 
 /// A package and the reason it is on the list.
-type Package = (&'static str, &'static str);
+pub(super) type Package = (&'static str, &'static str);
 
 /// Debian 12's own pair of compiler and matching library source.
 pub(super) const COMPILER: [Package; 2] = [
@@ -23,14 +23,15 @@ pub(super) const COMPILER: [Package; 2] = [
     ),
 ];
 
-const DEMO: [Package; 4] = [
+const DEMO: [Package; 5] = [
+    ("iproute2", "joins network namespaces"),
     ("openssl", "makes the certificates of throwaway servers"),
     ("postgresql-15", "the throwaway server, and pgbench"),
     ("postgresql-client-15", "psql"),
     ("util-linux", "setpriv: the server must not run as root"),
 ];
 
-const TEST: [Package; 24] = [
+const TEST: [Package; 23] = [
     ("binutils", "takes what guests do not need out of programs"),
     ("bpftool", "shows that nothing stays attached"),
     ("busybox-static", "what else a virtual machine has of tools"),
@@ -45,7 +46,6 @@ const TEST: [Package; 24] = [
     ),
     ("golang-github-lib-pq-dev", "lib/pq, the other one"),
     ("golang-go", "compiles the Go clients"),
-    ("iproute2", "makes network namespaces"),
     ("libc6-dev", "headers for the C clients"),
     ("liburing-dev", "the client that connects through io_uring"),
     ("libpostgresql-jdbc-java", "pgjdbc"),

@@ -2,18 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::verdict::Report;
-use crate::workspace;
+use crate::document;
 
 /// The file, below the root of the workspace.
 const FILE: &str = "docs/kernels.md";
-/// What stands between these two lines is written here, everything else by people.
+/// What stands behind this line is written here.
 const BEGIN: &str = "<!-- begin: written by `cargo xtask vm-test` -->\n";
-const END: &str = "<!-- end -->\n";
 
 /// Writes the table anew if every kernel did well.
 ///
@@ -24,21 +22,7 @@ pub(super) fn write(reports: &[Report]) -> Result<()> {
     if !reports.iter().all(Report::is_success) {
         return Ok(());
     }
-    let path = workspace::root().join(FILE);
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {FILE}"))?;
-    let written = with_table(&text, &table(reports))
-        .with_context(|| format!("{FILE} has no place for the table: {BEGIN}…{END}"))?;
-    if written != text {
-        fs::write(&path, written)?;
-        println!("{FILE} has changed: look at it, and commit it");
-    }
-    Ok(())
-}
-
-fn with_table(text: &str, table: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}{table}{END}{after}"))
+    document::write_part(FILE, BEGIN, &table(reports))
 }
 
 /// A row a fact, a column a kernel.
@@ -72,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_replaces_the_one_before_and_nothing_else() {
+    fn a_fact_that_a_kernel_does_not_tell_is_a_dash() {
         let mut report = Report::of("6.1");
         report.read("fact\tring buffer\tyes");
         report.read("test a ... ok");
@@ -81,11 +65,5 @@ mod tests {
             table,
             "| | 6.1 | 5.10 |\n|---|---|---|\n| *tests that passed* | 1 | 0 |\n| ring buffer | yes | – |\n"
         );
-        let text = format!("before\n{BEGIN}old\n{END}after\n");
-        assert_eq!(
-            with_table(&text, &table),
-            Some(format!("before\n{BEGIN}{table}{END}after\n"))
-        );
-        assert_eq!(with_table("no place\n", &table), None);
     }
 }
