@@ -1,7 +1,10 @@
 //! What is compared with what: the tables, their ways and their workloads, in the order in which they are shown.
 
 use super::pgbench::Script;
-use super::ways::{DIRECT, DIRECT_TLS, ENDED, PASSED, POLICED, SESSIONS, STATEMENTS, Way};
+use super::ways::{
+    AUTO_STATEMENTS, DIRECT, DIRECT_TLS, ENDED, FAST, FAST_STATEMENTS, PASSED, POLICED, SESSIONS,
+    STATEMENTS, Way,
+};
 use super::workloads::Work;
 use crate::playground::{Place, Product};
 
@@ -63,8 +66,15 @@ impl Table {
 /// Without TLS.
 pub(super) const PLAIN: Table = Table {
     name: "plain",
-    legend: "Without TLS. sessions: through pgusher; statements: through pgusher with every statement on record",
-    ways: &[DIRECT, SESSIONS, STATEMENTS],
+    legend: "Without TLS. sessions: through pgusher; statements: through pgusher with every statement on record; fast: on the fast path (full), auto: on the fast path (auto)",
+    ways: &[
+        DIRECT,
+        SESSIONS,
+        STATEMENTS,
+        AUTO_STATEMENTS,
+        FAST_STATEMENTS,
+        FAST,
+    ],
     also: &[(2, 1)],
     workloads: &[
         Workload::always("select simple x1", select("simple", 1)),

@@ -74,6 +74,18 @@ pub(super) const SESSIONS: Way = Way::plain("sessions", Through::Pgusher(&[]));
 /// The same with every statement on record
 pub(super) const STATEMENTS: Way =
     Way::plain("statements", Through::Pgusher(&["--audit", "statements"]));
+/// On the fast path: the client straight to the server where that is on the same host
+pub(super) const FAST: Way = Way::plain("fast", Through::Pgusher(&["--fast-path=full"]));
+/// On the fast path, with every statement on record
+pub(super) const FAST_STATEMENTS: Way = Way::plain(
+    "fast statements",
+    Through::Pgusher(&["--fast-path=full", "--audit=statements"]),
+);
+/// The same as far as no application can notice
+pub(super) const AUTO_STATEMENTS: Way = Way::plain(
+    "auto statements",
+    Through::Pgusher(&["--fast-path=auto", "--audit=statements"]),
+);
 /// Sessions on record, and policies enforced
 pub(super) const POLICED: Way = Way::plain(
     "policies",
@@ -142,7 +154,16 @@ mod tests {
 
     #[test]
     fn files_in_arguments_are_ones_that_are_written() {
-        for way in [SESSIONS, STATEMENTS, POLICED, PASSED, ENDED] {
+        for way in [
+            SESSIONS,
+            STATEMENTS,
+            FAST,
+            FAST_STATEMENTS,
+            AUTO_STATEMENTS,
+            POLICED,
+            PASSED,
+            ENDED,
+        ] {
             let Through::Pgusher(arguments) = way.through else {
                 panic!("{way:?} goes through pgusher");
             };
