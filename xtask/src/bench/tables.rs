@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn other_relays_and_a_remote_server_belong_to_the_main_table_only() {
         let mut choice = choice(None);
-        assert_eq!(choice.ways(&PLAIN).len(), 4);
+        assert_eq!(choice.ways(&PLAIN).len(), PLAIN.ways.len() + 1);
         assert_eq!(choice.ways(&ENCRYPTED).len(), 3);
         choice.place = Place::Remote;
         assert!(choice.workloads(&ENCRYPTED).is_empty());
