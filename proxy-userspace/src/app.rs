@@ -12,7 +12,7 @@ mod start;
 mod workers;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc;
@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 use crate::audit::Writer;
 use crate::config::{Config, WhenDown};
 use crate::intercept::{Attached, Claim, Heartbeat, Namespaces, OwnProcesses};
-use crate::session::{self, Stages};
+use crate::session::{self, Stage, Stages};
 use crate::succession::{Candidate, Incumbent, Predecessors, Successor, await_successor};
 
 pub use crew::{Crew, explain_refusal};
@@ -217,7 +217,9 @@ async fn accept_forever(running: &Running) {
         let connection = running.stages.sessions.accepted(room);
         let stages = Arc::clone(&running.stages);
         let runtime = desk.runtime().clone();
+        let since = Instant::now();
         let serving = async move {
+            stages.pace.took(Stage::Handed, since.elapsed());
             session::serve(stages, accepted, place).await;
             drop((connection, desk));
         };

@@ -4,6 +4,7 @@
 
 mod arrival;
 mod cancel;
+mod pace;
 mod passthrough;
 mod refusal;
 mod registry;
@@ -40,6 +41,7 @@ use refusal::{Refusal, turn_away};
 use watch::{Candidate, Watch};
 
 pub use cancel::{CancelChange, CancelKeys, CancelTarget, Inherited};
+pub use pace::{Pace, Stage, StagePace};
 pub use registry::{Connection, SessionCounts, Sessions, Slot};
 
 /// How long a connection that did not come through the hooks may take to send what the refusal answers.
@@ -72,6 +74,8 @@ pub struct Stages {
     pub routes: Routes,
     /// What a refused client that asks for TLS is shown, where its route has nothing to show.
     pub certificates: Arc<Certificates>,
+    /// How long the stages take.
+    pub pace: Pace,
     /// Timeouts.
     pub limits: SessionLimits,
     /// Cancelled when sessions must end at once.
@@ -168,11 +172,14 @@ async fn identify(
     accepted: Accepted,
     guard: &mut SessionGuard,
 ) -> Result<(ClientLeg, Way, Identity), Refusal> {
-    let taken = stages.handover.take(&accepted);
+    let take = || stages.handover.take(&accepted);
+    let taken = stages.pace.time(Stage::Handover, take);
     let namespace = accepted.namespace;
     let identified = match taken {
         Ok(taken) => {
+            let since = Instant::now();
             let identity = stages.identifier.identify(taken.origin()).await;
+            stages.pace.took(Stage::Identify, since.elapsed());
             let way = match taken {
                 Taken::Tcp(interception) => Some(Way::Tcp {
                     route: *interception.route(),
@@ -191,7 +198,9 @@ async fn identify(
     if let Ok((way, identity)) = &identified {
         guard.identified(identity.clone(), &way.destination());
     }
+    let since = Instant::now();
     stages.audit.record(guard.start_record()).await;
+    stages.pace.took(Stage::Record, since.elapsed());
     let prepared = accepted.stream.prepare();
     let client = ClientLeg::new(accepted.stream, Arc::clone(&stages.certificates));
     match (identified, prepared) {

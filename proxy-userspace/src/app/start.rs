@@ -253,6 +253,7 @@ fn stages(
         sessions: Sessions::new(config.limits.max_sessions.get()),
         routes: config.routes.clone(),
         certificates: Arc::new(Certificates::ephemeral()?),
+        pace: session::Pace::default(),
         limits: config.limits,
         force: CancellationToken::new(),
     })
