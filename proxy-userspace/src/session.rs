@@ -128,11 +128,13 @@ pub async fn serve(stages: Arc<Stages>, accepted: Accepted, place: ClosingPlace)
         // Shutdown first: a client that says nothing would otherwise hold it up.
         biased;
         () = stages.force.cancelled() => Err(Refusal::Closed(CloseReason::Shutdown)),
-        established = establish(&stages, accepted, &mut guard, deadline) => established,
+        // What a session needs only on its way is not to be carried along for as long as it lives: a future is as large
+        // as the largest that it ever waits for.
+        established = Box::pin(establish(&stages, accepted, &mut guard, deadline)) => established,
     };
     match established {
         Ok(established) => carry(&stages, established, guard).await,
-        Err(refusal) => turn_away(&stages, refusal, guard, deadline).await,
+        Err(refusal) => Box::pin(turn_away(&stages, refusal, guard, deadline)).await,
     }
 }
 
@@ -253,15 +255,15 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
     };
     if let Some(binding) = binding {
         let login = log_in(stops, &mut legs, startup_bytes, binding, &mut watch);
-        let (passed, outcome) = login.await;
+        let (passed, outcome) = Box::pin(login).await;
         guard.delivered(passed);
         if let Err(failure) = outcome {
             guard.login(Login::observed(watch.observation.login()));
             watch.observation.finish(&stages.force).await;
             let has_answer = passed.1 > 0;
-            let refusal = broken_off(legs, failure, has_answer).await;
+            let refusal = Box::pin(broken_off(legs, failure, has_answer)).await;
             let deadline = Instant::now() + stages.limits.startup_timeout;
-            return turn_away(stages, refusal, guard, deadline).await;
+            return Box::pin(turn_away(stages, refusal, guard, deadline)).await;
         }
     }
     let mut relayed = relay(legs, &mut watch, stages.limits.half_closed_timeout, stops).await;
@@ -270,7 +272,7 @@ async fn carry(stages: &Stages, established: Established, mut guard: SessionGuar
         && let Some(denial) = permit.denial()
     {
         guard.ruled(denial.ruling());
-        tell_revoked(stages, relayed.client.take(), denial).await;
+        Box::pin(tell_revoked(stages, relayed.client.take(), denial)).await;
     }
     let mut observation = watch.observation;
     guard.login(Login::observed(observation.login()));
@@ -380,3 +382,6 @@ fn record_opening(guard: &mut SessionGuard, opening: &Opening, encryption: Encry
     };
     guard.opened(kind, startup, encryption);
 }
+
+#[cfg(test)]
+mod tests;
