@@ -9,9 +9,10 @@ mod place;
 mod reload;
 mod signals;
 mod start;
+mod workers;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc;
@@ -23,12 +24,13 @@ use tracing::{error, info, warn};
 use crate::audit::Writer;
 use crate::config::{Config, WhenDown};
 use crate::intercept::{Attached, Claim, Heartbeat, Namespaces, OwnProcesses};
-use crate::session::{self, Stages};
+use crate::session::{self, Stage, Stages};
 use crate::succession::{Candidate, Incumbent, Predecessors, Successor, await_successor};
 
 pub use crew::{Crew, explain_refusal};
 pub(crate) use host::{check_kernel, check_pid_namespace};
 use signals::Signals;
+use workers::Workers;
 
 /// How long the audit writer may take for what is queued when everything else has ended.
 const WRITER_LIMIT: Duration = Duration::from_secs(10);
@@ -48,6 +50,7 @@ struct Running {
     /// None once a successor has it.
     claim: Option<Claim>,
     sessions: TaskTracker,
+    workers: Workers,
     predecessors: Predecessors,
     /// What goes on with them, until they have ended.
     lineage: TaskTracker,
@@ -209,13 +212,18 @@ async fn accept_forever(running: &Running) {
         let room = running.stages.sessions.room().await;
         // Before accepting: while the audit trail is stuck, connections wait in the accept queue.
         let place = running.stages.audit.closing_place().await;
-        let accepted = running.namespaces.accept().await;
+        let desk = running.workers.desk();
+        let accepted = running.namespaces.accept(desk.runtime()).await;
         let connection = running.stages.sessions.accepted(room);
         let stages = Arc::clone(&running.stages);
-        running.sessions.spawn(async move {
+        let runtime = desk.runtime().clone();
+        let since = Instant::now();
+        let serving = async move {
+            stages.pace.took(Stage::Handed, since.elapsed());
             session::serve(stages, accepted, place).await;
-            drop(connection);
-        });
+            drop((connection, desk));
+        };
+        running.sessions.spawn_on(serving, &runtime);
     }
 }
 
@@ -238,6 +246,7 @@ async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Resu
         hooks,
         claim,
         sessions,
+        workers,
         companions,
         writer,
         ..
@@ -252,6 +261,7 @@ async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Resu
     }
     drop(hooks);
     companions.stop().await;
+    drop(workers);
     drop(namespaces);
     drop(claim);
     // The last handle on the audit queue; the writer ends when it has written what is queued.

@@ -129,7 +129,8 @@ fn run(settings: Settings, file: Option<PathBuf>, takes_over: bool) -> Result<()
     start_log(&config.log)?;
     // Before the runtime: its threads inherit what this one has left.
     let crew = app::Crew::muster()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // Sessions have runtimes of their own, `app::workers`; this one accepts them, and does what goes on beside them.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

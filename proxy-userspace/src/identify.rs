@@ -7,7 +7,7 @@
 //! | room | what it tells |
 //! |---|---|
 //! | `fact`, `identity` | values with grades, and all of them together |
-//! | `process`, `pinned` | reads /proc in an order that no process can hold up to hide something |
+//! | `process`, `pinned`, `entry` | reads /proc in an order that no process can hold up to hide something |
 //! | `executable`, `digest`, `verity` | the file that runs |
 //! | `status`, `namespaces` | ids, groups, privileges, namespaces |
 //! | `ancestry` | who started it |
@@ -21,6 +21,7 @@ mod ancestry;
 mod cgroup;
 mod container;
 mod digest;
+mod entry;
 mod executable;
 mod fact;
 mod identity;
@@ -57,7 +58,7 @@ pub(crate) use whereabouts::Whereabouts;
 use crate::config::IdentityConfig;
 use digest::Digests;
 use names::{NAMES_LIMIT, Names};
-use process::{Enrichment, Reader, RunningFile};
+use process::{Enrichment, Naming, Reader, RunningFile};
 
 /// How long reading /proc may take: asking for a process's executable can block for as long as that process likes (it
 /// may lie on a file system it serves itself).
@@ -94,11 +95,20 @@ impl Identifier {
     /// Cancel safe; a read that hangs is left behind on its own thread and counts against the bound.
     pub async fn identify(&self, origin: &Origin) -> Identity {
         let mut identity = Identity::captured(origin);
-        let found = self.read(origin).await;
+        let mut found = self.read(origin).await;
         let groups = found.surroundings.groups.as_ref();
         let groups = groups.map(|groups| groups.value().clone());
+        let naming = std::mem::take(&mut found.naming);
         let file = self.enrich(&mut identity, found);
-        let (names, digest) = tokio::join!(self.names(origin, groups), self.digest(file));
+        let names = async {
+            match naming {
+                Naming::Done(names) => names,
+                Naming::Begun => Names::default(),
+                // A process that holds up what is read of it does not hide whose it is.
+                Naming::NotBegun => self.names(origin, groups).await,
+            }
+        };
+        let (names, digest) = tokio::join!(names, self.digest(file));
         identity.name(names);
         if let Some((sha256, verity)) = digest {
             identity.exe_sha256 = sha256;

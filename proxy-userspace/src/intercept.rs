@@ -33,7 +33,9 @@ pub use cgroup::{Cgroup, CgroupError, Claim, root as cgroup_root};
 pub use coverage::{Coverage, uncovered};
 pub use doors::{Accepted, Ends};
 pub use existing::{Existing, Holder, Outcome, Search, Settled, settle};
-pub use fast_path::{Connections, FastPath, FastPathCounts, FastPathError, Gate, Joined, Reach};
+pub use fast_path::{
+    Connections, FastPath, FastPathCounts, FastPathError, Joined, JoinedSocket, Reach,
+};
 pub use handover::{Handover, HandoverError, MAX_ENTRY_AGE, Taken, sweep_forever};
 pub use heartbeat::{Heartbeat, MIN_STALL_TIMEOUT, beat_forever};
 pub use hooks::{HookError, Loaded, Terms};

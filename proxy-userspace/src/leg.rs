@@ -21,7 +21,7 @@ use rustls::{Connection, ProtocolVersion};
 pub use handshake::{Greeting, HandshakeError};
 pub use port::Port;
 
-use crate::intercept::Gate;
+use crate::intercept::JoinedSocket;
 use crate::stream::Stream;
 
 /// How much ciphertext TLS may hold for its socket.
@@ -34,8 +34,8 @@ pub(crate) const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 pub struct Leg {
     stream: Stream,
     tls: Option<Box<Connection>>,
-    /// What stands before a peer that receives bytes on the fast path.
-    gate: Option<Gate>,
+    /// What the fast path makes of its socket.
+    joined: JoinedSocket,
 }
 
 impl<S: Into<Stream>> From<S> for Leg {
@@ -43,7 +43,7 @@ impl<S: Into<Stream>> From<S> for Leg {
         Self {
             stream: stream.into(),
             tls: None,
-            gate: None,
+            joined: JoinedSocket::default(),
         }
     }
 }
@@ -55,7 +55,7 @@ impl Leg {
         Self {
             stream,
             tls: Some(Box::new(tls)),
-            gate: None,
+            joined: JoinedSocket::default(),
         }
     }
 
@@ -95,7 +95,7 @@ impl Leg {
 
     /// Both parts, to be polled.
     pub fn port(&mut self) -> Port<'_> {
-        Port::new(&self.stream, self.tls.as_deref_mut(), &mut self.gate)
+        Port::new(&self.stream, self.tls.as_deref_mut(), &mut self.joined)
     }
 
     /// Reads some bytes into `buffer`, as many as it has room for and at least one; 0 is the peer's orderly end.

@@ -156,7 +156,7 @@ pub async fn relay(
         Some(client)
     } else {
         let (client, upstream) = (client.into_stream(), upstream.into_stream());
-        close_both(client, upstream, ended.closing, stops.force).await;
+        Box::pin(close_both(client, upstream, ended.closing, stops.force)).await;
         None
     };
     Relayed {

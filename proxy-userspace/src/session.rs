@@ -4,6 +4,7 @@
 
 mod arrival;
 mod cancel;
+mod pace;
 mod passthrough;
 mod refusal;
 mod registry;
@@ -40,6 +41,7 @@ use refusal::{Refusal, turn_away};
 use watch::{Candidate, Watch};
 
 pub use cancel::{CancelChange, CancelKeys, CancelTarget, Inherited};
+pub use pace::{Pace, Stage, StagePace};
 pub use registry::{Connection, SessionCounts, Sessions, Slot};
 
 /// How long a connection that did not come through the hooks may take to send what the refusal answers.
@@ -74,6 +76,8 @@ pub struct Stages {
     pub certificates: Arc<Certificates>,
     /// What makes sessions faster, where it is switched on and the kernel has it.
     pub fast_path: Option<Arc<FastPath>>,
+    /// How long the stages take.
+    pub pace: Pace,
     /// Timeouts.
     pub limits: SessionLimits,
     /// Cancelled when sessions must end at once.
@@ -127,11 +131,13 @@ pub async fn serve(stages: Arc<Stages>, accepted: Accepted, place: ClosingPlace)
         // Shutdown first: a client that says nothing would otherwise hold it up.
         biased;
         () = stages.force.cancelled() => Err(Refusal::Closed(CloseReason::Shutdown)),
-        established = establish(&stages, accepted, &mut guard, deadline) => established,
+        // What a session needs only on its way is not to be carried along for as long as it lives: a future is as large
+        // as the largest that it ever waits for.
+        established = Box::pin(establish(&stages, accepted, &mut guard, deadline)) => established,
     };
     match established {
         Ok(established) => carry(&stages, established, namespace, guard).await,
-        Err(refusal) => turn_away(&stages, refusal, guard, deadline).await,
+        Err(refusal) => Box::pin(turn_away(&stages, refusal, guard, deadline)).await,
     }
 }
 
@@ -171,11 +177,14 @@ async fn identify(
     accepted: Accepted,
     guard: &mut SessionGuard,
 ) -> Result<(ClientLeg, Way, Identity), Refusal> {
-    let taken = stages.handover.take(&accepted);
+    let take = || stages.handover.take(&accepted);
+    let taken = stages.pace.time(Stage::Handover, take);
     let namespace = accepted.namespace;
     let identified = match taken {
         Ok(taken) => {
+            let since = Instant::now();
             let identity = stages.identifier.identify(taken.origin()).await;
+            stages.pace.took(Stage::Identify, since.elapsed());
             let way = match taken {
                 Taken::Tcp(interception) => Some(Way::Tcp {
                     route: *interception.route(),
@@ -194,7 +203,9 @@ async fn identify(
     if let Ok((way, identity)) = &identified {
         guard.identified(identity.clone(), &way.destination());
     }
+    let since = Instant::now();
     stages.audit.record(guard.start_record()).await;
+    stages.pace.took(Stage::Record, since.elapsed());
     let prepared = accepted.stream.prepare();
     let client = ClientLeg::new(accepted.stream, Arc::clone(&stages.certificates));
     match (identified, prepared) {
@@ -256,15 +267,15 @@ async fn carry(
     };
     if let Some(binding) = binding {
         let login = log_in(stops, &mut legs, startup_bytes, binding, &mut watch);
-        let (passed, outcome) = login.await;
+        let (passed, outcome) = Box::pin(login).await;
         guard.delivered(passed);
         if let Err(failure) = outcome {
             guard.login(Login::observed(watch.observation.login()));
             watch.observation.finish(&stages.force).await;
             let has_answer = passed.1 > 0;
-            let refusal = broken_off(legs, failure, has_answer).await;
+            let refusal = Box::pin(broken_off(legs, failure, has_answer)).await;
             let deadline = Instant::now() + stages.limits.startup_timeout;
-            return turn_away(stages, refusal, guard, deadline).await;
+            return Box::pin(turn_away(stages, refusal, guard, deadline)).await;
         }
     }
     let mut relayed = relay(legs, &mut watch, stages.limits.half_closed_timeout, stops).await;
@@ -273,7 +284,7 @@ async fn carry(
         && let Some(denial) = permit.denial()
     {
         guard.ruled(denial.ruling());
-        tell_revoked(stages, relayed.client.take(), denial).await;
+        Box::pin(tell_revoked(stages, relayed.client.take(), denial)).await;
     }
     let mut observation = watch.observation;
     guard.login(Login::observed(observation.login()));
@@ -383,3 +394,6 @@ fn record_opening(guard: &mut SessionGuard, opening: &Opening, encryption: Encry
     };
     guard.opened(kind, startup, encryption);
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -132,11 +133,37 @@ impl Stream {
         }
     }
 
-    /// Reads what is there.
+    /// Reads what is there. A read that leaves room in `buffer` has emptied the socket, as epoll(7) says of stream sockets,
+    /// so the next one waits for the kernel to tell of more instead of asking in vain: for a short query that is one
+    /// system call in four.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing; the connection's failure.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let room = buffer.len();
+        let mut emptied_by = None;
+        let read = || {
+            let read = recv(self, &mut *buffer, RecvFlags::empty())?.0;
+            if (1..room).contains(&read) {
+                // Said from within the reading: what arrives from here on is told anew.
+                emptied_by = Some(read);
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(read)
+        };
+        let read = match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, read),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, read),
+        };
+        emptied_by.map_or(read, Ok)
+    }
+
+    /// Reads what is there of one kind, where a socket has two: redirected bytes and those from the stack. A read ends
+    /// where the first kind ends, so one that leaves room says nothing.
+    ///
+    /// # Errors
+    /// As [`Stream::try_read`].
+    pub fn try_read_some(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_read(buffer),
             Self::Unix(stream) => stream.try_read(buffer),
@@ -218,5 +245,58 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::socket::socket_pair;
+
+    async fn read(stream: &Stream, room: usize) -> Vec<u8> {
+        let mut buffer = vec![0; room];
+        loop {
+            stream.readable().await.unwrap();
+            match stream.try_read(&mut buffer) {
+                Ok(read) => return buffer[..read].to_vec(),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_arrives_behind_a_read_that_emptied_the_socket_is_told() {
+        let (mut peer, stream) = socket_pair().await;
+        let stream = Stream::from(stream);
+        for _ in 0..1_000 {
+            peer.write_all(b"query").await.unwrap();
+            assert_eq!(read(&stream, 64).await, b"query");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_that_filled_its_buffer_is_followed_by_another() {
+        let (mut peer, stream) = socket_pair().await;
+        let stream = Stream::from(stream);
+        peer.write_all(b"0123456789").await.unwrap();
+        for expected in [b"0123", b"4567"] {
+            assert_eq!(read(&stream, 4).await, expected);
+        }
+        assert_eq!(read(&stream, 2).await, b"89");
+        let mut more = [0; 2];
+        let nothing = stream.try_read(&mut more).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[tokio::test]
+    async fn an_end_that_came_with_the_last_bytes_is_met_behind_them() {
+        let (mut peer, stream) = socket_pair().await;
+        let stream = Stream::from(stream);
+        peer.write_all(b"last words").await.unwrap();
+        drop(peer);
+        assert_eq!(read(&stream, 64).await, b"last words");
+        assert_eq!(read(&stream, 64).await, b"");
     }
 }

@@ -14,7 +14,7 @@ use crate::audit::AuditStats;
 use crate::config::WhenDown;
 use crate::intercept::{Counters, Coverage, FastPathError, HookError, NamespaceCounts, Namespaces};
 use crate::policy::{PolicyError, PolicyStatus, Reloaded};
-use crate::session::{SessionCounts, Stages};
+use crate::session::{SessionCounts, StagePace, Stages};
 use crate::succession::{Candidates, Predecessors};
 
 /// What the admin socket can see of a running instance.
@@ -46,6 +46,9 @@ pub struct Status {
     listen: Vec<std::net::SocketAddr>,
     namespaces: NamespaceCounts,
     sessions: SessionCounts,
+    /// Missing where an older instance answers.
+    #[serde(default)]
+    setup: Vec<StagePace>,
     audit: AuditStats,
     policy: PolicyStatus,
     kernel: KernelCounts,
@@ -230,6 +233,7 @@ impl Observed {
             audit: self.seen.stages.audit.stats(),
             policy: self.seen.stages.policy.status(),
             sessions,
+            setup: self.seen.stages.pace.read(),
             kernel: KernelCounts::read(&self.counters)?,
             unix_sockets: self.fixed.unix_sockets.clone(),
             fast_path: {
@@ -298,6 +302,11 @@ impl fmt::Display for Status {
             "sessions      {} now, {} since start, {} refused",
             sessions.active, sessions.total, sessions.refused
         )?;
+        let setup: Vec<&StagePace> = self.setup.iter().filter(|stage| stage.count > 0).collect();
+        if !setup.is_empty() {
+            let setup = setup.into_iter().map(ToString::to_string).collect();
+            writeln!(out, "setup         p50/p99: {}", list(setup))?;
+        }
         let predecessors = &self.predecessors;
         if !predecessors.pids.is_empty() {
             writeln!(

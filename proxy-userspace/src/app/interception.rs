@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use tokio::runtime::Handle;
 use tracing::{error, info, warn};
 
 use super::place::Place;
+use super::workers::Workers;
 use super::{Companions, host};
 use crate::admin::{FastPathState, UnixCoverage};
 use crate::audit::Audit;
@@ -24,9 +26,20 @@ const HEART_FAILURE: &str = "cannot tell the hooks whether pgusher lives";
 pub(super) struct Heart {
     pub(super) heartbeat: Arc<Heartbeat>,
     pub(super) companions: Companions,
+    /// What has to live for it to beat.
+    serving: Vec<Handle>,
 }
 
 impl Heart {
+    /// It does not beat yet.
+    pub(super) fn new(tables: &Tables, workers: &Workers) -> Self {
+        Self {
+            heartbeat: Arc::clone(&tables.heartbeat),
+            companions: Companions::new(),
+            serving: workers.runtimes(),
+        }
+    }
+
     /// The hooks leave everything to whoever serves.
     pub(super) fn wait(&self) -> Result<()> {
         self.heartbeat.not_yet().context(HEART_FAILURE)
@@ -35,7 +48,7 @@ impl Heart {
     /// The hooks redirect.
     pub(super) fn begin(&self) -> Result<()> {
         self.heartbeat.beat().context(HEART_FAILURE)?;
-        let beating = intercept::beat_forever(Arc::clone(&self.heartbeat));
+        let beating = intercept::beat_forever(Arc::clone(&self.heartbeat), self.serving.clone());
         self.companions.start(beating);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -13,9 +13,8 @@ use tracing::warn;
 use super::interception::{Heart, Hooks, Tables, attach, clear_away, load, remove_abandoned};
 use super::listening::open_namespaces;
 use super::place::Place;
-use super::{
-    Companions, Crew, Running, check_kernel, check_pid_namespace, coverage, host, reload, signals,
-};
+use super::workers::Workers;
+use super::{Crew, Running, check_kernel, check_pid_namespace, coverage, host, reload, signals};
 use crate::admin::{AdminSocket, FastPathState, Fixed, Observed, Seen, UnixCoverage};
 use crate::audit::{self, Audit, Writer};
 use crate::config::Config;
@@ -76,10 +75,8 @@ pub(super) async fn start(
         starter,
     } = prepare(config, takes_over, crew).await?;
     let tables = Tables::take(&mut hooks)?;
-    let heart = Heart {
-        heartbeat: Arc::clone(&tables.heartbeat),
-        companions: Companions::new(),
-    };
+    let workers = Workers::start().context("cannot start the threads that serve")?;
+    let heart = Heart::new(&tables, &workers);
     let has_predecessor = place.has_predecessor();
     if has_predecessor {
         heart.wait()?;
@@ -105,6 +102,7 @@ pub(super) async fn start(
         cgroup: cgroup.number(),
         claim: Some(claim),
         sessions: TaskTracker::new(),
+        workers,
         predecessors: Predecessors::none(),
         lineage: TaskTracker::new(),
         companions: heart.companions,
@@ -262,6 +260,7 @@ fn stages(
         routes: config.routes.clone(),
         certificates: Arc::new(Certificates::ephemeral()?),
         fast_path: None,
+        pace: session::Pace::default(),
         limits: config.limits,
         force: CancellationToken::new(),
     })

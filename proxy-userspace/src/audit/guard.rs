@@ -24,7 +24,7 @@ use crate::wire::negotiation::Encryption;
 pub struct SessionGuard {
     /// Where the closing record goes; its place in the queue was taken when the connection was accepted.
     place: Option<ClosingPlace>,
-    session: Session,
+    session: Box<Session>,
     since: Instant,
 }
 
@@ -35,7 +35,7 @@ impl SessionGuard {
         Self {
             place: Some(place),
             since: Instant::now(),
-            session: Session {
+            session: Box::new(Session {
                 party: Party {
                     session: Uuid::now_v7(),
                     client: client.map(Into::into),
@@ -56,7 +56,7 @@ impl SessionGuard {
                 bytes_to_server: 0,
                 bytes_to_client: 0,
                 close: CloseReason::InternalError,
-            },
+            }),
         }
     }
 
@@ -177,7 +177,7 @@ impl Drop for SessionGuard {
         self.session.duration_ms =
             u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         if let Some(place) = self.place.take() {
-            place.send(Record::now(Body::Session(Box::new(self.session.clone()))));
+            place.send(Record::now(Body::Session(self.session.clone())));
         }
     }
 }

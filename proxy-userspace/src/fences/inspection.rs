@@ -149,7 +149,7 @@ mod tests {
     fn a_thread_is_told_for_what_it_lacks_and_only_the_porter_may_enter() {
         let (relay, porter) = (kept(Role::Relay), kept(Role::Porter));
         let fenced = [
-            thread("tokio-rt-worker", relay),
+            thread("relay", relay),
             thread("audit", CapabilitySet::empty()),
             thread(PORTER_NAME, porter),
         ];

@@ -63,7 +63,7 @@ fn describe(process: &Pinned) -> Option<Ancestor> {
             .started_at_ticks()
             .saturating_mul(NANOSECONDS_PER_TICK),
         exe,
-        comm: printable(process.comm().as_bytes()),
+        comm: printable(process.comm()),
     };
     // Its number may have been taken by another while its /proc entry was read.
     process.is_alive().then_some(described)

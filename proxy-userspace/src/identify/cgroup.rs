@@ -5,14 +5,13 @@
 //! name. Nothing is concluded from it.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use proxy_ebpf::origin::Origin;
 
+use super::entry;
 use super::fact::{Fact, Grade};
 use crate::wire::text::printable;
 
@@ -22,9 +21,7 @@ const MAX_TABLE_BYTES: u64 = 128 * 1024;
 /// Reads the path of the process in the cgroup-v2 hierarchy: as good as the process's own grade if that directory is
 /// the cgroup the kernel saw.
 pub(super) fn path(pid: u32, origin: &Origin, grade: Grade, root: &Path) -> Option<Fact<String>> {
-    let mut table = Vec::new();
-    let file = File::open(format!("/proc/{pid}/cgroup")).ok()?;
-    file.take(MAX_TABLE_BYTES).read_to_end(&mut table).ok()?;
+    let table = entry::read(pid, "cgroup", MAX_TABLE_BYTES)?;
     let path = unified(&table)?;
     let id = id(root, path);
     let is_captured = id.is_some_and(|id| id == origin.cgroup_id());
@@ -34,7 +31,7 @@ pub(super) fn path(pid: u32, origin: &Origin, grade: Grade, root: &Path) -> Opti
 
 /// The id of the cgroup that the process is in now.
 pub(super) fn current_id(pid: u32, root: &Path) -> Option<u64> {
-    let table = std::fs::read(format!("/proc/{pid}/cgroup")).ok()?;
+    let table = entry::read(pid, "cgroup", MAX_TABLE_BYTES)?;
     id(root, unified(&table)?)
 }
 

@@ -78,11 +78,11 @@ fn started_at_ns(process: &Pinned) -> u64 {
         .saturating_mul(NANOSECONDS_PER_TICK)
 }
 
-fn comm(name: &str) -> [u8; COMM_LEN] {
+fn comm(name: &[u8]) -> [u8; COMM_LEN] {
     let mut comm = [0; COMM_LEN];
     // The last byte is the terminator.
     let room = comm.iter_mut().take(COMM_LEN - 1);
-    room.zip(name.bytes()).for_each(|(slot, byte)| *slot = byte);
+    room.zip(name).for_each(|(slot, byte)| *slot = *byte);
     comm
 }
 
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_long_command_name_keeps_room_for_its_terminator() {
-        assert_eq!(comm("psql").get(..5), Some(b"psql\0".as_slice()));
-        assert_eq!(comm("abcdefghijklmnopqrst"), *b"abcdefghijklmno\0");
+        assert_eq!(comm(b"psql").get(..5), Some(b"psql\0".as_slice()));
+        assert_eq!(comm(b"abcdefghijklmnopqrst"), *b"abcdefghijklmno\0");
     }
 }

@@ -8,10 +8,9 @@
 //! own memory. Whatever has been read by the time limit counts, so that a process cannot hide the former by holding up
 //! the latter.
 
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use proxy_ebpf::offsets::NANOSECONDS_PER_TICK;
 use proxy_ebpf::origin::Origin;
@@ -19,8 +18,10 @@ use proxy_ebpf::origin::Origin;
 use super::ancestry::{self, Ancestor};
 use super::container::Placement;
 use super::digest::Hashable;
+use super::entry;
 use super::executable::{self, Executable};
 use super::fact::{Fact, Grade};
+use super::names::Names;
 use super::namespaces::Namespaces;
 use super::pinned::Pinned;
 use super::script::{self, Script};
@@ -40,6 +41,19 @@ pub(super) struct Enrichment {
     pub(super) file: Option<RunningFile>,
     pub(super) cmdline: Option<Fact<Vec<String>>>,
     pub(super) script: Option<Fact<Script>>,
+    pub(super) naming: Naming,
+}
+
+/// How far looking up names for ids has come.
+#[derive(Debug, Default)]
+pub(super) enum Naming {
+    /// What is read before still hangs.
+    #[default]
+    NotBegun,
+    /// Whoever is asked for names takes his time.
+    Begun,
+    /// This host's names.
+    Done(Names),
 }
 
 /// Where a process runs and who is around it.
@@ -80,19 +94,32 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads what can be read into `found`, part by part. Blocks for as long as /proc does.
+    /// Reads what can be read into `found`, part by part, and the names of its ids last. Blocks for as long as /proc
+    /// does, and those who know the names.
     pub(super) fn read(&self, found: &Mutex<Enrichment>) {
-        let Some((process, grade)) = self.pin() else {
-            return;
+        if let Some((process, grade)) = self.pin() {
+            self.read_pinned(&process, grade, found);
+        }
+        let groups = {
+            let mut found = lock(found);
+            found.naming = Naming::Begun;
+            let groups = found.surroundings.groups.as_ref();
+            groups.map(|groups| groups.value().clone())
         };
+        // Here and not as an errand of its own: handing one to another thread takes longer than most look-ups.
+        let names = Names::look_up(self.origin.uid(), self.origin.gid(), groups.as_deref());
+        lock(found).naming = Naming::Done(names);
+    }
+
+    fn read_pinned(&self, process: &Pinned, grade: Grade, found: &Mutex<Enrichment>) {
         let pid = process.pid();
         let status = Status::of(pid).unwrap_or_default();
         let has_captured_ids = status.has_ids_of(self.origin);
         let link = executable::link(pid);
-        let surroundings = self.surroundings(&process, &status, grade);
+        let surroundings = self.surroundings(process, &status, grade);
         let unchecked = link.as_deref().map(executable::unchecked);
         let privileges = privileges_of(&status, Grade::Late);
-        publish(&process, found, |found| {
+        publish(process, found, |found| {
             found.surroundings = surroundings;
             found.exe = unchecked;
             found.privileges = privileges;
@@ -102,13 +129,13 @@ impl Reader<'_> {
         let is_unchanged = has_captured_ids && executable::runs_captured(pid, self.origin);
         let privileges = privileges_of(&status, if is_unchanged { grade } else { Grade::Late });
         let exe = checked.as_ref().map(|exe| exe.path.value().clone());
-        publish(&process, found, |found| {
+        publish(process, found, |found| {
             found.exe = checked;
             found.privileges = privileges;
         });
         if self.wants_file {
             let file = self.running_file(pid, grade);
-            publish(&process, found, |found| found.file = file);
+            publish(process, found, |found| found.file = file);
         }
         // Last, because they are worth least: its own words, in memory that only it can unlock.
         let arguments = command_line(pid);
@@ -116,7 +143,7 @@ impl Reader<'_> {
             let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok();
             script::script(&exe, arguments, cwd.as_deref())
         });
-        publish(&process, found, |found| {
+        publish(process, found, |found| {
             // The process may rewrite its own arguments at any time: never better than late.
             found.script = script.and_then(redact::script).map(Fact::late);
             found.cmdline = arguments.map(|arguments| Fact::late(redact::arguments(arguments)));
@@ -187,18 +214,18 @@ fn privileges_of(status: &Status, grade: Grade) -> Privileges {
 /// was read may be another's.
 fn publish(process: &Pinned, found: &Mutex<Enrichment>, put: impl FnOnce(&mut Enrichment)) {
     if process.is_alive() {
-        put(&mut found.lock().unwrap_or_else(PoisonError::into_inner));
+        put(&mut lock(found));
     }
+}
+
+fn lock(found: &Mutex<Enrichment>) -> MutexGuard<'_, Enrichment> {
+    found.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The start of the process's command line. The process decides how long it is and where it lies, so no more than a
 /// bounded part is ever read.
 fn command_line(pid: u32) -> Option<Vec<String>> {
-    let mut bytes = Vec::new();
-    let file = File::open(format!("/proc/{pid}/cmdline")).ok()?;
-    file.take(MAX_COMMAND_LINE_BYTES)
-        .read_to_end(&mut bytes)
-        .ok()?;
+    let bytes = entry::read(pid, "cmdline", MAX_COMMAND_LINE_BYTES)?;
     let arguments = bytes
         .strip_suffix(b"\0")
         .unwrap_or(&bytes)

@@ -3,12 +3,11 @@
 //! The lines speak of the thread group's leader. The kernel escapes line breaks in the one value a process chooses
 //! (`Name`), so that no name can pretend to be another line.
 
-use std::fs::File;
-use std::io::Read as _;
-
 use proxy_ebpf::origin::Origin;
 use serde::{Deserialize, Serialize};
 use tracing::debug;
+
+use super::entry;
 
 /// The file is some 1,500 bytes and the groups; what is longer is not read.
 const MAX_STATUS_BYTES: u64 = 64 * 1024;
@@ -93,10 +92,9 @@ pub(super) struct Status {
 impl Status {
     /// Reads the status of the process with this number.
     pub(super) fn of(pid: u32) -> Option<Self> {
-        let mut text = String::new();
-        let file = File::open(format!("/proc/{pid}/status")).ok()?;
-        file.take(MAX_STATUS_BYTES).read_to_string(&mut text).ok()?;
-        Some(Self::parse(&text))
+        let text = entry::read(pid, "status", MAX_STATUS_BYTES)?;
+        // The process's own name comes first and may be any bytes: it must not hide the rest.
+        Some(Self::parse(&String::from_utf8_lossy(&text)))
     }
 
     fn parse(text: &str) -> Self {
@@ -215,6 +213,16 @@ mod tests {
             tracer_pid: Some(17),
         };
         assert_eq!(Status::parse(TEXT), expected);
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_hides_nothing() {
+        let path = "/proc/self/comm";
+        let usual = std::fs::read(path).unwrap();
+        std::fs::write(path, b"\xff\xfe").unwrap();
+        let status = Status::of(std::process::id());
+        std::fs::write(path, usual).unwrap();
+        assert!(status.unwrap().uids.is_some());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Handle;
 
 use super::listener::Listener;
 use super::namespace::Namespace;
@@ -134,8 +135,8 @@ impl Doors {
         }
     }
 
-    /// Accepts from the listener with this number.
-    pub(super) fn accept(&self, number: u64) -> Result<Accepted, NotAccepted> {
+    /// Accepts from the listener with this number, for this runtime.
+    pub(super) fn accept(&self, number: u64, runtime: &Handle) -> Result<Accepted, NotAccepted> {
         let numbered = self.lock();
         let Some((listener, namespace)) = numbered.doors.get(&number) else {
             return Err(NotAccepted::Nobody);
@@ -143,6 +144,7 @@ impl Doors {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (socket, client) =
             acceptfrom_with(listener, flags).map_err(|error| not_accepted(error, namespace))?;
+        let _registering = runtime.enter();
         let (stream, ends) = match listener {
             Listener::Tcp { address, .. } => {
                 let client = client.and_then(|client| SocketAddr::try_from(client).ok());

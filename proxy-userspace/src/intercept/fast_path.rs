@@ -116,12 +116,21 @@ pub struct Connections {
 /// What was joined of a session.
 #[derive(Debug, Default)]
 pub struct Joined {
-    /// Before what we write to the client.
-    pub client: Option<Gate>,
-    /// Before what we write to the server.
-    pub server: Option<Gate>,
+    /// Our socket with the client.
+    pub client: JoinedSocket,
+    /// Our socket with the server.
+    pub server: JoinedSocket,
     /// The session's number, if client and server were joined with each other: bytes between them pass us by.
     pub direct: Option<u64>,
+}
+
+/// What joining means for a socket of ours; nothing, by default.
+#[derive(Debug, Default)]
+pub struct JoinedSocket {
+    /// Whether bytes reach it both ways.
+    pub has_two_queues: bool,
+    /// What stands before writing to it.
+    pub gate: Option<Gate>,
 }
 
 /// Stands before what we write to an application that receives redirected bytes: it keeps them from becoming too many,
@@ -219,9 +228,13 @@ impl FastPath {
             if answer.has(Answer::joined(Wish::DIRECT)) {
                 self.direct.fetch_add(1, Ordering::Relaxed);
                 // What comes to us is what had no place in the other's queue: each time that has to be read first.
+                let ours = |end| JoinedSocket {
+                    has_two_queues: false,
+                    gate: Some(self.gate(key(session, end), 0)),
+                };
                 return Joined {
-                    client: Some(self.gate(key(session, End::Client), 0)),
-                    server: Some(self.gate(key(session, End::Server), 0)),
+                    client: ours(End::Client),
+                    server: ours(End::Server),
                     direct: Some(session),
                 };
             }
@@ -229,16 +242,19 @@ impl FastPath {
         let legs = Wish::CLIENT_LEG.and(Wish::SERVER_LEG);
         let session = self.next_session.fetch_add(1, Ordering::Relaxed);
         let answer = self.run(namespace, session, connections, legs);
-        let gate = |leg: Wish, end: End, counter: &AtomicU64| {
+        let ours = |leg: Wish, end: End, counter: &AtomicU64| {
             let is_joined = answer.has(Answer::joined(leg));
             let counter = if is_joined { counter } else { &self.left_alone };
             counter.fetch_add(1, Ordering::Relaxed);
             let reaches_it = is_joined && self.reaches_applications;
-            reaches_it.then(|| self.gate(key(session, end), QUEUE_BYTES as usize))
+            JoinedSocket {
+                has_two_queues: is_joined,
+                gate: reaches_it.then(|| self.gate(key(session, end), QUEUE_BYTES as usize)),
+            }
         };
         Joined {
-            client: gate(Wish::CLIENT_LEG, End::Client, &self.client_legs),
-            server: gate(Wish::SERVER_LEG, End::Server, &self.server_legs),
+            client: ours(Wish::CLIENT_LEG, End::Client, &self.client_legs),
+            server: ours(Wish::SERVER_LEG, End::Server, &self.server_legs),
             direct: None,
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aya::maps::{Array, MapData, MapError};
 use proxy_ebpf::serving::NOT_YET;
+use tokio::runtime::Handle;
 use tokio::time::MissedTickBehavior;
 use tracing::error;
 
@@ -15,7 +16,7 @@ const BEAT_EVERY: Duration = Duration::from_millis(500);
 /// The shortest time that silence can be taken for death.
 pub const MIN_STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The heart: what beats is the runtime that also serves, so that it stops when that hangs.
+/// The heart: it beats only while every runtime that serves answers, so that it stops when one hangs.
 pub struct Heartbeat {
     /// None once it has stopped for good.
     slot: Mutex<Option<Array<MapData, u64>>>,
@@ -67,14 +68,64 @@ impl Heartbeat {
     }
 }
 
-/// Beats for as long as the task lives.
-pub async fn beat_forever(heartbeat: Arc<Heartbeat>) {
+/// Beats for as long as the task lives, and all that `serving` serves.
+pub async fn beat_forever(heartbeat: Arc<Heartbeat>, serving: Vec<Handle>) {
     let mut ticks = tokio::time::interval(BEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        if !all_answer(&serving).await {
+            continue;
+        }
         if let Err(error) = heartbeat.beat() {
             error!(%error, "cannot tell the hooks that pgusher lives; new connects will not be served");
         }
+    }
+}
+
+/// Whether each of them runs a task. Waits for one that does not, for as long as that takes.
+async fn all_answer(serving: &[Handle]) -> bool {
+    // Asked all at once: what is slow shall not be waited for one by one.
+    let asked: Vec<_> = serving.iter().map(|one| one.spawn(async {})).collect();
+    for answer in asked {
+        if answer.await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use tokio::runtime::Builder;
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    #[test]
+    fn a_runtime_that_hangs_or_has_ended_does_not_answer() {
+        let build = || Builder::new_current_thread().build().unwrap();
+        let (asking, serving) = (build(), build());
+        let runtimes = [serving.handle().clone()];
+        let mut answer = pin!(all_answer(&runtimes));
+        let mut look = || {
+            asking.block_on(poll_fn(|context| {
+                Poll::Ready(answer.as_mut().poll(context))
+            }))
+        };
+        assert!(look().is_pending());
+        let answered = loop {
+            serving.block_on(yield_now());
+            if let Poll::Ready(answered) = look() {
+                break answered;
+            }
+        };
+        assert!(answered);
+        drop(serving);
+        assert!(!asking.block_on(all_answer(&runtimes)));
     }
 }

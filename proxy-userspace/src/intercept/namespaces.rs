@@ -298,15 +298,16 @@ impl Namespaces {
         Ok(true)
     }
 
-    /// Waits for the next connection. When the process is out of descriptors or memory it backs off and tries again: the
-    /// connection stays in its accept queue meanwhile.
+    /// Waits for the next connection, for this runtime. When the process is out of descriptors or memory it backs off and
+    /// tries again: the connection stays in its accept queue meanwhile.
     ///
     /// # Cancel safety
     /// Cancel safe: a connection is either returned or still in its queue.
-    pub async fn accept(&self) -> Accepted {
+    pub async fn accept(&self, runtime: &tokio::runtime::Handle) -> Accepted {
         let mut backoff = FIRST_BACKOFF;
         loop {
-            let failed = match self.doors.ready().await.map(|door| self.doors.accept(door)) {
+            let ready = self.doors.ready().await;
+            let failed = match ready.map(|door| self.doors.accept(door, runtime)) {
                 Ok(Ok(accepted)) => return accepted,
                 Ok(Err(NotAccepted::Nobody)) => continue,
                 Ok(Err(NotAccepted::Dead(namespace))) => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustls::Connection;
 use tokio::time::{Sleep, sleep};
 
-use crate::intercept::Gate;
+use crate::intercept::JoinedSocket;
 use crate::stream::Stream;
 
 /// How much ciphertext is read at a time. What it decrypts to, together with the part of a record that came before,
@@ -37,7 +37,7 @@ thread_local! {
 pub struct Port<'a> {
     stream: &'a Stream,
     tls: Option<&'a mut Connection>,
-    gate: &'a mut Option<Gate>,
+    joined: &'a mut JoinedSocket,
     /// Nothing is written before.
     later: Option<Pin<Box<Sleep>>>,
     pause: Duration,
@@ -47,12 +47,12 @@ impl<'a> Port<'a> {
     pub(super) fn new(
         stream: &'a Stream,
         tls: Option<&'a mut Connection>,
-        gate: &'a mut Option<Gate>,
+        joined: &'a mut JoinedSocket,
     ) -> Self {
         Self {
             stream,
             tls,
-            gate,
+            joined,
             later: None,
             pause: FIRST_PAUSE,
         }
@@ -63,14 +63,14 @@ impl<'a> Port<'a> {
         self.tls.is_none()
     }
 
-    /// From now on a writer may have to wait at this gate.
-    pub fn set_gate(&mut self, gate: Option<Gate>) {
-        *self.gate = gate;
-    }
-
     /// The socket.
     pub fn stream(&self) -> &'a Stream {
         self.stream
+    }
+
+    /// From now on the fast path makes this of the socket.
+    pub fn set_joined(&mut self, joined: JoinedSocket) {
+        *self.joined = joined;
     }
 
     /// Reads what is there, at least one byte; 0 is the peer's orderly end.
@@ -90,6 +90,7 @@ impl<'a> Port<'a> {
             }
             ready!(self.stream.poll_read_ready(context))?;
             let read = match &mut self.tls {
+                None if self.joined.has_two_queues => self.stream.try_read_some(buffer),
                 None => self.stream.try_read(buffer),
                 Some(tls) => receive(self.stream, tls, buffer),
             };
@@ -127,7 +128,7 @@ impl<'a> Port<'a> {
     }
 
     fn try_write_plain(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(gate) = self.gate else {
+        let Some(gate) = &mut self.joined.gate else {
             return self.stream.try_write(bytes);
         };
         if !gate.admits(bytes.len()) {

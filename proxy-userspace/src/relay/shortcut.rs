@@ -53,8 +53,8 @@ impl Shortcut {
                 .join(&self.namespace, connections, is_direct_wished)
         });
         let joined = joined.unwrap_or_default();
-        client.set_gate(joined.client);
-        upstream.set_gate(joined.server);
+        client.set_joined(joined.client);
+        upstream.set_joined(joined.server);
         self.direct = joined.direct;
         self.was_taken = true;
     }

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::Stages;
 use super::cancel::CancelTarget;
+use super::pace::Stage;
 use crate::audit::SessionGuard;
 use crate::config::{RouteRule, TlsMode};
 use crate::destination::Destination;
@@ -61,7 +62,8 @@ impl Who {
         let workload = self.subject.workload();
         let has_session = || stages.cancel_keys.has_session_of(&self.server, workload);
         let hidden = self.hidden(TlsFacts::default());
-        stages.policy.consider(&hidden, has_session)
+        let consider = || stages.policy.consider(&hidden, has_session);
+        stages.pace.time(Stage::Policy, consider)
     }
 
     /// How TLS ends at pgusher, if it does: as the policies ask, or else as the route says. This has to be known before
@@ -80,10 +82,9 @@ impl Who {
             // Observing must not change what a client sees.
             _ if stages.policy.mode() == PolicyMode::Observe => None,
             _ => {
-                stages
-                    .policy
-                    .prospect(&self.hidden(TlsFacts::default()))
-                    .tls
+                let hidden = self.hidden(TlsFacts::default());
+                let prospect = || stages.policy.prospect(&hidden);
+                stages.pace.time(Stage::Policy, prospect).tls
             }
         };
         let ends_here = asked.unwrap_or(rule.tls_default) == TlsMode::Terminate;
@@ -104,7 +105,8 @@ impl Who {
                 Question::of_opening(Arc::clone(&self.subject), self.server.clone(), tls, opening)
             }
         };
-        on_record(stages.policy.decide(question), guard)
+        let decide = || stages.policy.decide(question);
+        on_record(stages.pace.time(Stage::Policy, decide), guard)
     }
 
     /// Asks for leave to have a session that nobody can see into; the answer goes on record.
@@ -114,7 +116,8 @@ impl Who {
         tls: TlsFacts,
         guard: &mut SessionGuard,
     ) -> Result<Permit, Denial> {
-        on_record(stages.policy.decide(self.hidden(tls)), guard)
+        let decide = || stages.policy.decide(self.hidden(tls));
+        on_record(stages.pace.time(Stage::Policy, decide), guard)
     }
 
     fn cancelling(

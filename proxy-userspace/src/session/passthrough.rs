@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::arrival::{Arrival, Who};
+use super::pace::Stage;
 use super::refusal::Refusal;
 use super::{Established, Stages, record_opening};
 use crate::audit::SessionGuard;
@@ -113,17 +114,23 @@ impl Passage<'_> {
 
     /// Dials for a client that has a permit, or may come to have one.
     async fn dial(&mut self, client: ClientLeg, way: &Way) -> Result<(ClientLeg, Stream), Refusal> {
-        let router = &self.stages.router;
-        let dialled = match &self.permit {
-            Some(permit) => router.dial(permit.clearance(), way).await,
+        let considered;
+        let clearance = match &self.permit {
+            Some(permit) => permit.clearance(),
             None => match self.who.consider(self.stages) {
-                Ok(clearance) => router.dial(&clearance, way).await,
+                Ok(clearance) => {
+                    considered = clearance;
+                    &considered
+                }
                 Err(denial) => {
                     self.guard.ruled(denial.ruling());
                     return Err(Refusal::denied(client, &denial));
                 }
             },
         };
+        let since = Instant::now();
+        let dialled = self.stages.router.dial(clearance, way).await;
+        self.stages.pace.took(Stage::Dial, since.elapsed());
         match dialled {
             Ok(upstream) => Ok((client, upstream)),
             Err(error) => Err(Refusal::unreachable(client, &error)),

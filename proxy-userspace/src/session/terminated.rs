@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::arrival::Arrival;
+use super::pace::Stage;
 use super::refusal::Refusal;
 use super::upstream::{ConnectError, Upstream, Wanted, connect};
 use super::{Established, Stages, record_opening};
@@ -111,12 +112,13 @@ fn facts(client: &ClientLeg) -> TlsFacts {
 async fn reach(stages: &Stages, wanted: &Wanted<'_>) -> Result<Upstream, ConnectError> {
     // Each dial has its own limit; the rest is the server's to answer in time.
     let patience = stages.limits.startup_timeout + stages.limits.dial_timeout;
-    timeout(patience, connect(wanted))
-        .await
-        .unwrap_or_else(|_| {
-            let error = SecureError::Gone("it did not answer in time".to_owned());
-            Err(ConnectError::Secure(error))
-        })
+    let since = Instant::now();
+    let reached = timeout(patience, connect(wanted)).await;
+    stages.pace.took(Stage::Dial, since.elapsed());
+    reached.unwrap_or_else(|_| {
+        let error = SecureError::Gone("it did not answer in time".to_owned());
+        Err(ConnectError::Secure(error))
+    })
 }
 
 /// Takes the startup packet out of the client's buffer if the server has it already. Returns how much of the buffer

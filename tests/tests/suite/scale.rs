@@ -9,6 +9,9 @@ use pgusher_tests::stage::{Setup, Stage};
 
 use crate::expect::{accepted_session, at};
 
+/// What an idle session may take of userspace's memory, on average.
+const IDLE_SESSION_KIB: u64 = 16;
+
 fn libpq(stage: &Stage, mode: &str, count: usize) -> Result<Running> {
     let mut command = c_client(&stage.cgroup, "libpq")?;
     Running::start(command.args([mode, &stage.conninfo("app_trust"), &count.to_string()]))
@@ -50,8 +53,14 @@ fn nothing_remains(stage: &Stage, descriptors: usize) -> Result<()> {
 fn a_thousand_sessions_at_once_are_all_served() -> Result<()> {
     Setup::with(Version::V15).play(|stage| {
         let descriptors = warm_descriptors(stage)?;
+        let before = stage.pgusher.resident_kib()?;
         let mut crowd = libpq(stage, "crowd", 1000)?;
         crowd.wait_for_value("open")?;
+        let grown = stage.pgusher.resident_kib()?.saturating_sub(before);
+        ensure!(
+            grown <= 1000 * IDLE_SESSION_KIB,
+            "1000 idle sessions take {grown} KiB"
+        );
         ensure!(
             stage.pgusher.counter("/sessions/active")? == 1000,
             "{}",

@@ -1,0 +1,147 @@
+//! The threads that serve sessions: one for each core, each with a runtime of its own.
+//!
+//! A session stays where it was put when it was accepted. Its sockets are in that thread's poll, its task is woken there
+//! and nowhere else, and no other thread has to be told: for a short query that costs more than the relay does.
+//! docs/decisions/0060-runtime-layout.md has the measurements.
+
+use std::io;
+use std::iter;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, available_parallelism};
+
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// What the threads are called.
+const WORKER_NAME: &str = "relay";
+/// How many there are where the number of cores cannot be told.
+const DEFAULT_WORKERS: usize = 2;
+
+/// The threads. They end when this is dropped, and so does what they still serve.
+pub(super) struct Workers {
+    first: Worker,
+    others: Vec<Worker>,
+    /// Where the search for the next one begins.
+    next: AtomicUsize,
+    _stop: DropGuard,
+}
+
+struct Worker {
+    runtime: Handle,
+    /// How many connections it serves.
+    load: Arc<AtomicUsize>,
+}
+
+/// A place on one of the threads, given back when dropped.
+pub(super) struct Desk {
+    runtime: Handle,
+    load: Arc<AtomicUsize>,
+}
+
+impl Desk {
+    /// Whose it is.
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Workers {
+    /// Starts them. What the calling thread has given up, they have not either.
+    ///
+    /// # Errors
+    /// The operating system's reason.
+    pub(super) fn start() -> io::Result<Self> {
+        let stop = CancellationToken::new();
+        let count = available_parallelism().map_or(DEFAULT_WORKERS, usize::from);
+        let others = (1..count).map(|_| Worker::start(stop.clone()));
+        Ok(Self {
+            first: Worker::start(stop.clone())?,
+            others: others.collect::<io::Result<_>>()?,
+            next: AtomicUsize::new(0),
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    /// All of them, to be asked whether they live.
+    pub(super) fn runtimes(&self) -> Vec<Handle> {
+        self.all().map(|worker| worker.runtime.clone()).collect()
+    }
+
+    /// A place on the thread that serves the fewest connections; among equals they take turns.
+    pub(super) fn desk(&self) -> Desk {
+        let count = 1 + self.others.len();
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % count;
+        let in_turn = self.all().cycle().skip(turn).take(count);
+        let worker = in_turn
+            .min_by_key(|worker| worker.load.load(Ordering::Relaxed))
+            .unwrap_or(&self.first);
+        worker.load.fetch_add(1, Ordering::Relaxed);
+        Desk {
+            runtime: worker.runtime.clone(),
+            load: Arc::clone(&worker.load),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Worker> + Clone {
+        iter::once(&self.first).chain(&self.others)
+    }
+}
+
+impl Worker {
+    fn start(stop: CancellationToken) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        thread::Builder::new()
+            .name(WORKER_NAME.to_owned())
+            .spawn(move || {
+                runtime.block_on(stop.cancelled());
+                // A /proc read may hang for as long as the process it reads likes.
+                runtime.shutdown_background();
+            })?;
+        Ok(Self {
+            runtime: handle,
+            load: Arc::default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_serves_the_fewest_gets_the_next() {
+        let workers = Workers::start().unwrap();
+        let count = workers.runtimes().len();
+        let mut desks: Vec<Desk> = (0..3 * count).map(|_| workers.desk()).collect();
+        assert!(
+            workers
+                .all()
+                .all(|one| one.load.load(Ordering::Relaxed) == 3)
+        );
+        let left = desks.swap_remove(0);
+        let freed = Arc::clone(&left.load);
+        drop(left);
+        assert!(Arc::ptr_eq(&workers.desk().load, &freed));
+    }
+
+    #[test]
+    fn what_runs_there_ends_with_the_threads() {
+        let workers = Workers::start().unwrap();
+        let (held, released) = std::sync::mpsc::channel::<()>();
+        workers.desk().runtime().spawn(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        drop(workers);
+        // Told apart from a thread that goes on: its end of the channel is dropped.
+        assert!(released.recv().is_err());
+    }
+}
