@@ -92,3 +92,59 @@ fn ended(sides: &[&Report], end: End) -> Result<()> {
     }
     Ok(())
 }
+
+/// Both sides' reports of a session that went as it should: the client sent 10 bytes and then ended it so.
+fn a_session(ending: Ending, seen_by_server: End) -> [Report; 2] {
+    let client = Report {
+        side: Side::Client,
+        sent: 10,
+        received: 0,
+        end: End::Left,
+        cancels: 0,
+        ending,
+        ender: Side::Client,
+        client_total: 10,
+        server_total: 0,
+    };
+    let server = Report {
+        side: Side::Server,
+        sent: 0,
+        received: 10,
+        end: seen_by_server,
+        ..client.clone()
+    };
+    [client, server]
+}
+
+#[test]
+fn a_lost_byte_and_another_end_are_not_let_through() -> Result<()> {
+    for (ending, right, wrong) in [
+        (Ending::Close, End::Eof, End::Reset),
+        (Ending::Unread, End::Reset, End::Eof),
+        (Ending::Reset, End::Reset, End::Eof),
+        (Ending::Abort, End::Reset, End::Eof),
+        (Ending::Close, End::Eof, End::Stuck),
+        (Ending::Close, End::Eof, End::Wrong),
+    ] {
+        let [client, mut server] = a_session(ending, right);
+        judge(Some(&client), Some(&server))?;
+        server.end = wrong;
+        ensure!(
+            judge(Some(&client), Some(&server)).is_err(),
+            "{ending:?} seen as {wrong:?}"
+        );
+        server.end = right;
+        server.received = 11;
+        ensure!(
+            judge(Some(&client), Some(&server)).is_err(),
+            "{ending:?}: a byte twice"
+        );
+        server.received = 9;
+        let may_lose = ending == Ending::Abort;
+        ensure!(
+            judge(Some(&client), Some(&server)).is_ok() == may_lose,
+            "{ending:?}: a byte less"
+        );
+    }
+    Ok(())
+}
