@@ -9,6 +9,9 @@ use clap::Args;
 use crate::setup::{self, Purpose};
 use crate::{build, process, test};
 
+/// More than there are tests: each plays for all of the minutes, and none waits for another.
+const THREADS: &str = "16";
+
 /// What is played, and for how long.
 #[derive(Args)]
 pub(crate) struct Options {
@@ -60,7 +63,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::prepare(Purpose::Test)?;
     let binary = build::compile(true)?;
     process::run(
-        test::kernel_tests(&binary, std::slice::from_ref(&options.filter))?.envs(environment),
+        test::kernel_tests(&binary, std::slice::from_ref(&options.filter))?
+            .env("RUST_TEST_THREADS", THREADS)
+            .envs(environment),
     )
 }
 
