@@ -1,5 +1,7 @@
 //! A cgroup for one test: what pgusher intercepts, and where the clients of the test run.
 
+pub mod memory;
+
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

@@ -17,6 +17,7 @@
 //! | [`statement_log`] | what the server itself logged of a session's statements |
 //! | [`dialer`] | sockets connected inside the cgroup and handed to the test |
 //! | [`wire`] | the few protocol messages the raw clients and fake servers speak |
+//! | [`data_path`] | the ways bytes may take through pgusher, for tests that prove each of them |
 //! | [`tracee`] | a thread of the process under test that makes system calls for a test |
 //! | [`kernel`] | what is loaded and attached, read from the kernel |
 //! | [`pgusher`] | the process under test, its status and its audit trail |
@@ -29,6 +30,7 @@ pub mod certificates;
 pub mod cgroup;
 pub mod cluster;
 pub mod condition;
+pub mod data_path;
 pub mod dialer;
 pub mod kernel;
 pub mod netns;

@@ -16,6 +16,7 @@ mod process;
 mod run;
 mod setup;
 mod test;
+mod torture;
 mod vm;
 mod workspace;
 
@@ -63,10 +64,14 @@ enum Task {
     Demo(Prepared),
     /// Check everything: formatting, lints, unit tests, tests on the real kernel, and on an old and a new one
     Test {
-        /// Only run the tests whose name contains this, and no virtual machine
+        /// Only run the tests whose name contains one of these, and no virtual machine
+        names: Vec<String>,
+        /// The same, for one name
         #[arg(long)]
         filter: Option<String>,
     },
+    /// Send streams whose every byte is known through pgusher, for minutes, and end them in every way there is
+    Torture(torture::Options),
     /// Run tests on other kernels, in virtual machines
     VmTest(vm::Options),
     /// Feed made-up bytes to the protocol code, looking for what it does not survive
@@ -112,7 +117,11 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Build { release } => build::pgusher(release).map(drop),
         Task::Run { arguments } => run::pgusher(arguments),
         Task::Demo(prepared) => demo::show(prepared.binary),
-        Task::Test { filter } => test::everything(filter.as_deref()),
+        Task::Test { mut names, filter } => {
+            names.extend(filter);
+            test::everything(&names)
+        }
+        Task::Torture(options) => torture::run(&options),
         Task::VmTest(options) => vm::command(options),
         Task::Fuzz { seconds } => fuzz::run(seconds),
         Task::Bench(options) => bench::run(options),

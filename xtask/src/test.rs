@@ -52,12 +52,12 @@ impl Progress {
     }
 }
 
-/// Runs every check; `filter` narrows the tests, not the other checks, and leaves out the virtual machines.
+/// Runs every check; `names` narrow the tests, not the other checks, and leave out the virtual machines.
 ///
 /// # Errors
 ///
 /// At the first check that fails; the text has the command line.
-pub(crate) fn everything(filter: Option<&str>) -> Result<()> {
+pub(crate) fn everything(names: &[String]) -> Result<()> {
     let mut progress = Progress::default();
     progress.step("setup", || setup::prepare(Purpose::Test))?;
     progress.step("formatting", || {
@@ -73,15 +73,15 @@ pub(crate) fn everything(filter: Option<&str>) -> Result<()> {
     progress.step("unit tests", || {
         process::run(
             workspace::cargo()
-                .args(["test", "--quiet", "--locked"])
-                .args(filter),
+                .args(["test", "--quiet", "--locked", "--"])
+                .args(names),
         )
     })?;
     let binary = progress.step("build", || build::compile(true))?;
     progress.step("tests on this kernel", || {
-        process::run(&mut kernel_tests(&binary, filter)?)
+        process::run(&mut kernel_tests(&binary, names)?)
     })?;
-    if filter.is_none() {
+    if names.is_empty() {
         progress.step("tests on an old and a new kernel", || {
             vm::test(&vm::FOR_EVERY_CHANGE, &binary)
         })?;
@@ -91,11 +91,11 @@ pub(crate) fn everything(filter: Option<&str>) -> Result<()> {
 }
 
 /// Returns the command that builds the integration tests as the caller and runs them as root.
-fn kernel_tests(binary: &Path, filter: Option<&str>) -> Result<Command> {
+pub(crate) fn kernel_tests(binary: &Path, names: &[String]) -> Result<Command> {
     let mut command = workspace::cargo();
     command
-        .args(["test", "--locked", "--package", "pgusher-tests"])
-        .args(filter)
+        .args(["test", "--locked", "--package", "pgusher-tests", "--"])
+        .args(names)
         .env("PGUSHER_BIN", binary)
         .env("PGUSHER_PG18", workspace::postgres_18_tree())
         .env("PGUSHER_NODE_PG", workspace::node_modules());

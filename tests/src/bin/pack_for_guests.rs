@@ -9,7 +9,7 @@ use pgusher_tests::cluster;
 use pgusher_tests::programs::compile;
 
 /// Those that tests in virtual machines run.
-const CLIENTS: [&str; 8] = [
+const CLIENTS: [&str; 10] = [
     "connect",
     "dial",
     "disguise",
@@ -17,6 +17,8 @@ const CLIENTS: [&str; 8] = [
     "held_up",
     "lend",
     "libpq",
+    "observe",
+    "torture",
     "tour_libpq",
 ];
 

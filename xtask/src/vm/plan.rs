@@ -7,7 +7,7 @@
 use super::kernel::Kernel;
 
 /// Tests of `tests/suite`, by the beginning of their names. None of them needs PostgreSQL 18 or a compiler.
-const SUITE: [&str; 21] = [
+const SUITE: [&str; 24] = [
     "auth::a_client_certificate_authenticates",
     "clients::libpq_pipelines_cancels",
     "down::closed::a_killed_pgusher_is",
@@ -26,9 +26,12 @@ const SUITE: [&str; 21] = [
     "lifecycle::sigterm_detaches_first",
     "namespaces::first_need::the_first_connect",
     "namespaces::the_server_sees",
+    "observation::a_socket_is_observed",
     "policy::decisions::a_denied_client",
     "statements::simple::a_query_is_one_record",
     "takeover::a_session_goes_on",
+    "torture::ends::",
+    "torture::stalled::a_result_that_nobody_reads",
 ];
 
 /// What a guest runs.

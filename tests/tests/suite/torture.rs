@@ -1,0 +1,55 @@
+//! Streams whose every byte is known in advance, through every data path: what arrives, and how it ends.
+//!
+//! The peers are the program `torture`: what a session says, in what portions, when it stops reading, and which side ends
+//! it in what way is made from a seed. What a direct connection would deliver arrives, in order, once, and the end is what
+//! a direct connection would give; [`verdict`] says which that is, and the same rules are applied to a direct connection,
+//! so that they are known to be right. A failure prints the seed that leads there again.
+//!
+//! These tests play one round each. `cargo xtask torture` plays rounds for minutes.
+
+mod effort;
+mod ends;
+mod load;
+mod peers;
+mod postgres;
+mod report;
+mod stalled;
+mod verdict;
+
+use anyhow::{Context, Result};
+use pgusher_tests::cgroup::TestCgroup;
+use pgusher_tests::cluster::{Version, free_port};
+use pgusher_tests::data_path::{self, DataPath};
+use pgusher_tests::stage::{Setup, Stage};
+
+/// Plays rounds on a stage for each data path, where a port is intercepted that is the test's own.
+fn on_every_path(round: impl Fn(&mut Stage, u16, u64) -> Result<()>) -> Result<()> {
+    for path in data_path::chosen()? {
+        let port = free_port()?;
+        let mut setup = Setup::with(Version::V15).port(port);
+        for argument in path.arguments {
+            setup = setup.argument(*argument);
+        }
+        setup.play(|stage| {
+            for seed in effort::rounds()? {
+                round(stage, port, seed).with_context(|| again(path, seed))?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Plays rounds without pgusher, and then on every path: rules that a direct connection breaks are no rules.
+fn directly_and_on_every_path(round: impl Fn(&TestCgroup, u16, u64) -> Result<()>) -> Result<()> {
+    on_every_path(|stage, port, seed| {
+        round(&TestCgroup::create()?, port, seed).context("without pgusher")?;
+        round(&stage.cgroup, port, seed)
+    })
+}
+
+/// What a person can do about a failure.
+fn again(path: DataPath, seed: u64) -> String {
+    let name = path.name;
+    format!("data path {name}; again: cargo xtask torture --path {name} --seed {seed:016x}")
+}

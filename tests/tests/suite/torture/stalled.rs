@@ -1,0 +1,198 @@
+//! Readers that stop: what is queued for them is bounded wherever it is, and arrives when they go on.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use fastrand::Rng;
+use pgusher_tests::cgroup::memory::MemoryGroup;
+use pgusher_tests::condition::DEADLINE;
+use pgusher_tests::wire::{self, FAKE_LOGIN};
+
+use super::on_every_path;
+use super::report::Side;
+
+/// One CopyData message; all are the same, and none is like itself moved.
+const FRAME_BYTES: usize = 64 * 1024;
+/// A sender that is never held up has sent so much; it is more than all buffers together.
+const FAR_TOO_MUCH: u64 = 3 << 30;
+/// How much more may be queued than directly: there are four socket buffers instead of two, and pgusher's own.
+const TIMES_DIRECT: u64 = 4;
+const MORE_QUEUED: u64 = 8 << 20;
+/// What a slow reader is sent, and takes at a time.
+const SLOW_BYTES: u64 = 256 << 20;
+const SLOW_PORTION: usize = 1 << 20;
+/// The largest buffers a kernel gives by itself, twice; and pgusher's own.
+const MOST_QUEUED_FOR_SLOW: u64 = 160 << 20;
+/// How much the memory of all TCP sockets of this machine may grow: other tests have sockets too.
+const MOST_TCP_MEMORY: u64 = 384 << 20;
+/// How much pgusher's group may.
+const MOST_OF_GROUP: u64 = 64 << 20;
+/// Who takes nothing for so long is held up for good.
+const HELD_UP: Duration = Duration::from_secs(1);
+
+/// Whoever sends, and whoever is to read.
+struct Pair {
+    sender: TcpStream,
+    reader: TcpStream,
+    frame: Vec<u8>,
+}
+
+impl Pair {
+    /// Logs in, and begins a COPY in the direction in which `from` sends.
+    fn begin(mut client: TcpStream, at: &TcpListener, from: Side, seed: u64) -> Result<Self> {
+        client.set_read_timeout(Some(DEADLINE))?;
+        client.write_all(&wire::startup("postgres")?)?;
+        let (mut server, _) = at.accept()?;
+        server.set_read_timeout(Some(DEADLINE))?;
+        wire::read_packet(&mut server)?;
+        server.write_all(FAKE_LOGIN)?;
+        wire::read_through(&mut client, b'Z')?;
+        let question = wire::query("copy much")?;
+        client.write_all(&question)?;
+        server.read_exact(&mut vec![0; question.len()])?;
+        let (kind, sender, reader) = match from {
+            Side::Client => (b'G', client.try_clone()?, server.try_clone()?),
+            Side::Server => (b'H', server.try_clone()?, client.try_clone()?),
+        };
+        server.write_all(&wire::message(kind, &[0, 0, 0])?)?;
+        wire::read_through(&mut client, kind)?;
+        let mut body = vec![0; FRAME_BYTES - 5];
+        Rng::with_seed(seed).fill(&mut body);
+        Ok(Self {
+            sender,
+            reader,
+            frame: wire::message(b'd', &body)?,
+        })
+    }
+
+    /// Sends until nothing has been taken for [`HELD_UP`]; returns how many bytes were.
+    fn fill(&mut self) -> Result<u64> {
+        self.sender.set_write_timeout(Some(HELD_UP))?;
+        let mut sent = 0;
+        while sent < FAR_TOO_MUCH {
+            match self.sender.write(rest_of(&self.frame, sent)) {
+                Ok(count) => sent += count as u64,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(sent),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(anyhow!("{sent} bytes are taken that nobody reads"))
+    }
+
+    /// Reads what was sent, and [`SLOW_BYTES`] more in portions while they are sent; returns how many were on their way
+    /// at most.
+    fn read_slowly(&mut self, sent: u64) -> Result<u64> {
+        self.sender.set_write_timeout(Some(DEADLINE))?;
+        let all = sent + SLOW_BYTES;
+        let (sender, frame, so_far) = (&mut self.sender, &self.frame, &AtomicU64::new(sent));
+        let reader = &mut self.reader;
+        thread::scope(|scope| {
+            let sending = scope.spawn(move || -> Result<()> {
+                let mut sent = sent;
+                while sent < all {
+                    let rest = rest_of(frame, sent);
+                    sent += sender.write(rest)? as u64;
+                    so_far.store(sent, Ordering::Relaxed);
+                }
+                Ok(())
+            });
+            let mut portion = vec![0; SLOW_PORTION];
+            let (mut read, mut most) = (0, 0);
+            while read < all {
+                let count = reader.read(&mut portion)?;
+                ensure!(count > 0, "the stream ends after {read} of {all} bytes");
+                most = most.max(so_far.load(Ordering::Relaxed).saturating_sub(read));
+                let got = portion.get(..count).unwrap_or_default();
+                is_meant(got, frame, read)?;
+                read += count as u64;
+            }
+            sending
+                .join()
+                .map_err(|_| anyhow!("the sender panicked"))??;
+            Ok(most)
+        })
+    }
+}
+
+/// What is still to be sent of the frame that is under way.
+fn rest_of(frame: &[u8], sent: u64) -> &[u8] {
+    let within = sent as usize % FRAME_BYTES;
+    frame.get(within..).unwrap_or_default()
+}
+
+fn is_meant(mut got: &[u8], frame: &[u8], mut at: u64) -> Result<()> {
+    while !got.is_empty() {
+        let meant = rest_of(frame, at);
+        let count = meant.len().min(got.len());
+        let (now, later) = got.split_at(count);
+        ensure!(
+            Some(now) == meant.get(..count),
+            "what comes at byte {at} or behind is not what was sent"
+        );
+        at += count as u64;
+        got = later;
+    }
+    Ok(())
+}
+
+/// Memory of all TCP sockets there are.
+fn tcp_memory() -> Result<u64> {
+    let text = fs::read_to_string("/proc/net/sockstat")?;
+    let pages = text
+        .lines()
+        .find(|line| line.starts_with("TCP:"))
+        .and_then(|line| line.split(" mem ").nth(1));
+    let pages: u64 = pages.context("no TCP memory in sockstat")?.trim().parse()?;
+    Ok(pages * 4096)
+}
+
+fn stalls(from: Side) -> Result<()> {
+    on_every_path(|stage, port, seed| {
+        let group = MemoryGroup::create(&stage.cgroup)?;
+        stage.kill()?;
+        stage.restart_below(&group.wrapper().each_ref().map(String::as_str))?;
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        let direct = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        let mut direct = Pair::begin(direct, &server, from, seed)?;
+        let queued_directly = direct.fill()?;
+        drop(direct);
+        let client = stage.dialer()?.dial(port)?;
+        let mut through = Pair::begin(client, &server, from, seed)?;
+        let before = (tcp_memory()?, group.used()?, stage.pgusher.resident_kib()?);
+        let queued = through.fill()?;
+        ensure!(
+            queued < TIMES_DIRECT * queued_directly + MORE_QUEUED,
+            "{queued} bytes are queued, and {queued_directly} directly"
+        );
+        let slow = through.read_slowly(queued)?;
+        ensure!(
+            slow < MOST_QUEUED_FOR_SLOW,
+            "{slow} bytes are queued for a slow reader"
+        );
+        let after = (tcp_memory()?, group.used()?, stage.pgusher.resident_kib()?);
+        println!(
+            "queued {queued_directly} directly, {queued} and {slow} through; memory {before:?}, {after:?}"
+        );
+        ensure!(
+            after.0 < before.0 + MOST_TCP_MEMORY && after.1 < before.1 + MOST_OF_GROUP,
+            "TCP memory, pgusher's group, pgusher in KiB: {before:?}, and then {after:?}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_result_that_nobody_reads_is_not_piled_up() -> Result<()> {
+    stalls(Side::Server)
+}
+
+#[test]
+fn what_a_server_does_not_read_is_not_piled_up() -> Result<()> {
+    stalls(Side::Client)
+}
