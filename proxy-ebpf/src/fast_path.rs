@@ -192,7 +192,7 @@ impl Pair {
 
 /// Where the running kernel keeps what decides about a message. Each must be known.
 ///
-/// Size: 44 bytes, alignment 4. Field paths are those of include/linux/tcp.h, include/linux/skmsg.h, include/net/sock.h,
+/// Size: 40 bytes, alignment 4. Field paths are those of include/linux/tcp.h, include/linux/skmsg.h, include/net/sock.h,
 /// include/linux/net.h and include/linux/fs.h.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,8 +217,6 @@ pub struct SocketOffsets {
     pub file_flags: FieldOffset,
     /// `sk_psock::ingress_msg`: the queue of redirected bytes
     pub psock_ingress: FieldOffset,
-    /// 1 where applications may be sent redirected bytes, 0 where pgusher alone may.
-    pub may_reach_applications: u32,
 }
 
 impl SocketOffsets {
@@ -234,7 +232,6 @@ impl SocketOffsets {
         socket_file: FieldOffset::ABSENT,
         file_flags: FieldOffset::ABSENT,
         psock_ingress: FieldOffset::ABSENT,
-        may_reach_applications: 0,
     };
 
     /// Whether everything was found.

@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::app;
 use crate::intercept::{
-    self, Cgroup, FastPath, Guise, Loaded, MIN_STALL_TIMEOUT, PinFolder, Reach, Terms,
+    self, Cgroup, FastPath, FastPathError, Guise, Loaded, MIN_STALL_TIMEOUT, PinFolder, Reach,
+    Terms,
 };
 
 /// One check's outcome.
@@ -235,6 +236,9 @@ fn fast_path() -> Check {
             Verdict::Ok,
             "unnoticed by applications towards pgusher; fast_path = \"full\" asks something of them (docs/fast-path.md)",
         ),
+        Err(error @ FastPathError::Noticed) => {
+            Check::new(NAME, Verdict::Limited, error.to_string())
+        }
         Err(error) => {
             let detail = format!("{:#}; sessions do without", anyhow::Error::from(error));
             Check::new(NAME, Verdict::Limited, detail)

@@ -37,6 +37,10 @@ enum { PATIENCE_MS = 10000 };
 static const uint8_t QUERY[] = "Q\0\0\0\x16START_REPLICATION";
 /* AuthenticationOk, ReadyForQuery. */
 static const uint8_t LOGIN[] = "R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+/* Sync and its answer, so often that a session counts as one that lasts. */
+static const uint8_t SYNC[] = "S\0\0\0\x04";
+static const uint8_t READY[] = "Z\0\0\0\x05I";
+enum { ROUNDS = 12 };
 /* CopyBothResponse, and the head of the server's message. */
 static const uint8_t BOTH[] = "W\0\0\0\x07\0\0\0d\x3f\xff\xff\xf0";
 static const uint8_t HEAD[] = "d\x3f\xff\xff\xf0";
@@ -49,9 +53,31 @@ static void fail(const char *what)
     exit(1);
 }
 
+/* All of it, in either mode of a socket. */
 static int receive(int fd, void *bytes, size_t count)
 {
-    return recv(fd, bytes, count, MSG_WAITALL) == (ssize_t)count;
+    for (size_t done = 0; done < count;) {
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        poll(&ready, 1, PATIENCE_MS);
+        ssize_t more = recv(fd, (uint8_t *)bytes + done, count - done, MSG_DONTWAIT);
+        if (more <= 0)
+            return 0;
+        done += more;
+    }
+    return 1;
+}
+
+static int send_all(int fd, const uint8_t *bytes, size_t count)
+{
+    for (size_t done = 0; done < count;) {
+        struct pollfd ready = {.fd = fd, .events = POLLOUT};
+        poll(&ready, 1, PATIENCE_MS);
+        ssize_t more = send(fd, bytes + done, count - done, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (more < 0 && errno != EAGAIN)
+            return 0;
+        done += more > 0 ? more : 0;
+    }
+    return 1;
 }
 
 static void fill(uint8_t *bytes, size_t count)
@@ -60,10 +86,18 @@ static void fill(uint8_t *bytes, size_t count)
         bytes[i] = i % 251;
 }
 
+/* Reads to the end. */
+static void drain(int fd)
+{
+    uint8_t byte[4096];
+    struct pollfd ready = {.fd = fd, .events = POLLIN};
+    while (poll(&ready, 1, -1) == 1 && recv(fd, byte, sizeof byte, MSG_DONTWAIT) > 0)
+        ;
+}
+
 /* The peer's part. */
 static void act(int fd, const char *script)
 {
-    static uint8_t bytes[1 << 20];
     struct linger at_once = {.l_onoff = 1};
     while (*script) {
         char what = *script++;
@@ -71,14 +105,13 @@ static void act(int fd, const char *script)
         if (what == 's' || what == 'r') {
             uint8_t *own = malloc(count);
             fill(own, count);
-            if (what == 's' ? send(fd, own, count, MSG_NOSIGNAL) < 0 : !receive(fd, own, count))
+            if (what == 's' ? !send_all(fd, own, count) : !receive(fd, own, count))
                 script = "";
             free(own);
         } else if (what == 'p') {
             usleep(count * 1000);
         } else if (what == 'e') {
-            while (recv(fd, bytes, sizeof bytes, 0) > 0)
-                ;
+            drain(fd);
         } else if (what == 'f') {
             shutdown(fd, SHUT_WR);
         } else {
@@ -88,21 +121,25 @@ static void act(int fd, const char *script)
             return;
         }
     }
-    while (recv(fd, bytes, sizeof bytes, 0) > 0)
-        ;
+    drain(fd);
     close(fd);
 }
 
 static void *attend(void *argument)
 {
     int fd = (int)(intptr_t)argument, yes = 1;
-    uint8_t length[4], packet[512], query[sizeof QUERY], head[sizeof HEAD - 1];
+    uint8_t length[4], packet[512], query[sizeof QUERY], head[sizeof HEAD - 1], sync[sizeof SYNC - 1];
     pthread_detach(pthread_self());
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
     memset(packet, 0, sizeof packet);
     size_t rest = receive(fd, length, 4) ? length[2] * 256 + length[3] - 4 : sizeof packet;
     const char *script = rest < sizeof packet && receive(fd, packet, rest) ? memmem(packet, rest, "observe:", 8) : NULL;
-    if (script && send(fd, LOGIN, sizeof LOGIN - 1, MSG_NOSIGNAL) > 0 && receive(fd, query, sizeof query) &&
+    /* As servers have it, PostgreSQL among them. */
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    int is_in = script && send(fd, LOGIN, sizeof LOGIN - 1, MSG_NOSIGNAL) > 0;
+    for (int i = 0; is_in && i < ROUNDS; i++)
+        is_in = receive(fd, sync, sizeof sync) && send(fd, READY, sizeof READY - 1, MSG_NOSIGNAL) > 0;
+    if (is_in && receive(fd, query, sizeof query) &&
         send(fd, BOTH, sizeof BOTH - 1, MSG_NOSIGNAL) > 0 && receive(fd, head, sizeof head))
         act(fd, script + 8);
     else
@@ -137,6 +174,8 @@ static int begin(int port, const char *script)
     if (connect(fd, (struct sockaddr *)&to, sizeof to) < 0)
         fail("connect");
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    if (is_nonblocking)
+        fcntl(fd, F_SETFL, O_NONBLOCK);
     length += 1 + sprintf((char *)packet + length, "user");
     length += 1 + sprintf((char *)packet + length, "observe");
     length += 1 + sprintf((char *)packet + length, "application_name");
@@ -145,12 +184,15 @@ static int begin(int port, const char *script)
     send(fd, packet, length, 0);
     if (!receive(fd, answer, sizeof LOGIN - 1))
         fail("login");
+    for (int i = 0; i < ROUNDS; i++) {
+        send(fd, SYNC, sizeof SYNC - 1, 0);
+        if (!receive(fd, answer, sizeof READY - 1))
+            fail("round");
+    }
     send(fd, QUERY, sizeof QUERY, 0);
     if (!receive(fd, answer, sizeof BOTH - 1))
         fail("login");
     send(fd, HEAD, sizeof HEAD - 1, 0);
-    if (is_nonblocking)
-        fcntl(fd, F_SETFL, O_NONBLOCK);
     return fd;
 }
 

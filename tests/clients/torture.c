@@ -7,6 +7,7 @@
  * 1 server, -1 nobody) is who will be killed. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -281,6 +282,8 @@ static void leave(struct session *session)
 
 static void prepare(struct session *session)
 {
+    if (session->script.waits[session->side] != BLOCKING)
+        fcntl(session->fd, F_SETFL, O_NONBLOCK);
     int buffer = session->script.buffers[session->side], yes = 1;
     struct timeval patience = {.tv_sec = PATIENCE_SECONDS};
     setsockopt(session->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
@@ -322,9 +325,18 @@ static struct session *session_of(int side, uint64_t seed, int bits, int parked)
     return session;
 }
 
+/* All of it, in either mode of a socket. */
 static int receive(int fd, void *bytes, size_t count)
 {
-    return recv(fd, bytes, count, MSG_WAITALL) == (ssize_t)count;
+    for (size_t done = 0; done < count;) {
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        poll(&ready, 1, PATIENCE_SECONDS * 1000);
+        ssize_t more = recv(fd, (uint8_t *)bytes + done, count - done, MSG_DONTWAIT);
+        if (more <= 0)
+            return 0;
+        done += more;
+    }
+    return 1;
 }
 
 #include "torture_login.h"

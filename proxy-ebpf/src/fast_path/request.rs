@@ -27,6 +27,8 @@ impl Wish {
     pub const SERVER_LEG: Self = Self(2);
     /// The client's with the server's.
     pub const DIRECT: Self = Self(4);
+    /// Besides, redirected bytes may reach applications, not only us.
+    pub const BOTH_WAYS: Self = Self(8);
 
     /// Both wishes.
     #[must_use]

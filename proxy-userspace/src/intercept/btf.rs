@@ -71,10 +71,6 @@ pub(super) struct SocketTypes {
     /// Redirected bytes that are not read yet outlive a reset: since sockmaps hook a socket's end in place of its leaving
     /// the kernel's tables.
     pub(super) keeps_queue_on_reset: bool,
-    /// FIONREAD counts redirected bytes.
-    pub(super) hides_queue_from_ioctl: bool,
-    /// splice(2) reads redirected bytes.
-    pub(super) hides_queue_from_splice: bool,
 }
 
 /// Reads what the fast path has to know of the running kernel.
@@ -84,12 +80,9 @@ pub(super) struct SocketTypes {
 pub(super) fn socket_types() -> Result<SocketTypes, BtfError> {
     let bytes = fs::read(Path::new(KERNEL_BTF))?;
     let types = Types::parse(&bytes)?;
-    let has_function = |name: &str| types.functions.contains_key(name.as_bytes());
     Ok(SocketTypes {
         offsets: socket_offsets_from(&types),
         keeps_queue_on_reset: types.member_offset("sk_psock", "saved_destroy").is_some(),
-        hides_queue_from_ioctl: has_function("tcp_bpf_ioctl"),
-        hides_queue_from_splice: has_function("tcp_bpf_splice_read"),
     })
 }
 
@@ -106,7 +99,6 @@ fn socket_offsets_from(types: &Types<'_>) -> SocketOffsets {
         socket_file: field("socket", "file"),
         file_flags: field("file", "f_flags"),
         psock_ingress: field("sk_psock", "ingress_msg"),
-        may_reach_applications: 0,
     }
 }
 

@@ -3,6 +3,8 @@
 //! Loaded from an object of its own, and only where it is switched on. Everything it needs of the kernel is found out at
 //! start; what a single session lacks, it does without. Design: docs/decisions/0061-fast-path.md.
 
+mod probe;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +44,14 @@ pub enum FastPathError {
         "this kernel drops redirected bytes when a connection is reset; Linux 6.0 and later keep them"
     )]
     TooOld,
+    /// Taking part alone would show.
+    #[error(
+        "this kernel's FIONREAD tells applications on the fast path that there is nothing to read where there is: only fast_path = \"full\" is possible (docs/fast-path.md)"
+    )]
+    Noticed,
+    /// It could not be tried.
+    #[error("the fast path could not be tried on sockets of pgusher's own: {0}")]
+    Probe(#[source] io::Error),
     /// A structure is not as expected.
     #[error("this kernel's sockets are not laid out as expected (docs/kernels.md)")]
     Layout,
@@ -178,14 +188,10 @@ impl FastPath {
     pub fn load(reach: Reach) -> Result<Self, FastPathError> {
         let types = socket_types()?;
         check(&types)?;
-        let mut offsets = types.offsets;
-        let is_hidden = types.hides_queue_from_ioctl && types.hides_queue_from_splice;
-        let reaches_applications = is_hidden || reach == Reach::Applications;
-        offsets.may_reach_applications = u32::from(reaches_applications);
         let kernel_types = Btf::from_sys_fs().ok();
         let mut programs = EbpfLoader::new()
             .btf(kernel_types.as_ref())
-            .override_global(names::GLOBAL_FAST_OFFSETS, &offsets, true)
+            .override_global(names::GLOBAL_FAST_OFFSETS, &types.offsets, true)
             .load(FAST_PATH_OBJECT)?;
         let name = names::MAP_FAST_SOCKETS;
         let sockets: SockHash<_, u64> = typed(name, take(&mut programs, name)?)?;
@@ -193,19 +199,26 @@ impl FastPath {
         load(&mut programs, names::PROGRAM_FAST_JOIN)?;
         load(&mut programs, names::PROGRAM_FAST_ASK)?;
         let (bytes, messages) = (names::MAP_FAST_BYTES, names::MAP_FAST_COUNTERS);
-        Ok(Self {
+        let mut fast_path = Self {
             bytes: Mutex::new(typed(bytes, take(&mut programs, bytes)?)?),
             messages: typed(messages, take(&mut programs, messages)?)?,
             programs,
             sockets,
-            reaches_applications,
+            reaches_applications: false,
             next_session: AtomicU64::new(1),
             client_legs: AtomicU64::new(0),
             server_legs: AtomicU64::new(0),
             direct: AtomicU64::new(0),
             left_alone: AtomicU64::new(0),
             delayed: AtomicU64::new(0),
-        })
+        };
+        let seen = fast_path.probe().map_err(FastPathError::Probe)?;
+        if reach == Reach::Unnoticed && !seen.counts_stack_bytes {
+            return Err(FastPathError::Noticed);
+        }
+        fast_path.reaches_applications =
+            reach == Reach::Applications || seen.shows_redirected_bytes;
+        Ok(fast_path)
     }
 
     /// Whether applications are sent redirected bytes too.
@@ -239,7 +252,10 @@ impl FastPath {
                 };
             }
         }
-        let legs = Wish::CLIENT_LEG.and(Wish::SERVER_LEG);
+        let mut legs = Wish::CLIENT_LEG.and(Wish::SERVER_LEG);
+        if self.reaches_applications {
+            legs = legs.and(Wish::BOTH_WAYS);
+        }
         let session = self.next_session.fetch_add(1, Ordering::Relaxed);
         let answer = self.run(namespace, session, connections, legs);
         let ours = |leg: Wish, end: End, counter: &AtomicU64| {

@@ -56,6 +56,17 @@ fn count(stage: &Stage, name: &str) -> Result<u64> {
     stage.pgusher.counter(&format!("/fast_path/{name}"))
 }
 
+/// Whether there is none for the one reason that `auto` may have on a kernel of today.
+fn is_impossible(stage: &Stage) -> Result<bool> {
+    let counts = counts(stage)?;
+    if counts["state"] != "impossible" {
+        return Ok(false);
+    }
+    let reason = counts["reason"].to_string();
+    ensure!(reason.contains("FIONREAD"), "{reason}");
+    Ok(true)
+}
+
 #[test]
 fn sessions_are_joined_as_declared_and_say_the_same() -> Result<()> {
     let mut answers = Vec::new();
@@ -83,6 +94,11 @@ fn sessions_are_joined_as_declared_and_say_the_same() -> Result<()> {
             answers.push((output, bytes));
             match joined {
                 None => field_is(&counts(stage)?, "/state", "off"),
+                // Where taking part shows already.
+                Some(_) if is_impossible(stage)? => {
+                    ensure!(arguments == ["--fast-path=auto"], "{}", counts(stage)?);
+                    Ok(())
+                }
                 Some(joined) => {
                     for name in joined {
                         ensure!(
@@ -148,6 +164,9 @@ fn a_client_that_reads_in_blocking_mode_is_left_alone() -> Result<()> {
                 for number in 0..20 {
                     let answer = wire::ask(&mut session, &format!("select {number}"))?;
                     ensure!(answer == number.to_string(), "{answer}");
+                }
+                if mode == "auto" && is_impossible(stage)? {
+                    return Ok(());
                 }
                 ensure!(count(stage, "client_legs")? == 0, "{}", counts(stage)?);
                 ensure!(count(stage, "direct")? == 0, "{}", counts(stage)?);

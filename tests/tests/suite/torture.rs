@@ -16,7 +16,7 @@ mod report;
 mod stalled;
 mod verdict;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use pgusher_tests::cgroup::TestCgroup;
 use pgusher_tests::cluster::{Version, free_port};
 use pgusher_tests::data_path::{self, DataPath};
@@ -34,6 +34,12 @@ fn on_every_path(round: impl Fn(&mut Stage, u16, u64) -> Result<()>) -> Result<(
             for seed in effort::rounds()? {
                 round(stage, port, seed).with_context(|| again(path, seed))?;
             }
+            let status = stage.pgusher.status()?;
+            let redirected = status.pointer("/fast_path/redirected");
+            ensure!(
+                redirected.is_none_or(|count| *count != 0),
+                "not taken: {status}"
+            );
             Ok(())
         })?;
     }

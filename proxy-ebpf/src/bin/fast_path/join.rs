@@ -108,17 +108,17 @@ fn join_leg(
 ) -> Option<Answer> {
     let mut own = hold(context, head, ours)?;
     let mut peer = hold(context, head, theirs)?;
-    Some(join(&mut own, &mut peer, wish))
+    let reaches_it = head.wish().has(Wish::BOTH_WAYS);
+    Some(join(&mut own, &mut peer, wish, reaches_it))
 }
 
 #[inline(always)]
-fn join(own: &mut Held, peer: &mut Held, wish: Wish) -> Answer {
+fn join(own: &mut Held, peer: &mut Held, wish: Wish, reaches_it: bool) -> Answer {
     let kernel = offsets();
     let (own_at, peer_at) = ((own.address(), own.key), (peer.address(), peer.key));
     if !TcpSocket::at(peer_at.0, kernel).is_indifferent() {
         return Answer::UNSUITABLE;
     }
-    let reaches_it = kernel.may_reach_applications != 0;
     let from_us = Traits {
         may_redirect: reaches_it,
         is_sender_ours: true,
