@@ -239,10 +239,11 @@ fn fast_path() -> Check {
         Err(error @ FastPathError::Noticed) => {
             Check::new(NAME, Verdict::Limited, error.to_string())
         }
-        Err(error) => {
-            let detail = format!("{:#}; sessions do without", anyhow::Error::from(error));
-            Check::new(NAME, Verdict::Limited, detail)
-        }
+        Err(error) => Check::new(
+            NAME,
+            Verdict::Limited,
+            format!("{error}; sessions do without"),
+        ),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tokio::runtime::Handle;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::place::Place;
 use super::workers::Workers;
@@ -121,8 +121,10 @@ fn load_fast_path(reach: Reach) -> (Option<Arc<FastPath>>, FastPathState) {
         Ok((Some(Arc::new(fast_path)), state))
     };
     load().unwrap_or_else(|error| {
-        let reason = format!("{:#}", anyhow::Error::from(error));
+        // Without the verifier's log, which fills pages.
+        let reason = error.to_string();
         warn!(reason, "no fast path; sessions do without");
+        debug!("{:#}", anyhow::Error::from(error));
         (None, FastPathState::Impossible { reason })
     })
 }

@@ -59,7 +59,9 @@ pub enum FastPathError {
     #[error("the kernel refused the fast path's BPF object")]
     Object(#[from] aya::EbpfError),
     /// One program was refused.
-    #[error("the kernel refused BPF program {name}")]
+    #[error(
+        "the kernel refused BPF program {name}: from Linux 7.3 on, programs may not put sockets into a map (docs/kernels.md)"
+    )]
     Program {
         /// The program's name.
         name: &'static str,

@@ -47,6 +47,33 @@ fn a_hundred_megabytes_of_copy_arrive_unchanged_either_way() -> Result<()> {
             let most = counts.max().context("no counts")?;
             ensure!(most > 100_000_000, "{way} is {most} on record");
         }
-        Ok(facts::tell("data path", "relay in userspace")?)
+        Ok(facts::tell("data path: relay", "yes")?)
     })
+}
+
+#[test]
+fn the_fast_path_is_taken_where_the_kernel_has_one() -> Result<()> {
+    for mode in ["auto", "full"] {
+        let setup = Setup::with(Version::V15).argument(format!("--fast-path={mode}"));
+        setup.play(|stage| {
+            let mut client = stage.client("psql")?;
+            client.args(["-XqAt", "-v", "ON_ERROR_STOP=1"]);
+            for number in 0..20 {
+                client.args(["-c", &format!("select {number}")]);
+            }
+            run(&mut client)?.success()?;
+            let status = stage.pgusher.status()?;
+            let fast_path = status.get("fast_path").context("no fast path")?;
+            let fact = if fast_path["state"] == "on" {
+                ensure!(fast_path["redirected"] != 0, "{fast_path}");
+                "yes"
+            } else if fast_path["reason"].to_string().contains("FIONREAD") {
+                "no: FIONREAD would tell"
+            } else {
+                "no: the kernel refuses its programs"
+            };
+            Ok(facts::tell(&format!("data path: fast, {mode}"), fact)?)
+        })?;
+    }
+    Ok(())
 }
