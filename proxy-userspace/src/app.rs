@@ -11,6 +11,7 @@ mod signals;
 mod start;
 mod workers;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -104,7 +105,13 @@ pub async fn run(config: Config, takes_over: bool, crew: Crew) -> Result<()> {
         host::notify_stopping();
         running.stop_serving();
     }
-    drain(running, &config, &mut signals).await
+    let failure = running.workers.failure().clone();
+    drain(running, &config, &mut signals).await?;
+    anyhow::ensure!(
+        !failure.is_cancelled(),
+        "a thread that serves sessions ended by itself, and its sessions with it; the log says why"
+    );
+    Ok(())
 }
 
 /// Serves until a signal comes, or a successor that serves too.
@@ -203,11 +210,22 @@ async fn serve_what_is_left(running: &Running, signals: &mut Signals) {
     }
 }
 
-/// Accepts and serves; ends never.
+/// Accepts and serves; ends only if a thread has that serves.
 ///
 /// # Cancel safety
 /// Cancel safe: a connection is either being served or still in the accept queue.
 async fn accept_forever(running: &Running) {
+    let failure = running.workers.failure();
+    if failure
+        .run_until_cancelled(accept_each(running))
+        .await
+        .is_none()
+    {
+        error!("a thread that serves sessions has ended by itself");
+    }
+}
+
+async fn accept_each(running: &Running) -> Infallible {
     loop {
         let room = running.stages.sessions.room().await;
         // Before accepting: while the audit trail is stuck, connections wait in the accept queue.
@@ -234,7 +252,7 @@ async fn drain(running: Running, config: &Config, signals: &mut Signals) -> Resu
     let forced = tokio::select! {
         // Accepting first: connects redirected before the hooks went are still served.
         biased;
-        () = accept_forever(&running) => None,
+        () = accept_forever(&running) => Some("a thread that serves sessions has ended"),
         () = running.sessions.wait() => None,
         () = sleep(config.drain_timeout) => Some("the drain timeout has passed"),
         _ = signals.next() => Some("a second signal came"),

@@ -58,7 +58,7 @@ pub(crate) use whereabouts::Whereabouts;
 use crate::config::IdentityConfig;
 use digest::Digests;
 use names::{NAMES_LIMIT, Names};
-use process::{Enrichment, Naming, Reader, RunningFile};
+use process::{Enrichment, Reader, RunningFile};
 
 /// How long reading /proc may take: asking for a process's executable can block for as long as that process likes (it
 /// may lie on a file system it serves itself).
@@ -98,14 +98,13 @@ impl Identifier {
         let mut found = self.read(origin).await;
         let groups = found.surroundings.groups.as_ref();
         let groups = groups.map(|groups| groups.value().clone());
-        let naming = std::mem::take(&mut found.naming);
+        let looked_up = found.names.take();
         let file = self.enrich(&mut identity, found);
         let names = async {
-            match naming {
-                Naming::Done(names) => names,
-                Naming::Begun => Names::default(),
-                // A process that holds up what is read of it does not hide whose it is.
-                Naming::NotBegun => self.names(origin, groups).await,
+            match looked_up {
+                Some(names) => names,
+                // A process that holds up what is read of it does not hide whose it is: they have a time of their own.
+                None => self.names(origin, groups).await,
             }
         };
         let (names, digest) = tokio::join!(names, self.digest(file));

@@ -79,6 +79,10 @@ static void zero_copy(int fd)
     fill(buffer, 50000);
     show("set", setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &yes, sizeof yes));
     show("send", send(fd, buffer, 50000, MSG_ZEROCOPY | MSG_NOSIGNAL));
+    /* The completion may be told first, which wakes a poll as well. */
+    struct pollfd answered = {.fd = fd, .events = POLLIN};
+    for (int i = 0; i < PATIENCE_MS && poll(&answered, 1, PATIENCE_MS) == 1 && !(answered.revents & POLLIN); i++)
+        usleep(1000);
     show("answer", get(fd, 1, 0));
     show_events("done", events_within(fd, 0, PATIENCE_MS));
     show("queue", recvmsg(fd, &message, MSG_ERRQUEUE));

@@ -15,6 +15,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// What the threads are called.
 const WORKER_NAME: &str = "relay";
+/// How many turns of its sessions a thread takes before it looks for what comes from outside.
+const TURNS_BEFORE_OTHERS: u32 = 8;
 /// How many there are where the number of cores cannot be told.
 const DEFAULT_WORKERS: usize = 2;
 
@@ -24,6 +26,8 @@ pub(super) struct Workers {
     others: Vec<Worker>,
     /// Where the search for the next one begins.
     next: AtomicUsize,
+    /// Cancelled when one of them has ended by itself.
+    failure: CancellationToken,
     _stop: DropGuard,
 }
 
@@ -59,14 +63,24 @@ impl Workers {
     /// The operating system's reason.
     pub(super) fn start() -> io::Result<Self> {
         let stop = CancellationToken::new();
+        let failure = CancellationToken::new();
+        // From here on, those that were started end with whatever fails.
+        let guard = stop.clone().drop_guard();
         let count = available_parallelism().map_or(DEFAULT_WORKERS, usize::from);
-        let others = (1..count).map(|_| Worker::start(stop.clone()));
+        let start = || Worker::start(stop.clone(), failure.clone());
+        let others = (1..count).map(|_| start());
         Ok(Self {
-            first: Worker::start(stop.clone())?,
+            first: start()?,
             others: others.collect::<io::Result<_>>()?,
             next: AtomicUsize::new(0),
-            _stop: stop.drop_guard(),
+            failure,
+            _stop: guard,
         })
+    }
+
+    /// Cancelled when one of them has ended by itself, with all that it served.
+    pub(super) fn failure(&self) -> &CancellationToken {
+        &self.failure
     }
 
     /// All of them, to be asked whether they live.
@@ -95,13 +109,19 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(stop: CancellationToken) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+    fn start(stop: CancellationToken, failure: CancellationToken) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            // New connections, and whoever asks whether the thread lives, do not wait for more of the old ones' turns.
+            .global_queue_interval(TURNS_BEFORE_OTHERS)
+            .build()?;
         let handle = runtime.handle().clone();
         thread::Builder::new()
             .name(WORKER_NAME.to_owned())
             .spawn(move || {
+                let failed = failure.drop_guard();
                 runtime.block_on(stop.cancelled());
+                failed.disarm();
                 // A /proc read may hang for as long as the process it reads likes.
                 runtime.shutdown_background();
             })?;
@@ -130,6 +150,30 @@ mod tests {
         let freed = Arc::clone(&left.load);
         drop(left);
         assert!(Arc::ptr_eq(&workers.desk().load, &freed));
+    }
+
+    #[test]
+    fn a_thread_that_ends_by_itself_is_noticed_and_one_that_is_told_to_is_not() {
+        let (stop, failure) = (CancellationToken::new(), CancellationToken::new());
+        let worker = Worker::start(stop.clone(), failure.clone()).unwrap();
+        let (held, released) = std::sync::mpsc::channel::<()>();
+        worker.runtime.spawn(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        stop.cancel();
+        assert!(released.recv().is_err());
+        assert!(!failure.is_cancelled());
+        let failed = failure.clone().drop_guard();
+        assert!(
+            thread::spawn(move || {
+                let _failed = failed;
+                panic!("as a runtime would");
+            })
+            .join()
+            .is_err()
+        );
+        assert!(failure.is_cancelled());
     }
 
     #[test]

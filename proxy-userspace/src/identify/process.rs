@@ -41,19 +41,8 @@ pub(super) struct Enrichment {
     pub(super) file: Option<RunningFile>,
     pub(super) cmdline: Option<Fact<Vec<String>>>,
     pub(super) script: Option<Fact<Script>>,
-    pub(super) naming: Naming,
-}
-
-/// How far looking up names for ids has come.
-#[derive(Debug, Default)]
-pub(super) enum Naming {
-    /// What is read before still hangs.
-    #[default]
-    NotBegun,
-    /// Whoever is asked for names takes his time.
-    Begun,
-    /// This host's names.
-    Done(Names),
+    /// This host's names for its ids; `None` if they were not looked up in time.
+    pub(super) names: Option<Names>,
 }
 
 /// Where a process runs and who is around it.
@@ -101,14 +90,13 @@ impl Reader<'_> {
             self.read_pinned(&process, grade, found);
         }
         let groups = {
-            let mut found = lock(found);
-            found.naming = Naming::Begun;
+            let found = lock(found);
             let groups = found.surroundings.groups.as_ref();
             groups.map(|groups| groups.value().clone())
         };
         // Here and not as an errand of its own: handing one to another thread takes longer than most look-ups.
         let names = Names::look_up(self.origin.uid(), self.origin.gid(), groups.as_deref());
-        lock(found).naming = Naming::Done(names);
+        lock(found).names = Some(names);
     }
 
     fn read_pinned(&self, process: &Pinned, grade: Grade, found: &Mutex<Enrichment>) {

@@ -6,13 +6,15 @@ use std::time::Duration;
 use aya::maps::{Array, MapData, MapError};
 use proxy_ebpf::serving::NOT_YET;
 use tokio::runtime::Handle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
 use tracing::error;
 
 use super::clock::monotonic_ns;
 
 /// How often they are told. It is a tenth of the usual `stall_timeout`: a busy host delays some of them.
 const BEAT_EVERY: Duration = Duration::from_millis(500);
+/// How long a thread may take to answer before it is said that it does not.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The shortest time that silence can be taken for death.
 pub const MIN_STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -72,10 +74,21 @@ impl Heartbeat {
 pub async fn beat_forever(heartbeat: Arc<Heartbeat>, serving: Vec<Handle>) {
     let mut ticks = tokio::time::interval(BEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_told = false;
     loop {
         ticks.tick().await;
-        if !all_answer(&serving).await {
-            continue;
+        match timeout(PATIENCE, all_answer(&serving)).await {
+            Ok(true) => is_told = false,
+            Ok(false) => continue,
+            Err(_) => {
+                if !is_told {
+                    error!(
+                        "a thread that serves sessions has not answered for {PATIENCE:?}; unless it does, pgusher counts as down"
+                    );
+                }
+                is_told = true;
+                continue;
+            }
         }
         if let Err(error) = heartbeat.beat() {
             error!(%error, "cannot tell the hooks that pgusher lives; new connects will not be served");

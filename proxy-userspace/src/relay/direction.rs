@@ -13,6 +13,9 @@ use crate::leg::Port;
 /// with a direct one; with 8 KiB it is not.
 pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
 
+/// How many reads and writes a direction may do before others on its thread get their turn: a megabyte.
+const STEPS_IN_A_TURN: usize = 16;
+
 thread_local! {
     /// Reads land here; only what the destination does not take at once is copied out. An idle session so holds no
     /// buffer at all.
@@ -128,8 +131,14 @@ impl Direction {
         to: &mut Port<'_>,
         observer: &mut dyn Observer,
     ) {
-        // Pending means a waker is registered; tokio's budget makes a busy direction yield by itself.
-        while let Poll::Ready(true) = self.step(context, from, to, observer) {}
+        // Pending means a waker is registered.
+        for _ in 0..STEPS_IN_A_TURN {
+            if self.step(context, from, to, observer) != Poll::Ready(true) {
+                return;
+            }
+        }
+        // The sessions on the same thread have waited long enough.
+        context.waker().wake_by_ref();
     }
 
     /// One step; ready with false when no further step can do anything.

@@ -16,11 +16,12 @@ mod report;
 mod stalled;
 mod verdict;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pgusher_tests::cgroup::TestCgroup;
 use pgusher_tests::cluster::{Version, free_port};
 use pgusher_tests::data_path::{self, DataPath};
 use pgusher_tests::stage::{Setup, Stage};
+use serde_json::Value;
 
 /// Plays rounds on a stage for each data path, where a port is intercepted that is the test's own.
 fn on_every_path(round: impl Fn(&mut Stage, u16, u64) -> Result<()>) -> Result<()> {
@@ -34,16 +35,31 @@ fn on_every_path(round: impl Fn(&mut Stage, u16, u64) -> Result<()>) -> Result<(
             for seed in effort::rounds()? {
                 round(stage, port, seed).with_context(|| again(path, seed))?;
             }
-            let status = stage.pgusher.status()?;
-            let redirected = status.pointer("/fast_path/redirected");
-            ensure!(
-                redirected.is_none_or(|count| *count != 0),
-                "not taken: {status}"
-            );
-            Ok(())
+            was_taken(path, &stage.pgusher.status()?)
         })?;
     }
     Ok(())
+}
+
+/// Checks that no connect went past pgusher, and that the path was one: where the kernel has no fast path, the status says why.
+fn was_taken(path: DataPath, status: &Value) -> Result<()> {
+    let unserved = status.pointer("/kernel/unserved");
+    ensure!(
+        unserved == Some(&Value::from(0)),
+        "not intercepted: {status}"
+    );
+    if path.arguments.is_empty() {
+        return Ok(());
+    }
+    let state = status.pointer("/fast_path/state").and_then(Value::as_str);
+    let redirected = status
+        .pointer("/fast_path/redirected")
+        .and_then(Value::as_u64);
+    match (state, redirected) {
+        (Some("impossible"), None) => Ok(()),
+        (Some("on"), Some(1..)) => Ok(()),
+        _ => bail!("the fast path was not taken: {status}"),
+    }
 }
 
 /// Plays rounds without pgusher, and then on every path: rules that a direct connection breaks are no rules.
