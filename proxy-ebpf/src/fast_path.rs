@@ -19,8 +19,11 @@ use crate::offsets::FieldOffset;
 /// The most that a receiver without unread bytes is sent past the stack at once: what is larger is bulk, which the stack
 /// carries as fast.
 pub const FIRST_BYTES: u32 = 16 * 1024;
-/// The most that may wait in a receiver's queue of redirected bytes.
+/// The most that may wait in a receiver's queue of redirected bytes, with what the kernel needs for each message.
 pub const QUEUE_BYTES: u32 = 128 * 1024;
+/// What a message of any length takes besides its bytes, in kernel memory that nobody is charged for: a `sk_msg`, which is
+/// not joined with the one before it.
+pub const MESSAGE_BYTES: u32 = 1024;
 
 /// Which way a message takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +45,9 @@ pub struct Message {
     pub is_queue_read: bool,
     /// Whether the receiver's application cannot tell the difference as it uses its socket now.
     pub is_receiver_indifferent: bool,
-    /// Whether the kernel is short of memory for TCP: the stack waits then where a redirect would fail.
-    pub is_memory_short: bool,
+    /// Whether only the stack does what the sender has to see: wait where the kernel is short of memory for TCP, fail where
+    /// the sender has shut its side.
+    pub needs_stack: bool,
 }
 
 /// What is kept with a socket that takes part: where its peer is, and what may be done.
@@ -59,7 +63,7 @@ pub struct Pair {
     peer_key: u64,
     /// What has to be added to our sequence numbers to get the peer's.
     shift: u32,
-    /// Bytes redirected since the peer's queue was last seen empty.
+    /// What was redirected since the peer's queue was last seen empty takes.
     queued: u32,
     traits: u32,
     reserved: u32,
@@ -165,17 +169,18 @@ impl Pair {
         } else {
             self.queued
         };
-        let total = queued.saturating_add(message.bytes);
+        let taken = message.bytes.saturating_add(MESSAGE_BYTES);
+        let total = queued.saturating_add(taken);
         // From us to an application, nothing overtakes what is not read: pgusher keeps count of what may wait.
         let must_follow = !message.is_queue_read
             && self.has(Traits::SENDER_IS_OURS)
             && !self.has(Traits::RECEIVER_IS_OURS);
-        let limit = if message.is_queue_read {
-            FIRST_BYTES
+        let has_room = if message.is_queue_read {
+            message.bytes <= FIRST_BYTES
         } else {
-            QUEUE_BYTES
+            total <= QUEUE_BYTES
         };
-        let is_free = total <= limit && message.is_receiver_indifferent && !message.is_memory_short;
+        let is_free = has_room && message.is_receiver_indifferent && !message.needs_stack;
         if self.has(Traits::MAY_REDIRECT) && message.is_stack_read && (must_follow || is_free) {
             self.queued = total;
             Path::Redirect
@@ -192,7 +197,7 @@ impl Pair {
 
 /// Where the running kernel keeps what decides about a message. Each must be known.
 ///
-/// Size: 40 bytes, alignment 4. Field paths are those of include/linux/tcp.h, include/linux/skmsg.h, include/net/sock.h,
+/// Size: 44 bytes, alignment 4. Field paths are those of include/linux/tcp.h, include/linux/skmsg.h, include/net/sock.h,
 /// include/linux/net.h and include/linux/fs.h.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,6 +212,8 @@ pub struct SocketOffsets {
     pub sock_socket: FieldOffset,
     /// `sock::sk_rcvlowat`
     pub sock_rcvlowat: FieldOffset,
+    /// `sock::sk_shutdown`
+    pub sock_shutdown: FieldOffset,
     /// `sock_common::skc_prot`, with which every `sock` begins
     pub sock_prot: FieldOffset,
     /// `proto::memory_pressure`
@@ -227,6 +234,7 @@ impl SocketOffsets {
         sock_user_data: FieldOffset::ABSENT,
         sock_socket: FieldOffset::ABSENT,
         sock_rcvlowat: FieldOffset::ABSENT,
+        sock_shutdown: FieldOffset::ABSENT,
         sock_prot: FieldOffset::ABSENT,
         proto_memory_pressure: FieldOffset::ABSENT,
         socket_file: FieldOffset::ABSENT,
@@ -242,6 +250,7 @@ impl SocketOffsets {
             self.sock_user_data,
             self.sock_socket,
             self.sock_rcvlowat,
+            self.sock_shutdown,
             self.sock_prot,
             self.proto_memory_pressure,
             self.socket_file,

@@ -32,6 +32,6 @@ const _: () = {
     assert!(align_of::<JoinRequest>() == 8);
     assert!(size_of::<AskRequest>() == 24 && align_of::<AskRequest>() == 8);
     assert!(size_of::<Pair>() == 48 && align_of::<Pair>() == 8);
-    assert!(size_of::<SocketOffsets>() == 40 && align_of::<SocketOffsets>() == 4);
+    assert!(size_of::<SocketOffsets>() == 44 && align_of::<SocketOffsets>() == 4);
     assert!(size_of::<Refusals>() == 4 && align_of::<Refusals>() == 4);
 };

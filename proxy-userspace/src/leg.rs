@@ -161,7 +161,7 @@ impl Leg {
                 if self.stream.readable().await.is_err() {
                     return;
                 }
-                match self.stream.try_read(&mut ignored) {
+                match self.stream.try_read_some(&mut ignored) {
                     Ok(read @ 1..) if read <= budget => budget -= read,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     _ => return,

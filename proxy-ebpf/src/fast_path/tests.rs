@@ -23,7 +23,7 @@ const SMALL: Message = Message {
     is_stack_read: true,
     is_queue_read: true,
     is_receiver_indifferent: true,
-    is_memory_short: false,
+    needs_stack: false,
 };
 
 fn pair(traits: Traits) -> Pair {
@@ -67,7 +67,7 @@ fn what_may_not_be_redirected_goes_through_the_stack() {
         (
             "short of memory",
             Message {
-                is_memory_short: true,
+                needs_stack: true,
                 ..SMALL
             },
         ),
@@ -101,7 +101,7 @@ fn an_application_gets_nothing_from_us_through_the_stack_before_it_has_read_what
             ..unread
         },
         Message {
-            is_memory_short: true,
+            needs_stack: true,
             ..unread
         },
         Message {
@@ -130,7 +130,7 @@ fn a_queue_that_is_not_read_takes_so_much_and_no_more() {
     assert_eq!(pair.path(&unread), Path::Redirect);
     assert_eq!(pair.path(&unread), Path::Stack);
     let rest = Message {
-        bytes: QUEUE_BYTES / 2 - 100,
+        bytes: QUEUE_BYTES / 2 - 100 - 3 * MESSAGE_BYTES,
         ..unread
     };
     assert_eq!(pair.path(&rest), Path::Redirect);
@@ -146,4 +146,19 @@ fn sequence_numbers_are_compared_around_their_end() {
     assert!(!near.is_read(u32::MAX - 4, 6));
     let behind = Pair::new((1, 2), (3, 4), 0_u32.wrapping_sub(10), DIRECT);
     assert!(behind.is_read(5, u32::MAX - 4));
+}
+
+#[test]
+fn messages_of_a_byte_are_counted_with_what_each_takes() {
+    let mut pair = pair(DIRECT);
+    let byte = Message {
+        bytes: 1,
+        is_queue_read: false,
+        ..SMALL
+    };
+    let redirected = (0..QUEUE_BYTES).take_while(|_| pair.path(&byte) == Path::Redirect);
+    assert_eq!(
+        redirected.count(),
+        (QUEUE_BYTES / (MESSAGE_BYTES + 1)) as usize
+    );
 }

@@ -94,6 +94,7 @@ fn socket_offsets_from(types: &Types<'_>) -> SocketOffsets {
         sock_user_data: field("sock", "sk_user_data"),
         sock_socket: field("sock", "sk_socket"),
         sock_rcvlowat: field("sock", "sk_rcvlowat"),
+        sock_shutdown: field("sock", "sk_shutdown"),
         sock_prot: field("sock_common", "skc_prot"),
         proto_memory_pressure: field("proto", "memory_pressure"),
         socket_file: field("socket", "file"),

@@ -14,7 +14,9 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, SockHash};
 use aya::programs::{ProgramError, SchedClassifier, SkMsg, TestRun as _, TestRunOptions};
 use aya::{Btf, Ebpf, EbpfLoader};
 use proxy_ebpf::endpoint::Endpoint;
-use proxy_ebpf::fast_path::{Answer, AskRequest, End, JoinRequest, Path, QUEUE_BYTES, Wish, key};
+use proxy_ebpf::fast_path::{
+    Answer, AskRequest, End, JoinRequest, MESSAGE_BYTES, Path, QUEUE_BYTES, Wish, key,
+};
 use proxy_ebpf::names;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
@@ -160,7 +162,7 @@ pub struct Gate {
 impl Gate {
     /// Whether so many bytes may be written now. If not, there is no event for when they may.
     pub fn admits(&mut self, bytes: usize) -> bool {
-        if self.written.saturating_add(bytes) > self.limit {
+        if self.written.saturating_add(Self::taken(bytes)) > self.limit {
             if !self.fast_path.is_queue_read(self.key) {
                 self.fast_path.delayed.fetch_add(1, Ordering::Relaxed);
                 return false;
@@ -172,7 +174,12 @@ impl Gate {
 
     /// So many were written.
     pub fn wrote(&mut self, bytes: usize) {
-        self.written = self.written.saturating_add(bytes);
+        self.written = self.written.saturating_add(Self::taken(bytes));
+    }
+
+    /// What a message of so many bytes takes.
+    fn taken(bytes: usize) -> usize {
+        bytes.saturating_add(MESSAGE_BYTES as usize)
     }
 }
 
@@ -320,11 +327,12 @@ impl FastPath {
         Ok(ran.return_value)
     }
 
-    /// Whether the socket with this key has read what was redirected to it; also where the kernel does not say.
+    /// Whether the socket with this key has read what was redirected to it. Where the kernel does not say, it has not: who
+    /// waits asks again.
     fn is_queue_read(&self, key: u64) -> bool {
         let request = AskRequest::new(key);
         let answer = self.run_here(names::PROGRAM_FAST_ASK, request.as_bytes());
-        answer.map_or(true, |answer| answer != AskRequest::WAITS.unsigned_abs())
+        answer.is_ok_and(|answer| answer != AskRequest::WAITS.unsigned_abs())
     }
 
     /// Bytes that passed us by in a session that was joined directly, to the server and to the client; asked once, at its

@@ -26,7 +26,7 @@ const _: () = assert!(BULK_BYTES <= crate::relay::BUFFER_BYTES);
 /// How soon a message is tried again that has to wait until the peer has read what is before it; there is no event for
 /// that.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LAST_PAUSE: Duration = Duration::from_millis(32);
+const LAST_PAUSE: Duration = Duration::from_millis(128);
 
 thread_local! {
     /// Where ciphertext lands on its way into TLS: rustls itself would ask the socket for 4 KiB at a time.

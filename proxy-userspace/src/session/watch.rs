@@ -16,6 +16,8 @@ pub(super) struct Watch {
     /// Until the login is over.
     candidate: Option<Candidate>,
     enrolled: Option<Enrolled>,
+    /// Whether the session may have to be ended between two of its messages, or at once.
+    is_revocable: bool,
 }
 
 /// A session that is to be found by its cancel key once it has one.
@@ -35,6 +37,15 @@ impl Watch {
             boundary,
             candidate,
             enrolled: None,
+            is_revocable: false,
+        }
+    }
+
+    /// The same of a session whose permit can be taken back, if it can.
+    pub(super) fn revocable(self, is_revocable: bool) -> Self {
+        Self {
+            is_revocable,
+            ..self
         }
     }
 
@@ -64,7 +75,7 @@ impl Observer for Watch {
     }
 
     fn is_indifferent(&self) -> bool {
-        self.boundary.is_none() && self.candidate.is_none() && self.observation.is_indifferent()
+        !self.is_revocable && self.candidate.is_none() && self.observation.is_indifferent()
     }
 
     fn poll_ready(&mut self, side: Side, context: &mut Context<'_>) -> Poll<()> {

@@ -155,6 +155,22 @@ fn a_session_that_nobody_can_see_into_is_joined_too() -> Result<()> {
 }
 
 #[test]
+fn such_a_session_is_not_joined_directly_where_its_permit_can_be_taken_back() -> Result<()> {
+    let all = "permit (principal, action, resource);";
+    let setup = Setup::with(Version::V15).policy("enforce", all);
+    setup.argument("--fast-path=full").play(|stage| {
+        let mut command = stage.psql_to("dbname=postgres sslmode=require", "select 1")?;
+        for number in 0..20 {
+            command.args(["-c", &format!("select {number}")]);
+        }
+        run(&mut command)?.success()?;
+        ensure!(count(stage, "direct")? == 0, "{}", counts(stage)?);
+        ensure!(count(stage, "client_legs")? == 1, "{}", counts(stage)?);
+        Ok(())
+    })
+}
+
+#[test]
 fn a_client_that_reads_in_blocking_mode_is_left_alone() -> Result<()> {
     for mode in ["auto", "full"] {
         Setup::with(Version::V15)

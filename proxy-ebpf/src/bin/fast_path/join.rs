@@ -3,7 +3,9 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_NOEXIST, bpf_sock};
-use aya_ebpf::helpers::generated::{bpf_map_update_elem, bpf_sk_lookup_tcp, bpf_sk_release};
+use aya_ebpf::helpers::generated::{
+    bpf_map_delete_elem, bpf_map_update_elem, bpf_sk_lookup_tcp, bpf_sk_release,
+};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use proxy_ebpf::fast_path::{
@@ -82,6 +84,17 @@ impl Held {
     }
 }
 
+impl Held {
+    /// Takes it out of the map again; nothing was redirected to it.
+    #[inline(always)]
+    fn leave(&mut self) {
+        *self.pair = Pair::new((0, 0), (0, 0), 0, NO_PART);
+        let map = core::ptr::from_ref(&FAST_SOCKETS).cast_mut().cast();
+        // SAFETY: the map is one of ours, and the key as long as its keys.
+        unsafe { bpf_map_delete_elem(map, core::ptr::from_mut(&mut self.key).cast()) };
+    }
+}
+
 impl Drop for Held {
     #[inline(always)]
     fn drop(&mut self) {
@@ -129,11 +142,13 @@ fn join(own: &mut Held, peer: &mut Held, wish: Wish, reaches_it: bool) -> Answer
         is_receiver_ours: true,
         ..NO_PART
     };
-    if own.enter(Pair::new(own_at, peer_at, 0, from_us))
-        && peer.enter(Pair::new(peer_at, own_at, 0, to_us))
-    {
+    if !own.enter(Pair::new(own_at, peer_at, 0, from_us)) {
+        return Answer::TAKEN;
+    }
+    if peer.enter(Pair::new(peer_at, own_at, 0, to_us)) {
         Answer::joined(wish)
     } else {
+        own.leave();
         Answer::TAKEN
     }
 }
@@ -178,21 +193,24 @@ impl Session {
             is_counted: true,
             ..NO_PART
         };
-        for key in [client.1, server.1] {
-            if FAST_BYTES.insert(key, 0, 0).is_err() {
-                return Some(Answer::TAKEN);
-            }
-        }
         let forth = to_server.wrapping_sub(from_client);
         let back = to_client.wrapping_sub(from_server);
-        // Ours stay as they are: of what they send, nothing is redirected.
-        let joined = self.client.enter(Pair::new(client, server, forth, direct))
-            && self.server.enter(Pair::new(server, client, back, direct));
-        Some(if joined {
-            Answer::joined(Wish::DIRECT)
-        } else {
-            Answer::TAKEN
-        })
+        // Ours stay as they are: of what they send, nothing is redirected. Nor is anything of theirs before it can be
+        // counted.
+        if !self.client.enter(Pair::new(client, server, forth, direct)) {
+            return Some(Answer::TAKEN);
+        }
+        if self.server.enter(Pair::new(server, client, back, direct)) {
+            if FAST_BYTES.insert(client.1, 0, 0).is_ok()
+                && FAST_BYTES.insert(server.1, 0, 0).is_ok()
+            {
+                return Some(Answer::joined(Wish::DIRECT));
+            }
+            let _ = FAST_BYTES.remove(client.1);
+            self.server.leave();
+        }
+        self.client.leave();
+        Some(Answer::TAKEN)
     }
 }
 

@@ -43,24 +43,24 @@ fn look(pair: &Pair, bytes: u32) -> Option<Message> {
         is_stack_read: pair.is_read(own.write_seq()?, peer.copied_seq()?),
         is_queue_read: peer.is_queue_read()?,
         is_receiver_indifferent: pair.is_receiver_ours() || peer.is_indifferent(),
-        is_memory_short: peer.is_memory_short(),
+        needs_stack: own.has_shut_down() || peer.is_memory_short(),
     })
 }
 
-/// Redirects the message; a peer that is gone leaves it to the stack.
+/// Redirects the message; a peer that is gone leaves it to the stack, and so does a session that is over.
 #[inline(always)]
 fn redirect(context: &SkMsgContext, pair: &Pair, bytes: u32) -> bool {
-    let Ok(redirected) =
-        u32::try_from(FAST_SOCKETS.redirect_msg(context, pair.peer_key(), INGRESS))
-    else {
+    let total = FAST_BYTES.get_ptr_mut(pair.own_key());
+    if pair.is_counted() && total.is_none() {
         return false;
-    };
-    if redirected != SK_PASS {
+    }
+    let redirected = FAST_SOCKETS.redirect_msg(context, pair.peer_key(), INGRESS);
+    if redirected != i64::from(SK_PASS) {
         return false;
     }
     count(Path::Redirect);
     if pair.is_counted()
-        && let Some(total) = FAST_BYTES.get_ptr_mut(pair.own_key())
+        && let Some(total) = total
     {
         // SAFETY: the value is eight aligned bytes of a map that outlives the program; this socket's sends, which hold its
         // lock, are all that writes it.

@@ -115,6 +115,14 @@ impl TcpSocket {
         Some(flags & O_NONBLOCK != 0 && low_water == 1)
     }
 
+    /// Whether its application has said that it sends no more (`SEND_SHUTDOWN` of include/net/sock.h).
+    #[inline(always)]
+    pub(super) fn has_shut_down(&self) -> bool {
+        const SEND_SHUTDOWN: u8 = 2;
+        let shut: Option<u8> = read(self.address, self.kernel.sock_shutdown);
+        shut.is_none_or(|shut| shut & SEND_SHUTDOWN != 0)
+    }
+
     /// Whether the kernel is short of memory for TCP; also where it does not say.
     #[inline(always)]
     pub(super) fn is_memory_short(&self) -> bool {

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proxy_ebpf::endpoint::Endpoint;
-use proxy_ebpf::fast_path::{Answer, FIRST_BYTES, JoinRequest, Wish};
+use proxy_ebpf::fast_path::{Answer, End, FIRST_BYTES, JoinRequest, Wish, key};
 use proxy_ebpf::names;
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::pipe::{SpliceFlags, pipe, splice};
@@ -57,8 +57,11 @@ impl FastPath {
         let counts_stack_bytes = waiting(&application, STACK_BYTES)?;
         read_all(&mut application, STACK_BYTES)?;
         ours.write_all(&[0; REDIRECTED_BYTES])?;
+        // Where the kernel is short of memory they went through the stack, and tell nothing.
+        let was_redirected = !self.is_queue_read(key(0, End::Client));
         let counts_redirected_bytes = waiting(&application, REDIRECTED_BYTES)?;
-        let shows_redirected_bytes = counts_redirected_bytes && splices(&application)?;
+        let shows_redirected_bytes =
+            was_redirected && counts_redirected_bytes && splices(&application)?;
         Ok(Seen {
             counts_stack_bytes,
             shows_redirected_bytes,
