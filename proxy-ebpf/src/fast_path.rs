@@ -90,10 +90,10 @@ impl Traits {
 
     #[inline(always)]
     const fn bits(self) -> u32 {
-        self.may_redirect as u32 * Self::MAY_REDIRECT
-            | self.is_sender_ours as u32 * Self::SENDER_IS_OURS
-            | self.is_receiver_ours as u32 * Self::RECEIVER_IS_OURS
-            | self.is_counted as u32 * Self::IS_COUNTED
+        (self.may_redirect as u32 * Self::MAY_REDIRECT)
+            | (self.is_sender_ours as u32 * Self::SENDER_IS_OURS)
+            | (self.is_receiver_ours as u32 * Self::RECEIVER_IS_OURS)
+            | (self.is_counted as u32 * Self::IS_COUNTED)
     }
 }
 

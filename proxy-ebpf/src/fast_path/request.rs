@@ -253,5 +253,5 @@ impl JoinHead {
 /// The key of one of a session's sockets.
 #[inline(always)]
 pub const fn key(session: u64, end: End) -> u64 {
-    session << 2 | end as u64
+    (session << 2) | end as u64
 }

@@ -11,7 +11,7 @@ use pgusher_tests::stage::{Setup, Stage};
 use pgusher_tests::wire;
 use serde_json::Value;
 
-use crate::expect::{accepted_session, field_is};
+use crate::expect::{accepted_session, at, field_is};
 
 /// Results of every size around each limit of the fast path, short ones between them.
 const SIZES: [u32; 12] = [
@@ -59,10 +59,10 @@ fn count(stage: &Stage, name: &str) -> Result<u64> {
 /// Whether there is none for the one reason that `auto` may have on a kernel of today.
 fn is_impossible(stage: &Stage) -> Result<bool> {
     let counts = counts(stage)?;
-    if counts["state"] != "impossible" {
+    if *at(&counts, "/state") != "impossible" {
         return Ok(false);
     }
-    let reason = counts["reason"].to_string();
+    let reason = at(&counts, "/reason").to_string();
     ensure!(reason.contains("FIONREAD"), "{reason}");
     Ok(true)
 }
