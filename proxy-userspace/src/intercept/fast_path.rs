@@ -3,6 +3,7 @@
 //! Loaded from an object of its own, and only where it is switched on. Everything it needs of the kernel is found out at
 //! start; what a single session lacks, it does without. Design: docs/decisions/0061-fast-path.md.
 
+mod gate;
 mod probe;
 
 use std::io;
@@ -14,12 +15,14 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, SockHash};
 use aya::programs::{ProgramError, SchedClassifier, SkMsg, TestRun as _, TestRunOptions};
 use aya::{Btf, Ebpf, EbpfLoader};
 use proxy_ebpf::endpoint::Endpoint;
-use proxy_ebpf::fast_path::{
-    Answer, AskRequest, End, JoinRequest, MESSAGE_BYTES, Path, QUEUE_BYTES, Wish, key,
-};
+use proxy_ebpf::fast_path::{Answer, AskRequest, End, JoinRequest, Path, QUEUE_BYTES, Wish, key};
 use proxy_ebpf::names;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
+
+pub use gate::{Joined, JoinedSocket};
+
+use gate::Gate;
 
 use super::btf::{BtfError, SocketTypes, socket_types};
 use super::namespace::Namespace;
@@ -127,62 +130,6 @@ pub struct Connections {
     pub server: (SocketAddr, SocketAddr),
 }
 
-/// What was joined of a session.
-#[derive(Debug, Default)]
-pub struct Joined {
-    /// Our socket with the client.
-    pub client: JoinedSocket,
-    /// Our socket with the server.
-    pub server: JoinedSocket,
-    /// The session's number, if client and server were joined with each other: bytes between them pass us by.
-    pub direct: Option<u64>,
-}
-
-/// What joining means for a socket of ours; nothing, by default.
-#[derive(Debug, Default)]
-pub struct JoinedSocket {
-    /// Whether bytes reach it both ways.
-    pub has_two_queues: bool,
-    /// What stands before writing to it.
-    pub gate: Option<Gate>,
-}
-
-/// Stands before what we write to an application that receives redirected bytes: it keeps them from becoming too many,
-/// and from mixing with what goes through the stack.
-#[derive(Debug)]
-pub struct Gate {
-    fast_path: Arc<FastPath>,
-    /// The application's socket.
-    key: u64,
-    /// The most that may have been written since its queue was known to be read.
-    limit: usize,
-    written: usize,
-}
-
-impl Gate {
-    /// Whether so many bytes may be written now. If not, there is no event for when they may.
-    pub fn admits(&mut self, bytes: usize) -> bool {
-        if self.written.saturating_add(Self::taken(bytes)) > self.limit {
-            if !self.fast_path.is_queue_read(self.key) {
-                self.fast_path.delayed.fetch_add(1, Ordering::Relaxed);
-                return false;
-            }
-            self.written = 0;
-        }
-        true
-    }
-
-    /// So many were written.
-    pub fn wrote(&mut self, bytes: usize) {
-        self.written = self.written.saturating_add(Self::taken(bytes));
-    }
-
-    /// What a message of so many bytes takes.
-    fn taken(bytes: usize) -> usize {
-        bytes.saturating_add(MESSAGE_BYTES as usize)
-    }
-}
-
 impl std::fmt::Debug for FastPath {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("FastPath").finish_non_exhaustive()
@@ -285,12 +232,7 @@ impl FastPath {
     }
 
     fn gate(self: &Arc<Self>, key: u64, limit: usize) -> Gate {
-        Gate {
-            fast_path: Arc::clone(self),
-            key,
-            limit,
-            written: 0,
-        }
+        Gate::new(Arc::clone(self), key, limit)
     }
 
     fn run(

@@ -1,0 +1,49 @@
+//! How long a session may go on that cannot go on for ever.
+
+use std::time::Duration;
+
+use super::ending::Closing;
+use super::{Ended, EndedBy};
+
+/// How long a direction may go on delivering after the other one found its peer dead.
+const ABORT_GRACE: Duration = Duration::from_secs(5);
+
+/// Why a session that has not ended may not go on for ever.
+#[derive(Clone, Copy)]
+pub(super) enum Patience {
+    /// The client is gone; what it sent may still be on its way to the server.
+    DeadClient,
+    /// The server is gone; the client may take its time to read what the server had sent.
+    DeadServer(Duration),
+    /// The server closed its side; PostgreSQL never answers after that, but the client may not have noticed.
+    ClosedServer(Duration),
+    /// The client may take its time to read what the server has begun, but not for ever.
+    Revoked,
+}
+
+impl Patience {
+    pub(super) fn limit(self) -> Duration {
+        match self {
+            Self::DeadClient | Self::Revoked => ABORT_GRACE,
+            Self::DeadServer(limit) | Self::ClosedServer(limit) => limit,
+        }
+    }
+
+    /// The end, now that the limit has passed with so many bytes delivered meanwhile.
+    pub(super) fn exhausted(self, delivered: u64, first_end: Option<EndedBy>) -> Option<Ended> {
+        let (by, closing) = match (self, delivered) {
+            (Self::Revoked, _) => return Some(Ended::REVOKED_UNTOLD),
+            (Self::DeadClient, _) => (
+                first_end.unwrap_or(EndedBy::ClientReset),
+                Closing::ResetServer,
+            ),
+            (Self::DeadServer(_), 0) => (
+                first_end.unwrap_or(EndedBy::ServerReset),
+                Closing::ResetClient,
+            ),
+            (Self::ClosedServer(_), 0) => (EndedBy::HalfClosedTimeout, Closing::Orderly),
+            (Self::DeadServer(_) | Self::ClosedServer(_), _) => return None,
+        };
+        Some(Ended { by, closing })
+    }
+}
