@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::intercept::{FastPath, FastPathCounts, FastPathError};
+use crate::intercept::{FastPath, FastPathCounts, HookError};
 
 /// Whether there is a fast path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,8 +31,8 @@ impl FastPathState {
     /// As it is now, where there is one.
     ///
     /// # Errors
-    /// [`FastPathError`] when the kernel does not tell its counters.
-    pub(super) fn read(&self, fast_path: Option<&FastPath>) -> Result<Self, FastPathError> {
+    /// [`HookError`] when the kernel does not tell its counters.
+    pub(super) fn read(&self, fast_path: Option<&FastPath>) -> Result<Self, HookError> {
         match fast_path {
             Some(fast_path) => Self::of(fast_path),
             None => Ok(self.clone()),
@@ -42,8 +42,8 @@ impl FastPathState {
     /// Of one that is there.
     ///
     /// # Errors
-    /// [`FastPathError`] when the kernel does not tell its counters.
-    pub fn of(fast_path: &FastPath) -> Result<Self, FastPathError> {
+    /// [`HookError`] when the kernel does not tell its counters.
+    pub fn of(fast_path: &FastPath) -> Result<Self, HookError> {
         Ok(Self::On {
             reaches_applications: fast_path.reaches_applications(),
             counts: fast_path.counts()?,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::fast_path::FastPathState;
 use crate::audit::AuditStats;
 use crate::config::WhenDown;
-use crate::intercept::{Counters, Coverage, FastPathError, HookError, NamespaceCounts, Namespaces};
+use crate::intercept::{Counters, Coverage, HookError, NamespaceCounts, Namespaces};
 use crate::policy::{PolicyError, PolicyStatus, Reloaded};
 use crate::session::{SessionCounts, StagePace, Stages};
 use crate::succession::{Candidates, Predecessors};
@@ -184,17 +184,6 @@ pub struct Fixed {
     pub when_down: WhenDown,
 }
 
-/// Why there is no status.
-#[derive(Debug, thiserror::Error)]
-pub enum CountersError {
-    /// The hooks' counters cannot be read.
-    #[error(transparent)]
-    Hooks(#[from] HookError),
-    /// Those of the fast path cannot.
-    #[error(transparent)]
-    FastPath(#[from] FastPathError),
-}
-
 /// Those that still serve, as the status shows them.
 #[derive(Debug, Serialize, Deserialize)]
 struct PredecessorCounts {
@@ -216,8 +205,8 @@ impl Observed {
     /// Reads everything now.
     ///
     /// # Errors
-    /// [`CountersError`] when the kernel's counters cannot be read.
-    pub fn status(&self) -> Result<Status, CountersError> {
+    /// [`HookError`] when the kernel's counters cannot be read.
+    pub fn status(&self) -> Result<Status, HookError> {
         let sessions = self.seen.stages.sessions.counts();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, SockHash};
-use aya::programs::{ProgramError, SchedClassifier, SkMsg, TestRun as _, TestRunOptions};
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::maps::{HashMap, MapData, PerCpuArray, SockHash};
+use aya::programs::{SchedClassifier, SkMsg, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
 use proxy_ebpf::endpoint::Endpoint;
 use proxy_ebpf::fast_path::{Answer, AskRequest, End, JoinRequest, Path, QUEUE_BYTES, Wish, key};
 use proxy_ebpf::names;
@@ -25,6 +25,7 @@ pub use gate::{Joined, JoinedSocket};
 use gate::Gate;
 
 use super::btf::{BtfError, SocketTypes, socket_types};
+use super::hooks::{HookError, program, taken, typed};
 use super::namespace::Namespace;
 use super::object::FAST_PATH_OBJECT;
 
@@ -60,30 +61,9 @@ pub enum FastPathError {
     /// A structure is not as expected.
     #[error("this kernel's sockets are not laid out as expected (docs/kernels.md)")]
     Layout,
-    /// The object as a whole was refused.
-    #[error("the kernel refused the fast path's BPF object")]
-    Object(#[from] aya::EbpfError),
-    /// One program was refused.
-    #[error(
-        "the kernel refused BPF program {name}: from Linux 7.3 on, programs may not put sockets into a map (docs/kernels.md)"
-    )]
-    Program {
-        /// The program's name.
-        name: &'static str,
-        /// The kernel's reason.
-        source: ProgramError,
-    },
-    /// A map was refused.
-    #[error("the kernel refused BPF map {name}")]
-    Map {
-        /// The map's name.
-        name: &'static str,
-        /// The kernel's reason.
-        source: MapError,
-    },
-    /// The object does not hold what the loader expects: the build is broken.
-    #[error("the BPF object has no `{0}`; rebuild with `cargo xtask build`")]
-    Missing(&'static str),
+    /// The kernel refused the object, a program or a map.
+    #[error(transparent)]
+    Hook(#[from] HookError),
 }
 
 /// What took the fast path since the start.
@@ -144,20 +124,19 @@ impl FastPath {
     pub fn load(reach: Reach) -> Result<Self, FastPathError> {
         let types = socket_types()?;
         check(&types)?;
-        let kernel_types = Btf::from_sys_fs().ok();
         let mut programs = EbpfLoader::new()
-            .btf(kernel_types.as_ref())
             .override_global(names::GLOBAL_FAST_OFFSETS, &types.offsets, true)
-            .load(FAST_PATH_OBJECT)?;
+            .load(FAST_PATH_OBJECT)
+            .map_err(HookError::from)?;
         let name = names::MAP_FAST_SOCKETS;
-        let sockets: SockHash<_, u64> = typed(name, take(&mut programs, name)?)?;
+        let sockets: SockHash<_, u64> = typed(name, taken(&mut programs, name)?)?;
         attach(&mut programs, &sockets)?;
         load(&mut programs, names::PROGRAM_FAST_JOIN)?;
         load(&mut programs, names::PROGRAM_FAST_ASK)?;
         let (bytes, messages) = (names::MAP_FAST_BYTES, names::MAP_FAST_COUNTERS);
         let mut fast_path = Self {
-            bytes: Mutex::new(typed(bytes, take(&mut programs, bytes)?)?),
-            messages: typed(messages, take(&mut programs, messages)?)?,
+            bytes: Mutex::new(typed(bytes, taken(&mut programs, bytes)?)?),
+            messages: typed(messages, taken(&mut programs, messages)?)?,
             programs,
             sockets,
             reaches_applications: false,
@@ -259,7 +238,8 @@ impl FastPath {
     }
 
     fn run_here(&self, name: &'static str, request: &[u8]) -> io::Result<u32> {
-        let program = self.programs.program(name).ok_or_else(|| missing(name))?;
+        let program = self.programs.program(name);
+        let program = program.ok_or_else(|| io::Error::other(HookError::Missing(name)))?;
         let program: &SchedClassifier = program.try_into().map_err(io::Error::other)?;
         let options = TestRunOptions {
             data_in: Some(request),
@@ -295,12 +275,12 @@ impl FastPath {
     /// The counts as they stand.
     ///
     /// # Errors
-    /// [`FastPathError::Map`] when the kernel does not tell.
-    pub fn counts(&self) -> Result<FastPathCounts, FastPathError> {
-        let count = |path: Path| -> Result<u64, FastPathError> {
+    /// [`HookError::Map`] when the kernel does not tell.
+    pub fn counts(&self) -> Result<FastPathCounts, HookError> {
+        let count = |path: Path| -> Result<u64, HookError> {
             let name = names::MAP_FAST_COUNTERS;
             let values = self.messages.get(&(path as u32), 0);
-            let values = values.map_err(|source| FastPathError::Map { name, source })?;
+            let values = values.map_err(|source| HookError::Map { name, source })?;
             Ok(values.iter().sum())
         };
         Ok(FastPathCounts {
@@ -315,8 +295,8 @@ impl FastPath {
     }
 }
 
-/// An application that keeps a socket open whose session is over would keep the programs with it: what it has read nothing
-/// of any more is let go. Whatever is unread is read first, and goes with the socket.
+/// An application that keeps a socket open whose session is over would keep the programs with it: a socket without unread
+/// bytes is let go. One that has some goes when it is closed.
 impl Drop for FastPath {
     fn drop(&mut self) {
         let joined: Vec<u64> = self.sockets.keys().flatten().collect();
@@ -342,40 +322,18 @@ fn check(types: &SocketTypes) -> Result<(), FastPathError> {
     }
 }
 
-fn attach(programs: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<(), FastPathError> {
+fn attach(programs: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<(), HookError> {
     let name = names::PROGRAM_FAST_SEND;
-    let failed = |source| FastPathError::Program { name, source };
-    let program = programs.program_mut(name);
-    let program: &mut SkMsg = program
-        .ok_or(FastPathError::Missing(name))?
-        .try_into()
-        .map_err(failed)?;
-    program.load().map_err(failed)?;
-    program.attach(sockets.fd()).map_err(failed)?;
-    Ok(())
+    let send: &mut SkMsg = program(programs, name)?;
+    let attached = send.load().and_then(|()| send.attach(sockets.fd()));
+    attached
+        .map(drop)
+        .map_err(|source| HookError::Program { name, source })
 }
 
-fn load(programs: &mut Ebpf, name: &'static str) -> Result<(), FastPathError> {
-    let failed = |source| FastPathError::Program { name, source };
-    let program = programs.program_mut(name);
-    let program: &mut SchedClassifier = program
-        .ok_or(FastPathError::Missing(name))?
-        .try_into()
-        .map_err(failed)?;
-    program.load().map_err(failed)
-}
-
-fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, FastPathError> {
-    programs.take_map(name).ok_or(FastPathError::Missing(name))
-}
-
-fn typed<M: TryFrom<Map, Error = MapError>>(
-    name: &'static str,
-    map: Map,
-) -> Result<M, FastPathError> {
-    M::try_from(map).map_err(|source| FastPathError::Map { name, source })
-}
-
-fn missing(name: &'static str) -> io::Error {
-    io::Error::other(FastPathError::Missing(name))
+fn load(programs: &mut Ebpf, name: &'static str) -> Result<(), HookError> {
+    let program: &mut SchedClassifier = program(programs, name)?;
+    program
+        .load()
+        .map_err(|source| HookError::Program { name, source })
 }

@@ -9,7 +9,7 @@ use aya::maps::{Array, HashMap, Map, RingBuf, SkStorage};
 use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramType, SockOps};
 use aya::sys::{BpfHelper, is_helper_supported};
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader};
 use proxy_ebpf::names;
 use proxy_ebpf::offsets::KernelOffsets;
 use proxy_ebpf::refusals::Refusals;
@@ -97,10 +97,8 @@ impl Loaded {
     /// # Errors
     /// [`HookError`] with the kernel's reason and the verifier's log.
     pub fn load(terms: &Terms) -> Result<Self, HookError> {
-        let kernel_types = Btf::from_sys_fs().ok();
         let serving = terms.serving();
         let mut ebpf = EbpfLoader::new()
-            .btf(kernel_types.as_ref())
             .override_global(names::GLOBAL_OFFSETS, &terms.offsets, true)
             .override_global(names::GLOBAL_REFUSALS, &terms.refusals, true)
             .override_global(names::GLOBAL_SERVING, &serving, true)
@@ -224,7 +222,7 @@ impl Loaded {
     }
 
     fn take(&mut self, name: &'static str) -> Result<Map, HookError> {
-        self.ebpf.take_map(name).ok_or(HookError::Missing(name))
+        taken(&mut self.ebpf, name)
     }
 
     /// The programs' own log, to be read for as long as they run.
@@ -293,15 +291,21 @@ impl Terms {
     }
 }
 
+/// A map that nobody has taken out before.
+pub(super) fn taken(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, HookError> {
+    ebpf.take_map(name).ok_or(HookError::Missing(name))
+}
+
 /// The map as what it is.
-fn typed<M: TryFrom<Map, Error = aya::maps::MapError>>(
+pub(super) fn typed<M: TryFrom<Map, Error = aya::maps::MapError>>(
     name: &'static str,
     map: Map,
 ) -> Result<M, HookError> {
     M::try_from(map).map_err(|source| HookError::Map { name, source })
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, HookError>
+/// The program as what it is.
+pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, HookError>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
