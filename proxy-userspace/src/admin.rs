@@ -25,7 +25,6 @@ use tracing::error;
 use crate::policy::Reloaded;
 
 pub use client::{ClientError, fetch_status, request_policy_reload};
-pub use fast_path::FastPathState;
 pub use status::{Fixed, Observed, Seen, Status, UnixCoverage};
 pub use takeover::request_takeover;
 

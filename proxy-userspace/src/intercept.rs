@@ -34,7 +34,7 @@ pub use coverage::{Coverage, uncovered};
 pub use doors::{Accepted, Ends};
 pub use existing::{Existing, Holder, Outcome, Search, Settled, settle};
 pub use fast_path::{
-    Connections, FastPath, FastPathCounts, FastPathError, Joined, JoinedSocket, Reach,
+    Connections, FastPath, FastPathCounts, FastPathError, Joined, JoinedSocket, NoFastPath, Reach,
 };
 pub use handover::{Handover, HandoverError, MAX_ENTRY_AGE, Taken, sweep_forever};
 pub use heartbeat::{Heartbeat, MIN_STALL_TIMEOUT, beat_forever};

@@ -24,7 +24,7 @@ use crate::audit::record::{CloseReason, Kind, Login, Startup};
 use crate::audit::{Audit, AuditLimits, ClosingPlace, SessionGuard};
 use crate::config::{RouteRule, Routes, SessionLimits};
 use crate::identify::{Identifier, Identity};
-use crate::intercept::{Accepted, FastPath, Handover, HandoverError, Namespace, Taken};
+use crate::intercept::{Accepted, FastPath, Handover, HandoverError, Namespace, NoFastPath, Taken};
 use crate::leg::Leg;
 use crate::policy::{Denial, Enforcer, Permit};
 use crate::relay::{EndedBy, Legs, Observer as _, Shortcut, Side, Stops, relay};
@@ -74,8 +74,8 @@ pub struct Stages {
     pub routes: Routes,
     /// What a refused client that asks for TLS is shown, where its route has nothing to show.
     pub certificates: Arc<Certificates>,
-    /// What makes sessions faster, where it is switched on and the kernel has it.
-    pub fast_path: Option<Arc<FastPath>>,
+    /// What makes sessions faster, or why there is nothing.
+    pub fast_path: Result<Arc<FastPath>, NoFastPath>,
     /// How long the stages take.
     pub pace: Pace,
     /// Timeouts.
@@ -260,6 +260,7 @@ async fn carry(
         shortcut: stages
             .fast_path
             .as_ref()
+            .ok()
             .map(|fast_path| Shortcut::new(Arc::clone(fast_path), namespace)),
     };
     let stops = Stops {

@@ -4,13 +4,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::intercept::{FastPath, FastPathCounts, HookError};
+use crate::intercept::{FastPath, FastPathCounts, HookError, NoFastPath};
 
 /// Whether there is a fast path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-pub enum FastPathState {
+pub(super) enum FastPathState {
     /// Not wanted.
+    #[default]
     Off,
     /// Wanted, and impossible.
     Impossible {
@@ -28,25 +29,20 @@ pub enum FastPathState {
 }
 
 impl FastPathState {
-    /// As it is now, where there is one.
+    /// As it is now.
     ///
     /// # Errors
     /// [`HookError`] when the kernel does not tell its counters.
-    pub(super) fn read(&self, fast_path: Option<&FastPath>) -> Result<Self, HookError> {
-        match fast_path {
-            Some(fast_path) => Self::of(fast_path),
-            None => Ok(self.clone()),
-        }
-    }
-
-    /// Of one that is there.
-    ///
-    /// # Errors
-    /// [`HookError`] when the kernel does not tell its counters.
-    pub fn of(fast_path: &FastPath) -> Result<Self, HookError> {
-        Ok(Self::On {
-            reaches_applications: fast_path.reaches_applications(),
-            counts: fast_path.counts()?,
+    pub(super) fn read(fast_path: Result<&FastPath, &NoFastPath>) -> Result<Self, HookError> {
+        Ok(match fast_path {
+            Ok(fast_path) => Self::On {
+                reaches_applications: fast_path.reaches_applications(),
+                counts: fast_path.counts()?,
+            },
+            Err(NoFastPath::Off) => Self::Off,
+            Err(NoFastPath::Impossible { reason }) => Self::Impossible {
+                reason: reason.clone(),
+            },
         })
     }
 }

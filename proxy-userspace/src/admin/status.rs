@@ -53,6 +53,8 @@ pub struct Status {
     policy: PolicyStatus,
     kernel: KernelCounts,
     unix_sockets: UnixCoverage,
+    /// Missing where an older instance answers.
+    #[serde(default)]
     fast_path: FastPathState,
     /// The counters of `kernel` whose connects are refused.
     refuses: Vec<String>,
@@ -176,8 +178,6 @@ pub struct Fixed {
     pub refusals: Refusals,
     /// What becomes of connects to unix sockets.
     pub unix_sockets: UnixCoverage,
-    /// Whether there is a fast path.
-    pub fast_path: FastPathState,
     /// What was there before us.
     pub coverage: Coverage,
     /// What becomes of connects while we are down.
@@ -225,10 +225,7 @@ impl Observed {
             setup: self.seen.stages.pace.read(),
             kernel: KernelCounts::read(&self.counters)?,
             unix_sockets: self.fixed.unix_sockets.clone(),
-            fast_path: {
-                let fast_path = self.seen.stages.fast_path.as_deref();
-                self.fixed.fast_path.read(fast_path)?
-            },
+            fast_path: FastPathState::read(self.seen.stages.fast_path.as_deref())?,
             refuses: Verdict::ALL
                 .into_iter()
                 .filter(|verdict| self.fixed.refusals.contains(*verdict))

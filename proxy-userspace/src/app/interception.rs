@@ -9,15 +9,15 @@ use tracing::{debug, error, info, warn};
 use super::place::Place;
 use super::workers::Workers;
 use super::{Companions, host};
-use crate::admin::{FastPathState, UnixCoverage};
+use crate::admin::UnixCoverage;
 use crate::audit::Audit;
 use crate::audit::record::{Body, Record};
 use crate::config::{Config, UnixSockets, WhenDown};
 use crate::fences::Starter;
 use crate::identify::ProcessId;
 use crate::intercept::{
-    self, Attached, Counters, FastPath, FastPathError, Guise, Heartbeat, HookError, HookLog,
-    Loaded, OwnProcesses, PinFolder, Reach, Terms, WantedQueue,
+    self, Attached, Counters, FastPath, Guise, Heartbeat, HookError, HookLog, Loaded, NoFastPath,
+    OwnProcesses, PinFolder, Reach, Terms, WantedQueue,
 };
 
 const HEART_FAILURE: &str = "cannot tell the hooks whether pgusher lives";
@@ -78,10 +78,14 @@ pub(super) struct Hooks {
     pub(super) hooks: Loaded,
     pub(super) own_processes: Arc<OwnProcesses>,
     pub(super) unix_sockets: UnixCoverage,
-    pub(super) fast_path: (Option<Arc<FastPath>>, FastPathState),
 }
 
-pub(super) async fn load(config: &Config, place: &Place, starter: &Starter) -> Result<Hooks> {
+/// Loads the hooks, and the fast path where there is one.
+pub(super) async fn load(
+    config: &Config,
+    place: &Place,
+    starter: &Starter,
+) -> Result<(Hooks, Result<Arc<FastPath>, NoFastPath>)> {
     // Said before it is done: loading can block for long while the kernel is stuck elsewhere.
     info!("loading the BPF programs");
     let (refusals, stall_timeout) = (config.refusals, config.stall_timeout);
@@ -95,7 +99,7 @@ pub(super) async fn load(config: &Config, place: &Place, starter: &Starter) -> R
             stall_timeout,
         })?;
         let unix_sockets = unix.map_or(UnixCoverage::Off, |guise| load_unix(&mut hooks, guise));
-        let fast_path = reach.map_or((None, FastPathState::Off), load_fast_path);
+        let fast_path = reach.ok_or(NoFastPath::Off).and_then(load_fast_path);
         Ok((hooks, unix_sockets, fast_path))
     };
     let loaded = starter.run(load).await?;
@@ -105,27 +109,22 @@ pub(super) async fn load(config: &Config, place: &Place, starter: &Starter) -> R
     for other in place.others() {
         own_processes.exempt(other)?;
     }
-    Ok(Hooks {
+    let hooks = Hooks {
         hooks,
         own_processes: Arc::new(own_processes),
         unix_sockets,
-        fast_path,
-    })
+    };
+    Ok((hooks, fast_path))
 }
 
 /// The fast path, if this kernel can have one.
-fn load_fast_path(reach: Reach) -> (Option<Arc<FastPath>>, FastPathState) {
-    let load = || -> Result<_, FastPathError> {
-        let fast_path = FastPath::load(reach)?;
-        let state = FastPathState::of(&fast_path)?;
-        Ok((Some(Arc::new(fast_path)), state))
-    };
-    load().unwrap_or_else(|error| {
+fn load_fast_path(reach: Reach) -> Result<Arc<FastPath>, NoFastPath> {
+    FastPath::load(reach).map(Arc::new).map_err(|error| {
         // Without the verifier's log, which fills pages.
         let reason = error.to_string();
         warn!(reason, "no fast path; sessions do without");
         debug!("{:#}", anyhow::Error::from(error));
-        (None, FastPathState::Impossible { reason })
+        NoFastPath::Impossible { reason }
     })
 }
 

@@ -15,12 +15,12 @@ use super::listening::open_namespaces;
 use super::place::Place;
 use super::workers::Workers;
 use super::{Crew, Running, check_kernel, check_pid_namespace, coverage, host, reload, signals};
-use crate::admin::{AdminSocket, FastPathState, Fixed, Observed, Seen, UnixCoverage};
+use crate::admin::{AdminSocket, Fixed, Observed, Seen, UnixCoverage};
 use crate::audit::{self, Audit, Writer};
 use crate::config::Config;
 use crate::fences::Starter;
 use crate::identify::Identifier;
-use crate::intercept::{self, Cgroup, Handover, Namespaces, PinFolder};
+use crate::intercept::{self, Cgroup, FastPath, Handover, Namespaces, NoFastPath, PinFolder};
 use crate::policy::Enforcer;
 use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
@@ -47,7 +47,6 @@ struct Late {
     cgroup: Arc<Cgroup>,
     pins: PinFolder,
     unix_sockets: UnixCoverage,
-    fast_path: FastPathState,
 }
 
 /// Starts, in place of a running instance if it shall take over and there is one.
@@ -67,7 +66,6 @@ pub(super) async fn start(
                 mut hooks,
                 own_processes,
                 unix_sockets,
-                fast_path: (_, fast_path),
             },
         namespaces,
         stages,
@@ -121,7 +119,6 @@ pub(super) async fn start(
         cgroup,
         pins,
         unix_sockets,
-        fast_path,
     };
     let asked = running.settle_in(config, late).await?;
     Ok((running, asked))
@@ -149,16 +146,15 @@ async fn prepare(
     let raise = move || host::raise_descriptor_limit(max_connections, max_namespaces);
     starter.run(raise).await?;
     let place = Place::find(config, predecessor)?;
-    let mut loaded = load(config, &place, &starter).await?;
+    let (mut loaded, fast_path) = load(config, &place, &starter).await?;
     let port = place.listen_port(config);
     let namespaces =
         open_namespaces(config, &mut loaded.hooks, port, &starter, porter.clone()).await?;
     let (audit, writer) = audit::start(&config.audit, max_connections)?;
     let router = Router::new(config.limits.dial_timeout, config.unix_socket_guise, porter);
     let handover = loaded.hooks.handover()?;
-    let mut stages = stages(config, (handover, router), audit, policy)?;
-    stages.fast_path.clone_from(&loaded.fast_path.0);
-    let stages = Arc::new(stages);
+    let of_the_kernel = (handover, fast_path);
+    let stages = Arc::new(stages(config, of_the_kernel, router, audit, policy)?);
     Ok(Prepared {
         place,
         admin,
@@ -207,7 +203,6 @@ impl Running {
             namespaces: Arc::clone(&self.namespaces),
             refusals: config.refusals,
             unix_sockets: late.unix_sockets,
-            fast_path: late.fast_path,
             coverage,
             when_down: config.when_down,
         };
@@ -240,7 +235,8 @@ impl Running {
 
 fn stages(
     config: &Config,
-    (handover, router): (Handover, Router),
+    (handover, fast_path): (Handover, Result<Arc<FastPath>, NoFastPath>),
+    router: Router,
     audit: Audit,
     policy: Enforcer,
 ) -> Result<Stages> {
@@ -259,7 +255,7 @@ fn stages(
         sessions: Sessions::new(config.limits.max_sessions.get()),
         routes: config.routes.clone(),
         certificates: Arc::new(Certificates::ephemeral()?),
-        fast_path: None,
+        fast_path,
         pace: session::Pace::default(),
         limits: config.limits,
         force: CancellationToken::new(),

@@ -66,6 +66,18 @@ pub enum FastPathError {
     Hook(#[from] HookError),
 }
 
+/// Why sessions go without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoFastPath {
+    /// It is not wanted.
+    Off,
+    /// It is, and the kernel cannot have one.
+    Impossible {
+        /// What the kernel lacks.
+        reason: String,
+    },
+}
+
 /// What took the fast path since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FastPathCounts {
