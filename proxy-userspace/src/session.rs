@@ -247,8 +247,8 @@ async fn carry(
             keys: stages.cancel_keys.clone(),
             target,
         }),
-    )
-    .revocable(permit.is_revocable());
+        permit.is_revocable(),
+    );
     let early = client.buffer.get(startup_bytes..).unwrap_or_default();
     watch.sent(Side::Client, early);
     watch.sent(Side::Server, &from_server);

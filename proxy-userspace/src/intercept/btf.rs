@@ -48,8 +48,7 @@ pub enum BtfError {
 /// # Errors
 /// [`BtfError`] when there is no usable type information; single fields that are missing are absent instead.
 pub fn kernel_offsets() -> Result<KernelOffsets, BtfError> {
-    let bytes = fs::read(Path::new(KERNEL_BTF))?;
-    Ok(offsets_from(&Types::parse(&bytes)?))
+    of_this_kernel(offsets_from)
 }
 
 /// The number by which a BPF program calls a function of the running kernel; none where the kernel has no such function.
@@ -59,9 +58,13 @@ pub fn kernel_offsets() -> Result<KernelOffsets, BtfError> {
 pub(super) fn kernel_functions<const N: usize>(
     names: [&str; N],
 ) -> Result<[Option<u32>; N], BtfError> {
+    of_this_kernel(|types| names.map(|name| types.functions.get(name.as_bytes()).copied()))
+}
+
+/// What the running kernel's types tell.
+fn of_this_kernel<T>(tell: impl FnOnce(&Types<'_>) -> T) -> Result<T, BtfError> {
     let bytes = fs::read(Path::new(KERNEL_BTF))?;
-    let types = Types::parse(&bytes)?;
-    Ok(names.map(|name| types.functions.get(name.as_bytes()).copied()))
+    Ok(tell(&Types::parse(&bytes)?))
 }
 
 /// What the fast path has to know of the running kernel.
@@ -78,10 +81,8 @@ pub(super) struct SocketTypes {
 /// # Errors
 /// [`BtfError`] when there is no usable type information; single fields that are missing are absent instead.
 pub(super) fn socket_types() -> Result<SocketTypes, BtfError> {
-    let bytes = fs::read(Path::new(KERNEL_BTF))?;
-    let types = Types::parse(&bytes)?;
-    Ok(SocketTypes {
-        offsets: socket_offsets_from(&types),
+    of_this_kernel(|types| SocketTypes {
+        offsets: socket_offsets_from(types),
         keeps_queue_on_reset: types.member_offset("sk_psock", "saved_destroy").is_some(),
     })
 }

@@ -31,21 +31,14 @@ impl Watch {
         observation: Observation,
         boundary: Option<Boundary>,
         candidate: Option<Candidate>,
+        is_revocable: bool,
     ) -> Self {
         Self {
             observation,
             boundary,
             candidate,
             enrolled: None,
-            is_revocable: false,
-        }
-    }
-
-    /// The same of a session whose permit can be taken back, if it can.
-    pub(super) fn revocable(self, is_revocable: bool) -> Self {
-        Self {
             is_revocable,
-            ..self
         }
     }
 
