@@ -2,13 +2,14 @@
 
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::btf_maps::{HashMap, PerCpuArray, RingBuf, SkStorage};
-use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
+use aya_ebpf::helpers::generated::bpf_sk_storage_delete;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SockAddrContext;
 use proxy_ebpf::decision::InterceptionState;
 use proxy_ebpf::endpoint::Endpoint;
 use proxy_ebpf::handover::{HandoverKey, ListenerPorts};
 use proxy_ebpf::interception::Interception;
+use proxy_ebpf::kernel::{CREATE, socket_storage};
 use proxy_ebpf::names::{
     MAX_HANDOVER, MAX_LISTENERS, MAX_OWN_PROCESSES, MAX_PORTS, MAX_WANTED, WANTED_BYTES,
 };
@@ -59,9 +60,6 @@ static OFFSETS: KernelOffsets = KernelOffsets::ABSENT;
 /// Set by the loader, as [`OFFSETS`] is.
 #[unsafe(no_mangle)]
 static REFUSALS: Refusals = Refusals::ALWAYS;
-
-/// Makes the record of a socket that has none.
-const CREATE: u64 = aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE as u64;
 
 /// The maps as the decision about one connect sees them.
 pub(super) struct Maps<'a> {
@@ -201,23 +199,4 @@ fn forget<T>(map: &SkStorage<T>, socket: *mut bpf_sock) {
     let map = core::ptr::from_ref(map).cast_mut().cast();
     // SAFETY: the map is one of ours, `socket` comes from the context; a missing record is not an error.
     unsafe { bpf_sk_storage_delete(map, socket.cast()) };
-}
-
-#[inline(always)]
-fn socket_storage<T>(
-    map: &SkStorage<T>,
-    socket: *mut bpf_sock,
-    flags: u64,
-) -> Option<&'static mut T> {
-    if socket.is_null() {
-        return None;
-    }
-    let map = core::ptr::from_ref(map).cast_mut().cast();
-    // SAFETY: the map is one of ours, `socket` comes from the context and was checked against null; the kernel
-    // returns null or memory of the map's value size that lives as long as the socket.
-    unsafe {
-        bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), flags)
-            .cast::<T>()
-            .as_mut()
-    }
 }

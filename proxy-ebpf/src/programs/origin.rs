@@ -1,10 +1,11 @@
 //! Captures who is calling, from the task that runs connect().
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::bpf_get_current_comm;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task};
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_probe_read_kernel};
 use aya_ebpf::programs::SockAddrContext;
-use proxy_ebpf::offsets::{FieldOffset, KernelOffsets, NANOSECONDS_PER_TICK};
+use proxy_ebpf::kernel::read;
+use proxy_ebpf::offsets::{KernelOffsets, NANOSECONDS_PER_TICK};
 use proxy_ebpf::origin::Origin;
 
 /// Captures the calling process. A field whose offset is unknown or whose read faults stays absent.
@@ -100,16 +101,4 @@ impl Task {
         let device: u32 = read(super_block, self.kernel.super_block_device)?;
         Some((device, number))
     }
-}
-
-/// Reads a field of the structure at `base`; a null base or a fault is `None`.
-#[inline(always)]
-pub(super) fn read<T>(base: u64, field: FieldOffset) -> Option<T> {
-    let offset = field.get()?;
-    if base == 0 {
-        return None;
-    }
-    let address = (base as usize).wrapping_add(offset) as *const T;
-    // SAFETY: probe_read_kernel checks the address and reports a fault instead of taking it.
-    unsafe { bpf_probe_read_kernel(address) }.ok()
 }

@@ -18,6 +18,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use proxy_ebpf::decision::InterceptionState as _;
+use proxy_ebpf::kernel::read;
 use proxy_ebpf::names::{CALL_CAST_TO_KERN_CTX, CALL_SET_SUN_PATH};
 use proxy_ebpf::unix::{
     LISTENER_NAME_BYTES, ListenerName, PATH_BYTES, TAIL_BYTES, UnixAttempt, UnixDecision,
@@ -170,8 +171,8 @@ fn address_of(context: &SockAddrContext) -> Option<Address> {
     let kernel_context = kernel_context(context);
     let base = read_back(&kernel_context)?;
     let kernel = offsets();
-    let start: u64 = origin::read(base, kernel.sock_addr_uaddr)?;
-    let length: u32 = origin::read(base, kernel.sock_addr_uaddrlen)?;
+    let start: u64 = read(base, kernel.sock_addr_uaddr)?;
+    let length: u32 = read(base, kernel.sock_addr_uaddrlen)?;
     Some(Address {
         path: start.wrapping_add(PATH_AT as u64),
         room: u64::from(length).saturating_sub(PATH_AT as u64),

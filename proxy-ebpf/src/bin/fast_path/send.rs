@@ -14,9 +14,6 @@ const INGRESS: u64 = aya_ebpf::bindings::BPF_F_INGRESS as u64;
 fn pgusher_fast_send(context: SkMsgContext) -> u32 {
     // SAFETY: a pointer read of a context field.
     let socket = unsafe { (*context.msg).__bindgen_anon_3.sk };
-    if socket.is_null() {
-        return SK_PASS;
-    }
     let Some(pair) = pair_of(socket) else {
         return SK_PASS;
     };

@@ -2,10 +2,9 @@
 
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::btf_maps::{HashMap, PerCpuArray, SkStorage, SockHash};
-use aya_ebpf::helpers::bpf_probe_read_kernel;
-use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use proxy_ebpf::fast_path::{Pair, SocketOffsets};
+use proxy_ebpf::kernel::{CREATE, read, socket_storage};
 use proxy_ebpf::names::MAX_FAST_SOCKETS;
 use proxy_ebpf::offsets::FieldOffset;
 
@@ -41,26 +40,13 @@ pub(super) fn offsets() -> SocketOffsets {
 /// What is kept with a socket, if it takes part.
 #[inline(always)]
 pub(super) fn pair_of(socket: *mut bpf_sock) -> Option<&'static mut Pair> {
-    storage(socket, 0)
+    socket_storage(&FAST_PAIRS, socket, 0)
 }
 
 /// The same, made (zeroed) if there is none.
 #[inline(always)]
 pub(super) fn new_pair_of(socket: *mut bpf_sock) -> Option<&'static mut Pair> {
-    const CREATE: u64 = aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE as u64;
-    storage(socket, CREATE)
-}
-
-#[inline(always)]
-fn storage(socket: *mut bpf_sock, flags: u64) -> Option<&'static mut Pair> {
-    let map = core::ptr::from_ref(&FAST_PAIRS).cast_mut().cast();
-    // SAFETY: the map is one of ours, and the verifier has seen that `socket` is a socket; the kernel returns null or
-    // memory of the map's value size that lives as long as the socket.
-    unsafe {
-        bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), flags)
-            .cast::<Pair>()
-            .as_mut()
-    }
+    socket_storage(&FAST_PAIRS, socket, CREATE)
 }
 
 /// A TCP socket in kernel memory. What is read of one that is gone is meaningless, and harmless.
@@ -133,16 +119,4 @@ impl TcpSocket {
         };
         pressure() != Some(0)
     }
-}
-
-/// Reads a field of the structure at `base`; a null base or a fault is `None`.
-#[inline(always)]
-fn read<T>(base: u64, field: FieldOffset) -> Option<T> {
-    let offset = field.get()?;
-    if base == 0 {
-        return None;
-    }
-    let address = (base as usize).wrapping_add(offset) as *const T;
-    // SAFETY: probe_read_kernel checks the address and reports a fault instead of taking it.
-    unsafe { bpf_probe_read_kernel(address) }.ok()
 }
