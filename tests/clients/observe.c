@@ -30,6 +30,7 @@
 #include <unistd.h>
 #include <linux/errqueue.h>
 #include <linux/sockios.h>
+#include "loopback.h"
 
 /* Longest anything may take that is to happen. */
 enum { PATIENCE_MS = 10000 };
@@ -53,18 +54,9 @@ static void fail(const char *what)
     exit(1);
 }
 
-/* All of it, in either mode of a socket. */
 static int receive(int fd, void *bytes, size_t count)
 {
-    for (size_t done = 0; done < count;) {
-        struct pollfd ready = {.fd = fd, .events = POLLIN};
-        poll(&ready, 1, PATIENCE_MS);
-        ssize_t more = recv(fd, (uint8_t *)bytes + done, count - done, MSG_DONTWAIT);
-        if (more <= 0)
-            return 0;
-        done += more;
-    }
-    return 1;
+    return receive_within(fd, bytes, count, PATIENCE_MS);
 }
 
 static int send_all(int fd, const uint8_t *bytes, size_t count)
@@ -149,10 +141,8 @@ static void *attend(void *argument)
 
 static void serve(int port)
 {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), yes = 1;
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    if (bind(listener, (struct sockaddr *)&at, sizeof at) < 0 || listen(listener, 128) < 0)
+    int listener = listen_at(port, 128);
+    if (listener < 0)
         fail("listen");
     printf("serving=yes\n");
     struct pollfd either[] = {{.fd = 0, .events = POLLIN}, {.fd = listener, .events = POLLIN}};

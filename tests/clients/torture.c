@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include <linux/sockios.h>
+#include "loopback.h"
 
 #include "torture_script.h"
 
@@ -325,18 +326,9 @@ static struct session *session_of(int side, uint64_t seed, int bits, int parked)
     return session;
 }
 
-/* All of it, in either mode of a socket. */
 static int receive(int fd, void *bytes, size_t count)
 {
-    for (size_t done = 0; done < count;) {
-        struct pollfd ready = {.fd = fd, .events = POLLIN};
-        poll(&ready, 1, PATIENCE_SECONDS * 1000);
-        ssize_t more = recv(fd, (uint8_t *)bytes + done, count - done, MSG_DONTWAIT);
-        if (more <= 0)
-            return 0;
-        done += more;
-    }
-    return 1;
+    return receive_within(fd, bytes, count, PATIENCE_SECONDS * 1000);
 }
 
 #include "torture_login.h"

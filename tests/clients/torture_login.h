@@ -54,11 +54,8 @@ static void *attend(void *argument)
 
 static void serve(int port)
 {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    int yes = 1;
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    if (bind(listener, (struct sockaddr *)&at, sizeof at) < 0 || listen(listener, 1024) < 0)
+    int listener = listen_at(port, 1024);
+    if (listener < 0)
         fail("listen");
     printf("serving=yes\n");
     struct pollfd either[] = {{.fd = 0, .events = POLLIN}, {.fd = listener, .events = POLLIN}};

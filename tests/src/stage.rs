@@ -100,6 +100,14 @@ impl Setup {
         self
     }
 
+    /// Adds several.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+        self.arguments.extend(arguments);
+        self
+    }
+
     /// Sets the stage, lets `test` play, and checks what must hold at the end.
     ///
     /// # Errors

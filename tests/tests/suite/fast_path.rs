@@ -82,10 +82,7 @@ fn sessions_are_joined_as_declared_and_say_the_same() -> Result<()> {
             Some(&["client_legs", "server_legs"]),
         ),
     ] {
-        let mut setup = Setup::with(Version::V15);
-        for argument in &arguments {
-            setup = setup.argument(*argument);
-        }
+        let setup = Setup::with(Version::V15).arguments(&arguments);
         setup.play(|stage| {
             let output = psql(stage, &script())?;
             let record = stage.pgusher.trail.only_session()?;

@@ -62,10 +62,9 @@ fn differences(path: &DataPath, direct: &Values, through: &Values) -> String {
 fn a_socket_is_observed_as_it_would_be_directly() -> Result<()> {
     for path in chosen()? {
         let port = free_port()?;
-        let mut setup = Setup::with(Version::V15).port(port);
-        for argument in path.arguments {
-            setup = setup.argument(*argument);
-        }
+        let setup = Setup::with(Version::V15)
+            .port(port)
+            .arguments(path.arguments);
         setup.play(|stage| {
             let mut server = Running::start(
                 Command::new(compiled("observe")?).args(["serve", &port.to_string()]),

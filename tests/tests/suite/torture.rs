@@ -27,10 +27,9 @@ use serde_json::Value;
 fn on_every_path(round: impl Fn(&mut Stage, u16, u64) -> Result<()>) -> Result<()> {
     for path in data_path::chosen()? {
         let port = free_port()?;
-        let mut setup = Setup::with(Version::V15).port(port);
-        for argument in path.arguments {
-            setup = setup.argument(*argument);
-        }
+        let setup = Setup::with(Version::V15)
+            .port(port)
+            .arguments(path.arguments);
         setup.play(|stage| {
             for seed in effort::rounds()? {
                 round(stage, port, seed).with_context(|| again(path, seed))?;

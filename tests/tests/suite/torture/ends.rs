@@ -38,31 +38,24 @@ fn two_thousand_short_connections_lose_nothing() -> Result<()> {
 
 #[test]
 fn what_a_killed_peer_had_sent_arrives_before_its_end() -> Result<()> {
-    directly_and_on_every_path(|cgroup, port, seed| {
-        for side in [Side::Client, Side::Server] {
-            let round = Round {
-                seed,
-                sessions: DOOMED,
-                at_once: DOOMED,
-                bits: 18,
-            };
-            Peers::start(port)?.play_killing(cgroup, round, (side, Killed::Parked))?;
-        }
-        Ok(())
-    })
+    kill_either_side(Killed::Parked, 18)
 }
 
 #[test]
 fn whoever_survives_a_peer_that_is_killed_in_the_midst_is_told() -> Result<()> {
+    kill_either_side(Killed::UnderWay, 24)
+}
+
+fn kill_either_side(killed: Killed, bits: u32) -> Result<()> {
     directly_and_on_every_path(|cgroup, port, seed| {
         for side in [Side::Client, Side::Server] {
             let round = Round {
                 seed,
                 sessions: DOOMED,
                 at_once: DOOMED,
-                bits: 24,
+                bits,
             };
-            Peers::start(port)?.play_killing(cgroup, round, (side, Killed::UnderWay))?;
+            Peers::start(port)?.play_killing(cgroup, round, (side, killed))?;
         }
         Ok(())
     })
