@@ -47,18 +47,20 @@ fn look(pair: &Pair, bytes: u32) -> Option<Message> {
 /// Redirects the message; a peer that is gone leaves it to the stack, and so does a session that is over.
 #[inline(always)]
 fn redirect(context: &SkMsgContext, pair: &Pair, bytes: u32) -> bool {
-    let total = FAST_BYTES.get_ptr_mut(pair.own_key());
-    if pair.is_counted() && total.is_none() {
-        return false;
-    }
+    let total = if pair.is_counted() {
+        let Some(total) = FAST_BYTES.get_ptr_mut(pair.own_key()) else {
+            return false;
+        };
+        Some(total)
+    } else {
+        None
+    };
     let redirected = FAST_SOCKETS.redirect_msg(context, pair.peer_key(), INGRESS);
     if redirected != i64::from(SK_PASS) {
         return false;
     }
     count(Path::Redirect);
-    if pair.is_counted()
-        && let Some(total) = total
-    {
+    if let Some(total) = total {
         // SAFETY: the value is eight aligned bytes of a map that outlives the program; this socket's sends, which hold its
         // lock, are all that writes it.
         unsafe { *total += u64::from(bytes) };
