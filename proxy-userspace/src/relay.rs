@@ -155,7 +155,15 @@ pub async fn relay(
         Some(client)
     } else {
         let (client, upstream) = (client.into_stream(), upstream.into_stream());
-        Box::pin(close_both(client, upstream, ended.closing, stops.force)).await;
+        let closing = ended.closing;
+        Box::pin(close_both(
+            client,
+            upstream,
+            closing,
+            half_closed_timeout,
+            stops,
+        ))
+        .await;
         None
     };
     Relayed {

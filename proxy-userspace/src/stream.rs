@@ -66,15 +66,15 @@ impl Stream {
         }
     }
 
-    /// Whether a reset now would discard bytes on their way to a peer that can still take them: after the peer's own
+    /// How many bytes a reset now would discard on their way to a peer that can still take them: after the peer's own
     /// reset the socket has no peer any more, and its queue never empties. What was written to a unix socket is in the
     /// peer's queue already.
-    pub fn is_delivering(&self) -> bool {
+    pub fn undelivered(&self) -> usize {
         match self {
-            Self::Tcp(stream) => {
-                stream.peer_addr().is_ok() && unacknowledged(stream).is_ok_and(|bytes| bytes > 0)
+            Self::Tcp(stream) if stream.peer_addr().is_ok() => {
+                unacknowledged(stream).unwrap_or_default()
             }
-            Self::Unix(_) => false,
+            Self::Tcp(_) | Self::Unix(_) => 0,
         }
     }
 

@@ -6,7 +6,7 @@ use super::ending::Closing;
 use super::{Ended, EndedBy};
 
 /// How long a direction may go on delivering after the other one found its peer dead.
-const ABORT_GRACE: Duration = Duration::from_secs(5);
+pub(super) const ABORT_GRACE: Duration = Duration::from_secs(5);
 
 /// Why a session that has not ended may not go on for ever.
 #[derive(Clone, Copy)]
