@@ -98,7 +98,9 @@ pub(crate) fn kernel_tests(binary: &Path, names: &[String]) -> Result<Command> {
         .args(names)
         .env("PGUSHER_BIN", binary)
         .env("PGUSHER_PG18", workspace::postgres_18_tree())
-        .env("PGUSHER_NODE_PG", workspace::node_modules());
+        .env("PGUSHER_NODE_PG", workspace::node_modules())
+        // A failure says what happened and where; forty frames above it hide that.
+        .env("RUST_BACKTRACE", "0");
     if !privilege::is_root() {
         let sudo = find_program("sudo")
             .context("the tests need root and there is no sudo: run this command as root")?;
