@@ -243,22 +243,47 @@ fn in_namespace(stage: &Stage, client: &NetNs, server: &str) -> Result<Command> 
     Ok(command)
 }
 
+/// A session that has lasted long enough to be joined, and sleeps; and how many of it the server has, as SQL. The server
+/// looks whether its client is still there.
+fn sleeping(stage: &Stage) -> Result<(Running, String)> {
+    let watch = "set client_connection_check_interval = '100ms'";
+    let mut command = stage.psql_to("dbname=postgres sslmode=disable", watch)?;
+    for number in 0..12 {
+        command.args(["-c", &format!("select {number}")]);
+    }
+    let last = format!("select pg_sleep(600) /* {} */", stage.cgroup.name()?);
+    let client = Running::start(command.args(["-c", &last]))?;
+    let runs = format!(
+        "select count(*) from pg_stat_activity where state = 'active' and query = '{last}'"
+    );
+    stage.cluster.wait_for_rows(&runs, "1")?;
+    Ok((client, runs))
+}
+
+#[test]
+fn both_sides_of_a_direct_session_find_it_ended_when_pgusher_is_killed() -> Result<()> {
+    let setup = Setup::with(Version::V15);
+    setup.argument("--fast-path=full").play(|stage| {
+        let (client, runs) = sleeping(stage)?;
+        ensure!(count(stage, "direct")? == 1, "{}", counts(stage)?);
+        stage.kill()?;
+        let finished = client.finish()?;
+        let told = finished.failure()?;
+        ensure!(
+            told.contains("server closed the connection unexpectedly"),
+            "{finished:?}"
+        );
+        stage.cluster.wait_for_rows(&runs, "0")
+    })
+}
+
 #[test]
 fn a_session_whose_permit_can_be_taken_back_is_not_joined_directly_and_is_told() -> Result<()> {
     let all = "permit (principal, action, resource);";
     let none = "@id(\"closed\") forbid (principal, action, resource);";
     let setup = Setup::with(Version::V15).policy("enforce", all);
     setup.argument("--fast-path=full").play(|stage| {
-        let mut command = stage.psql_to("dbname=postgres sslmode=disable", "select 1")?;
-        for number in 0..12 {
-            command.args(["-c", &format!("select {number}")]);
-        }
-        let last = format!("select pg_sleep(600) /* {} */", stage.cgroup.name()?);
-        let client = Running::start(command.args(["-c", &last]))?;
-        let runs = format!(
-            "select count(*) from pg_stat_activity where state = 'active' and query = '{last}'"
-        );
-        stage.cluster.wait_for_rows(&runs, "1")?;
+        let (client, _) = sleeping(stage)?;
         ensure!(count(stage, "direct")? == 0, "{}", counts(stage)?);
         ensure!(count(stage, "client_legs")? == 1, "{}", counts(stage)?);
         stage.reload_policy(none)?.success()?;
