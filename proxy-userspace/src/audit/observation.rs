@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::outbox::Outbox;
 use super::queue::Audit;
 use super::record::disruption::Disruption;
-use super::record::statement::{Author, Statement};
+use super::record::statement::{Author, Moment, Statement};
 use super::record::{Body, Record};
 use super::redaction::{ScanSettings, Scanning};
 use crate::config::{AuditConfig, AuditScope, Redaction};
@@ -185,14 +185,15 @@ impl Recorder {
             Event::Setting(setting) => ScanSettings::doubt(&setting.name, &setting.value),
             _ => None,
         });
+        let now = Moment::now();
         for event in events.drain(..) {
-            if let Some(body) = self.body(event, doubt) {
-                self.outbox.put(Record::now(body));
+            if let Some(body) = self.body(event, doubt, now) {
+                self.outbox.put(Record::made_at(now.time, body));
             }
         }
     }
 
-    fn body(&mut self, event: Event, doubt: Option<Scanning>) -> Option<Body> {
+    fn body(&mut self, event: Event, doubt: Option<Scanning>, now: Moment) -> Option<Body> {
         Some(match event {
             Event::Setting(setting) => {
                 let Setting { name, value } = *setting;
@@ -203,7 +204,7 @@ impl Recorder {
                 let encoding = self.settings.encoding().cloned();
                 let scanning = self.settings.scanning(finished.started);
                 let scanning = doubt.unwrap_or(scanning);
-                let statement = Statement::new(&self.author, finished, encoding, scanning);
+                let statement = Statement::new(&self.author, finished, encoding, scanning, now);
                 Body::Statement(Box::new(statement))
             }
             Event::Unsolicited(error) => {

@@ -68,9 +68,14 @@ pub enum Body {
 impl Record {
     /// Makes a record of this moment.
     pub fn now(body: Body) -> Self {
+        Self::made_at(Timestamp::now(), body)
+    }
+
+    /// Makes a record of another moment.
+    pub(super) fn made_at(time: Timestamp, body: Body) -> Self {
         Self {
             v: SCHEMA_VERSION,
-            time: Timestamp::now(),
+            time,
             body,
         }
     }

@@ -15,7 +15,7 @@ use serde::Serialize;
 pub(super) use encoding::{ScanSettings, Scanning};
 
 use crate::config::Redaction;
-use crate::wire::text::printable;
+use crate::wire::text::{as_printable, printable};
 use fingerprint::Fingerprint;
 use lexer::{Doubt, Kind, Token, Tokens};
 
@@ -48,13 +48,13 @@ pub(super) enum Withheld {
 
 /// What a record shows of a text.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Shown {
-    pub(super) text: Option<String>,
+pub(super) struct Shown<'text> {
+    pub(super) text: Option<Cow<'text, str>>,
     pub(super) fingerprint: Option<String>,
     pub(super) withheld: Option<Withheld>,
 }
 
-impl Shown {
+impl Shown<'_> {
     fn withheld(reason: Withheld) -> Self {
         Self {
             text: None,
@@ -65,13 +65,16 @@ impl Shown {
 }
 
 /// Redacts a text as the operator asked.
-pub(super) fn show(text: SqlText<'_>, redaction: Redaction) -> Shown {
+pub(super) fn show(text: SqlText<'_>, redaction: Redaction) -> Shown<'_> {
     if text.is_cut && text.kept.is_empty() {
         return Shown::withheld(Withheld::Limit);
     }
     if redaction == Redaction::Full {
         return Shown {
-            text: Some(readable(&secrets::without_passwords(text), text.is_cut)),
+            text: Some(match secrets::without_passwords(text) {
+                Cow::Borrowed(bytes) => readable(bytes, text.is_cut),
+                Cow::Owned(bytes) => readable(&bytes, text.is_cut).into_owned().into(),
+            }),
             fingerprint: None,
             withheld: None,
         };
@@ -96,7 +99,7 @@ pub(super) fn show(text: SqlText<'_>, redaction: Redaction) -> Shown {
             withheld: Some(Withheld::FingerprintOnly),
         },
         Redaction::Full | Redaction::LiteralsRemoved => Shown {
-            text: Some(printable(&without_literals(text, highest))),
+            text: Some(printable(&without_literals(text, highest)).into()),
             fingerprint,
             withheld: None,
         },
@@ -104,14 +107,14 @@ pub(super) fn show(text: SqlText<'_>, redaction: Redaction) -> Shown {
 }
 
 /// Bytes made printable; half a character at a cut is left out.
-pub(super) fn readable(bytes: &[u8], is_cut: bool) -> String {
+pub(super) fn readable(bytes: &[u8], is_cut: bool) -> Cow<'_, str> {
     let whole = match std::str::from_utf8(bytes) {
         Err(error) if is_cut && error.error_len().is_none() => {
             bytes.get(..error.valid_up_to()).unwrap_or(bytes)
         }
         _ => bytes,
     };
-    printable(whole)
+    as_printable(whole)
 }
 
 /// The highest parameter number in a text, which is scanned to its end.

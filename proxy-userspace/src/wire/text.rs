@@ -1,12 +1,18 @@
 //! Bytes made printable for records: texts in no known encoding, and digests.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
+
+/// [`as_printable`] as a text of its own.
+pub fn printable(bytes: &[u8]) -> String {
+    as_printable(bytes).into_owned()
+}
 
 /// The text itself where the bytes are UTF-8; otherwise every byte that is not printable ASCII, and the backslash,
 /// as `\xNN`, so that no byte is lost.
-pub fn printable(bytes: &[u8]) -> String {
+pub fn as_printable(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(bytes) {
-        return text.to_owned();
+        return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
@@ -17,7 +23,7 @@ pub fn printable(bytes: &[u8]) -> String {
             let _ = write!(escaped, "\\x{byte:02x}");
         }
     }
-    escaped
+    Cow::Owned(escaped)
 }
 
 /// Two lower-case hexadecimal digits for each byte.

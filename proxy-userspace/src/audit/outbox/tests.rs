@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::*;
 use crate::audit::queue::{Counts, QUEUE_BYTES};
 use crate::audit::record::Body;
-use crate::audit::record::statement::{Author, Statement};
+use crate::audit::record::statement::{Author, Moment, Statement};
 use crate::audit::redaction::Scanning;
 use crate::audit::tally::{Coverage, Tally};
 use crate::config::Redaction;
@@ -74,7 +74,13 @@ impl Bench {
             ready: None,
             transaction: None,
         };
-        let statement = Statement::new(&self.author, Box::new(finished), None, Scanning::Certain);
+        let statement = Statement::new(
+            &self.author,
+            Box::new(finished),
+            None,
+            Scanning::Certain,
+            Moment::now(),
+        );
         Record::now(Body::Statement(Box::new(statement)))
     }
 

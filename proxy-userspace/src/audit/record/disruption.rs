@@ -1,6 +1,7 @@
 //! Records of what disturbs a session: a peer that broke the protocol, after which its statements are not recorded,
 //! and an error of the server's that answers no statement.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
@@ -9,7 +10,7 @@ use super::statement::{Author, Signature};
 use crate::audit::redaction;
 use crate::config::Redaction;
 use crate::wire::session::{ServerError, Violation};
-use crate::wire::text::printable;
+use crate::wire::text::as_printable;
 
 /// A disturbance, with its number among the session's records.
 #[derive(Clone, Debug)]
@@ -83,17 +84,17 @@ struct Failed<'a> {
 /// A server's error as it is written.
 #[derive(Serialize)]
 pub(super) struct ErrorShown<'a> {
-    severity: String,
+    severity: Cow<'a, str>,
     sqlstate: &'a Option<String>,
     /// Left out where it could tell what redaction took out: it may quote literals.
     #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<String>,
+    message: Option<Cow<'a, str>>,
 }
 
 impl<'a> ErrorShown<'a> {
     pub(super) fn of(error: &'a ServerError, author: &Author) -> Self {
         Self {
-            severity: printable(&error.severity),
+            severity: as_printable(&error.severity),
             sqlstate: &error.sqlstate,
             message: (author.redaction == Redaction::Full)
                 .then(|| redaction::readable(&error.message, true)),

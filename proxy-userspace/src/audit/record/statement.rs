@@ -5,6 +5,7 @@
 
 mod asked;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,7 +22,7 @@ use crate::identify::Identity;
 use crate::wire::session::{
     CopyDirection, Finished, Parameters, Prepared, Subject, Tag, Tags, TransactionStatus, Verdict,
 };
-use crate::wire::text::printable;
+use crate::wire::text::as_printable;
 use asked::Asked;
 
 /// No server's command tag is longer (src/include/tcop/cmdtag.h, COMPLETION_TAG_BUFSIZE).
@@ -83,6 +84,28 @@ impl From<&Identity> for Process {
     }
 }
 
+/// A moment on both clocks, read once for all records that are made at it.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::audit) struct Moment {
+    instant: Instant,
+    pub(in crate::audit) time: Timestamp,
+}
+
+impl Moment {
+    pub(in crate::audit) fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            time: Timestamp::now(),
+        }
+    }
+
+    /// When something was that is over.
+    fn time_of(self, past: Instant) -> Timestamp {
+        let age = self.instant.saturating_duration_since(past);
+        self.time.checked_sub(age).unwrap_or(self.time)
+    }
+}
+
 /// A statement, as the session's machine told it.
 #[derive(Clone, Debug)]
 pub struct Statement {
@@ -101,13 +124,12 @@ impl Statement {
         finished: Box<Finished>,
         encoding: Option<Bytes>,
         scanning: Scanning,
+        now: Moment,
     ) -> Self {
-        let age = Instant::now().saturating_duration_since(finished.started);
-        let now = Timestamp::now();
         Self {
             author: Arc::clone(author),
             seq: author.counts.make(),
-            started: now.checked_sub(age).unwrap_or(now),
+            started: now.time_of(finished.started),
             encoding,
             scanning,
             finished,
@@ -177,7 +199,7 @@ struct Rendered<'a> {
     /// The server refuses the message for its form, whatever its text says.
     #[serde(skip_serializing_if = "is_false")]
     malformed: bool,
-    tags: Vec<String>,
+    tags: Vec<Cow<'a, str>>,
     #[serde(skip_serializing_if = "is_zero")]
     more_tags: u64,
     rows: Option<u64>,
@@ -274,15 +296,15 @@ fn transaction_name(status: TransactionStatus) -> &'static str {
 }
 
 /// A command tag. Only what looks like one is shown beside redacted text.
-fn shown_tag(tag: &[u8], is_full: bool) -> String {
+fn shown_tag(tag: &[u8], is_full: bool) -> Cow<'_, str> {
     let is_plain = tag.len() <= MAX_TAG_BYTES
         && tag.iter().all(|byte| {
             byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b' ' | b'_')
         });
     if is_plain || is_full {
-        printable(tag)
+        as_printable(tag)
     } else {
-        NO_TAG.to_owned()
+        Cow::Borrowed(NO_TAG)
     }
 }
 

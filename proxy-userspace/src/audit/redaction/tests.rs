@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn shown(text: &[u8], is_cut: bool, redaction: Redaction) -> Shown {
+fn shown(text: &[u8], is_cut: bool, redaction: Redaction) -> Shown<'_> {
     let text = SqlText {
         kept: text,
         is_cut,
@@ -11,7 +11,7 @@ fn shown(text: &[u8], is_cut: bool, redaction: Redaction) -> Shown {
     show(text, redaction)
 }
 
-fn normalised(text: &str) -> Option<String> {
+fn normalised(text: &str) -> Option<Cow<'_, str>> {
     shown(text.as_bytes(), false, Redaction::LiteralsRemoved).text
 }
 

@@ -1,5 +1,7 @@
 //! What a client asked for, as it is written: the fields of a record that depend on its kind.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::Statement;
@@ -7,7 +9,7 @@ use crate::audit::record::values::Values;
 use crate::audit::redaction::{self, SqlText, Withheld};
 use crate::config::Redaction;
 use crate::wire::session::{Prepared, Subject, Target, Text};
-use crate::wire::text::{hex, printable};
+use crate::wire::text::{as_printable, hex};
 
 /// How many of a Parse's parameter types a record holds.
 const MAX_PARAMETER_TYPES: usize = 256;
@@ -18,13 +20,13 @@ pub(super) struct Asked<'a> {
     kind: &'static str,
     /// `Some(None)` is a text that nobody has seen.
     #[serde(skip_serializing_if = "Option::is_none")]
-    sql: Option<Option<Sql>>,
+    sql: Option<Option<Sql<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fingerprint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    statement: Option<Option<String>>,
+    statement: Option<Option<Cow<'a, str>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    portal: Option<String>,
+    portal: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prepared: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,13 +42,13 @@ pub(super) struct Asked<'a> {
 }
 
 #[derive(Serialize)]
-struct Sql {
-    text: Option<String>,
+struct Sql<'a> {
+    text: Option<Cow<'a, str>>,
     bytes: u64,
     truncated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
-    encoding: Option<String>,
+    encoding: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     withheld: Option<Withheld>,
 }
@@ -56,7 +58,7 @@ impl<'a> Asked<'a> {
         match &statement.finished.subject {
             Subject::Query { text } => Self::named("query").with_text(statement, text),
             Subject::Parse { prepared } => Self {
-                statement: Some(Some(printable(&prepared.name))),
+                statement: Some(Some(as_printable(&prepared.name))),
                 parse: Some(prepared.number),
                 parameter_types: prepared
                     .parameter_types
@@ -71,8 +73,8 @@ impl<'a> Asked<'a> {
                 forgotten,
                 parameters,
             } => Self {
-                statement: Some(Some(printable(name))),
-                portal: Some(printable(portal)),
+                statement: Some(Some(as_printable(name))),
+                portal: Some(as_printable(portal)),
                 parameters: Some(Values(parameters)),
                 ..Self::named("bind").with_prepared(prepared.as_deref(), *forgotten)
             },
@@ -95,8 +97,8 @@ impl<'a> Asked<'a> {
                     },
                 };
                 Self {
-                    statement: Some(name.as_ref().map(|name| printable(name))),
-                    portal: Some(printable(portal)),
+                    statement: Some(name.as_ref().map(|name| as_printable(name))),
+                    portal: Some(as_printable(portal)),
                     parameters: Some(Values(parameters)),
                     // A negative limit is none (src/backend/tcop/postgres.c, exec_execute_message).
                     max_rows: Some(i32::try_from(*max_rows).map_or(0, i32::unsigned_abs)),
@@ -122,14 +124,14 @@ impl<'a> Asked<'a> {
         }
     }
 
-    fn of_target(kind: &'static str, target: &Target) -> Self {
+    fn of_target(kind: &'static str, target: &'a Target) -> Self {
         match target {
             Target::Statement(name) => Self {
-                statement: Some(Some(printable(name))),
+                statement: Some(Some(as_printable(name))),
                 ..Self::named(kind)
             },
             Target::Portal(name) => Self {
-                portal: Some(printable(name)),
+                portal: Some(as_printable(name)),
                 ..Self::named(kind)
             },
         }
@@ -147,7 +149,7 @@ impl<'a> Asked<'a> {
         }
     }
 
-    fn with_text(self, statement: &Statement, text: &Text) -> Self {
+    fn with_text(self, statement: &'a Statement, text: &'a Text) -> Self {
         let is_cut = !text.is_whole();
         let redaction = statement.author.redaction;
         let shown = redaction::show(
@@ -167,7 +169,7 @@ impl<'a> Asked<'a> {
                 bytes: text.length,
                 truncated: is_cut,
                 sha256: sha256.map(|hash| hex(hash)),
-                encoding: statement.encoding.as_ref().map(|name| printable(name)),
+                encoding: statement.encoding.as_ref().map(|name| as_printable(name)),
                 withheld: shown.withheld,
             })),
             fingerprint: shown.fingerprint,

@@ -61,7 +61,13 @@ fn prepared(sql: &'static str) -> Arc<Prepared> {
 
 fn written_by(author: &Arc<Author>, finished: Finished) -> Json {
     let encoding = Some(Bytes::from_static(b"UTF8"));
-    let statement = Statement::new(author, Box::new(finished), encoding, Scanning::Certain);
+    let statement = Statement::new(
+        author,
+        Box::new(finished),
+        encoding,
+        Scanning::Certain,
+        Moment::now(),
+    );
     serde_json::to_value(statement).unwrap()
 }
 
@@ -100,7 +106,13 @@ fn a_record_begins_with_whose_it_is() {
         Uuid::nil()
     );
     let finished = finished(Subject::Sync, outcome(Verdict::Failed));
-    let statement = Statement::new(&author, Box::new(finished), None, Scanning::Certain);
+    let statement = Statement::new(
+        &author,
+        Box::new(finished),
+        None,
+        Scanning::Certain,
+        Moment::now(),
+    );
     let statement = serde_json::to_string(&statement).unwrap();
     assert!(
         statement.starts_with(&format!(r#"{begins}"kind":"sync""#)),
@@ -225,7 +237,7 @@ fn an_execute_whose_text_is_not_known_says_so() {
         (Some(Bytes::from_static(b"s1")), true, 0, "forgotten"),
     ];
     for (statement, forgotten, max_rows, prepared) in cases {
-        let name = statement.as_ref().map(|name| printable(name));
+        let name = statement.as_ref().map(|name| as_printable(name));
         let own = json!({
             "sql": null, "statement": name, "portal": "p1", "prepared": prepared,
             "parameters": {"count": 0}, "max_rows": 0,
@@ -364,7 +376,13 @@ fn a_record_weighs_at_least_what_it_keeps() {
     ];
     for subject in subjects {
         let finished = Box::new(finished(subject, outcome(Verdict::Completed)));
-        let statement = Statement::new(&author(Redaction::Full), finished, None, Scanning::Certain);
+        let statement = Statement::new(
+            &author(Redaction::Full),
+            finished,
+            None,
+            Scanning::Certain,
+            Moment::now(),
+        );
         assert!(statement.weight() > 50_000);
     }
 }
