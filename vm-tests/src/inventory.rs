@@ -58,8 +58,14 @@ impl Inventory {
     pub fn wait_until_restored(&self) -> Result<()> {
         wait_until("nothing of the tests is left in the kernel", || {
             let now = Self::take()?;
-            let left: Vec<&String> = now.0.difference(&self.0).collect();
-            Ok(Seen::when(left.is_empty(), || format!("{left:?}")))
+            let added = now.added_to(self);
+            Ok(Seen::when(added.is_empty(), || format!("{added:?}")))
         })
+    }
+
+    /// What is here and was not there.
+    #[must_use]
+    pub fn added_to<'a>(&'a self, before: &'a Self) -> Vec<&'a String> {
+        self.0.difference(&before.0).collect()
     }
 }

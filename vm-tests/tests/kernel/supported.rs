@@ -2,5 +2,7 @@
 
 mod coexistence;
 mod data;
+mod existing;
 mod features;
 mod identity;
+mod leftovers;
