@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use pgusher_tests::bpf_fs;
-use pgusher_tests::cluster::Version;
+use pgusher_tests::cluster::{Version, free_port};
 use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::kernel;
 use pgusher_tests::pgusher::{binary, detach, status_of};
@@ -94,7 +94,9 @@ fn no_connect_goes_direct_while_pgusher_starts_again() -> Result<()> {
 
 #[test]
 fn whoever_takes_the_port_of_a_dead_listener_gets_nothing() -> Result<()> {
-    closed().play(|stage| {
+    // One that nobody else is given meanwhile.
+    let own_port = format!("--listen-port={}", free_port()?);
+    closed().argument(own_port).play(|stage| {
         is_intercepted(stage)?;
         let listeners = stage.pgusher.listeners()?;
         stage.kill()?;
