@@ -5,7 +5,7 @@
  * letter and a number for each thing:
  *   sN send N bytes   rN read N bytes   pN pause for N ms   e read to the end   f shut down   c close   x reset
  * At the end of it the peer reads until the client is gone. Both sides are in one long CopyData message each, so that all
- * that is said is legal. A pause is there where a caller has to be asleep when something comes. */
+ * that is said is legal. Where a caller has to be asleep when something comes, that is looked for. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -36,22 +36,28 @@ static void end_of_stream(int fd)
     show("send", send(fd, buffer, 100, MSG_NOSIGNAL));
 }
 
-static void on_alarm(int signal)
+static int interrupted_fd;
+
+/* Only what comes behind the signal ends the call. */
+static void on_signal(int signal)
 {
     (void)signal;
+    send(interrupted_fd, "g", 1, MSG_NOSIGNAL);
 }
 
 static void interrupted(int fd, int flags)
 {
-    struct sigaction action = {.sa_handler = on_alarm, .sa_flags = flags};
-    struct itimerval soon = {.it_value = {.tv_usec = 100000}};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = flags};
     struct pollfd ready = {.fd = fd, .events = POLLIN};
-    sigaction(SIGALRM, &action, NULL);
-    setitimer(ITIMER_REAL, &soon, NULL);
+    struct watcher watcher;
+    interrupted_fd = fd;
+    sigaction(SIGUSR1, &action, NULL);
+    when_asleep(&watcher, fd, SIGUSR1);
     ssize_t result = is_nonblocking ? poll(&ready, 1, PATIENCE_MS) : recv(fd, buffer, 10, 0);
     show("asleep", result);
     if (result < 0)
         show("next", get(fd, 10, 0));
+    pthread_join(watcher.watches, NULL);
 }
 
 static void interrupted_plain(int fd)

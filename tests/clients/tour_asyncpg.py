@@ -104,7 +104,7 @@ async def notifications(connection):
 
 
 async def cancellations(connection):
-    await connection.execute("set statement_timeout = 50")
+    await connection.execute("set statement_timeout = 300")
     fact("timeout", await sqlstate(connection.fetch("select pg_sleep(600)")))
     await connection.execute("set statement_timeout = 0")
     running = asyncio.ensure_future(

@@ -141,7 +141,7 @@ func notifications(db *sql.Conn) {
 }
 
 func cancellations(db *sql.Conn, cancelled context.Context) {
-	must(execute(db, "set statement_timeout = 50"))
+	must(execute(db, "set statement_timeout = 300"))
 	fact("timeout", sqlstate(execute(db, "select pg_sleep(600)")))
 	must(execute(db, "set statement_timeout = 0"))
 	_, err := db.ExecContext(cancelled, "do $$ begin raise notice 'running'; perform pg_sleep(600); end $$")

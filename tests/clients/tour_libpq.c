@@ -214,7 +214,7 @@ static void cancellations(void)
 {
     char error[256];
     int running = 0;
-    simple("timeout", "begin; set local statement_timeout = 50; select pg_sleep(600)");
+    simple("timeout", "begin; set local statement_timeout = 300; select pg_sleep(600)");
     simple("end", "rollback");
     PQsetNoticeProcessor(session, note, &running);
     PQsendQuery(session, "do $$ begin raise notice 'running'; perform pg_sleep(600); end $$");

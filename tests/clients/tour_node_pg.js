@@ -106,7 +106,7 @@ async function notifications(client) {
 }
 
 async function cancellations(client) {
-  await client.query('set statement_timeout = 50');
+  await client.query('set statement_timeout = 300');
   fact('timeout', await sqlstate(client.query('select pg_sleep(600)')));
   await client.query('set statement_timeout = 0');
   const running = new (require('pg').Query)("do $$ begin raise notice 'running'; perform pg_sleep(600); end $$");

@@ -175,7 +175,7 @@ func notifications(session *pgx.Conn) {
 }
 
 func cancellations(session *pgx.Conn) {
-	must(execute(session, "set statement_timeout = 50"))
+	must(execute(session, "set statement_timeout = 300"))
 	fact("timeout", sqlstate(execute(session, "select pg_sleep(600)")))
 	must(execute(session, "set statement_timeout = 0"))
 	fact("cancel", sqlstate(execute(session, "do $$ begin raise notice 'running'; perform pg_sleep(600); end $$")))

@@ -137,7 +137,7 @@ def notifications(connection):
 
 
 def cancellations(connection):
-    fact("timeout", sqlstate(connection, "set local statement_timeout = 50; select pg_sleep(600)"))
+    fact("timeout", sqlstate(connection, "set local statement_timeout = 300; select pg_sleep(600)"))
     connection.add_notice_handler(lambda notice: connection.cancel())
     fact("cancel", sqlstate(connection, "do $$ begin raise notice 'running'; perform pg_sleep(600); end $$"))
 

@@ -6,7 +6,7 @@
 //! because the test process was killed — it stops the server and removes the data.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command};
@@ -23,10 +23,12 @@ use crate::process::run;
 
 mod data;
 mod keeper;
+mod port;
 mod settings;
 mod version;
 
 pub use data::ahead as make_data_ahead;
+pub use port::free_port;
 pub use settings::{LOGGED_ROLE, PASSWORD};
 pub use version::{Tls, VERSIONS, Version};
 
@@ -370,14 +372,4 @@ fn give_to_postgres(root: &Path, inside: &Path) -> Result<()> {
         .arg(inside))?
     .success()?;
     Ok(())
-}
-
-/// A TCP port that was free on both loopback addresses a moment ago.
-///
-/// # Errors
-/// When none is free.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
 }

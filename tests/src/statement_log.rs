@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::condition::{Seen, wait_until};
+use crate::process::run;
 
 pub use crate::cluster::LOGGED_ROLE;
 
@@ -87,27 +88,40 @@ pub struct Failure {
 }
 
 /// The sessions of clients that called themselves `application`, in the order they began; waits until all have ended.
+/// They have all begun by now.
 ///
 /// # Errors
 /// When there is none, one does not end, or the log has a line that is not understood.
 pub fn sessions_of(cluster: &Cluster, application: &str) -> Result<Vec<LoggedSession>> {
-    let path = cluster.statement_log();
+    // One process writes for all others, in the order in which they tell it: what began before this is there with it.
+    let mark = format!("{application}-mark");
+    run(cluster
+        .outsider("psql")?
+        .env("PGAPPNAME", &mark)
+        .args(["-Xc", "select 1"]))?
+    .success()?;
+    let mut is_marked = false;
     let lines = wait_until(
         &format!("the sessions of {application} have ended in the server's log"),
         || {
-            // The server may be in the midst of a character, and other clients have names that are none.
-            let bytes =
-                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let text = String::from_utf8_lossy(&bytes);
+            let text = text_of(cluster)?;
+            is_marked = is_marked || count_of(&lines_of(&text, &mark)?, AUTHORIZED) > 0;
             let lines = lines_of(&text, application)?;
             let (begun, ended) = (count_of(&lines, AUTHORIZED), count_of(&lines, DISCONNECTED));
             Ok(Seen::some_or(
-                (begun > 0 && begun == ended).then_some(lines),
-                || format!("{begun} begun, {ended} ended"),
+                (is_marked && begun > 0 && begun == ended).then_some(lines),
+                || format!("{begun} begun, {ended} ended, marked: {is_marked}"),
             ))
         },
     )?;
     sessions(&lines)
+}
+
+fn text_of(cluster: &Cluster) -> Result<String> {
+    let path = cluster.statement_log();
+    // The server may be in the midst of a character, and other clients have names that are none.
+    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The complete lines about sessions of `application`.

@@ -122,7 +122,7 @@ impl Tour {
     /// Copies a file to where the client sees it, readable and executable for everybody.
     fn bring(&self, file: &Path) -> Result<()> {
         let copy = self.outside.join(file.file_name().unwrap_or_default());
-        fs::copy(file, &copy)?;
+        programs::copy_program(file, &copy)?;
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
         Ok(())
     }

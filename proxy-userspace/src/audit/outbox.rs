@@ -74,7 +74,8 @@ impl Outbox {
                 break;
             }
             if let Some(record) = self.waiting.pop_front() {
-                let queued = Queued::new(record, self.policy, self.room.take());
+                let room = self.room.take();
+                let queued = Queued::new(record, self.policy, room, self.audit.counts());
                 // The place is reserved, so this cannot fail.
                 let _ = self.places.send_item(queued);
             }

@@ -21,6 +21,7 @@ pub struct Queued {
     pub(super) policy: OverflowPolicy,
     /// Its share of [`QUEUE_BYTES`], given back with it.
     _room: Option<OwnedSemaphorePermit>,
+    _waits: Waits,
 }
 
 impl Queued {
@@ -28,12 +29,36 @@ impl Queued {
         record: Record,
         policy: OverflowPolicy,
         room: Option<OwnedSemaphorePermit>,
+        counts: &Arc<Counts>,
     ) -> Self {
         Self {
             record,
             policy,
             _room: room,
+            _waits: Waits::count(counts),
         }
+    }
+}
+
+/// Counts a record as waiting for the sink: in the queue, and in the writer's hands until the sink has begun it.
+#[derive(Debug)]
+struct Waits {
+    counts: Arc<Counts>,
+}
+
+impl Waits {
+    fn count(counts: &Arc<Counts>) -> Self {
+        counts.waiting.fetch_add(1, Ordering::Relaxed);
+        Self {
+            counts: Arc::clone(counts),
+        }
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        // Whoever sees that nothing waits sees what was written before.
+        self.counts.waiting.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -43,8 +68,7 @@ pub(super) struct Counts {
     pub(super) written: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) failures: AtomicU64,
-    /// Places taken and not used yet.
-    reserved: AtomicUsize,
+    waiting: AtomicUsize,
 }
 
 impl Counts {
@@ -82,14 +106,12 @@ pub struct Audit {
     bytes: Arc<Semaphore>,
     policy: OverflowPolicy,
     counts: Arc<Counts>,
-    /// How many records and reserved places fit.
-    capacity: usize,
 }
 
 /// A place in the queue for a connection's closing record.
 pub enum ClosingPlace {
     /// Reserved, so that the record cannot be lost and sending it never waits.
-    Reserved(mpsc::OwnedPermit<Queued>, Taken),
+    Reserved(mpsc::OwnedPermit<Queued>, Audit),
     /// To be had if there is room then.
     IfRoom(Audit),
 }
@@ -101,7 +123,6 @@ impl Audit {
         counts: Arc<Counts>,
     ) -> Self {
         Self {
-            capacity: queue.max_capacity(),
             queue,
             bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
             policy,
@@ -117,11 +138,8 @@ impl Audit {
         match self.policy {
             // The writer outlives all sessions; after it, at exit, there is nobody left to tell.
             OverflowPolicy::Block => {
-                drop(
-                    self.queue
-                        .send(Queued::new(record, self.policy, None))
-                        .await,
-                );
+                let queued = Queued::new(record, self.policy, None, &self.counts);
+                drop(self.queue.send(queued).await);
             }
             OverflowPolicy::Drop => self.record_if_room(record),
         }
@@ -146,7 +164,7 @@ impl Audit {
         let Ok(room) = room else {
             return Err(record);
         };
-        place.send(Queued::new(record, policy, Some(room)));
+        place.send(Queued::new(record, policy, Some(room), &self.counts));
         Ok(())
     }
 
@@ -158,6 +176,10 @@ impl Audit {
     /// What a record takes of [`QUEUE_BYTES`].
     pub(super) fn charge(record: &Record) -> u32 {
         u32::try_from(record.weight().min(QUEUE_BYTES)).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     pub(super) fn sender(&self) -> mpsc::Sender<Queued> {
@@ -176,7 +198,7 @@ impl Audit {
         match self.policy {
             OverflowPolicy::Drop => ClosingPlace::IfRoom(self.clone()),
             OverflowPolicy::Block => match self.queue.clone().reserve_owned().await {
-                Ok(permit) => ClosingPlace::Reserved(permit, Taken::count(&self.counts)),
+                Ok(permit) => ClosingPlace::Reserved(permit, self.clone()),
                 // The writer is gone: nothing may run unrecorded.
                 Err(_) => std::future::pending().await,
             },
@@ -185,33 +207,12 @@ impl Audit {
 
     /// The counts as they stand.
     pub fn stats(&self) -> AuditStats {
-        let reserved = self.counts.reserved.load(Ordering::Relaxed);
         AuditStats {
             written: self.counts.written.load(Ordering::Relaxed),
             dropped: self.counts.dropped.load(Ordering::Relaxed),
             failures: self.counts.failures.load(Ordering::Relaxed),
-            queued: (self.capacity - self.queue.capacity()).saturating_sub(reserved),
+            queued: self.counts.waiting.load(Ordering::Acquire),
         }
-    }
-}
-
-/// Counts a place as taken, until it is used or given back.
-pub struct Taken {
-    counts: Arc<Counts>,
-}
-
-impl Taken {
-    fn count(counts: &Arc<Counts>) -> Self {
-        counts.reserved.fetch_add(1, Ordering::Relaxed);
-        Self {
-            counts: Arc::clone(counts),
-        }
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.counts.reserved.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -219,8 +220,9 @@ impl ClosingPlace {
     /// Sends the record; never waits.
     pub(super) fn send(self, record: Record) {
         match self {
-            Self::Reserved(permit, _taken) => {
-                drop(permit.send(Queued::new(record, OverflowPolicy::Block, None)));
+            Self::Reserved(permit, audit) => {
+                let queued = Queued::new(record, OverflowPolicy::Block, None, &audit.counts);
+                drop(permit.send(queued));
             }
             Self::IfRoom(audit) => audit.record_if_room(record),
         }

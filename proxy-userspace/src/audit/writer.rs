@@ -139,7 +139,8 @@ impl Writing {
             let gap = Record::now(Body::Gap {
                 dropped: lost - self.reported,
             });
-            self.add(Queued::new(gap, OverflowPolicy::Drop, None));
+            let queued = Queued::new(gap, OverflowPolicy::Drop, None, &self.counts);
+            self.add(queued);
         }
     }
 

@@ -133,6 +133,8 @@ impl Successor {
         let mut ticks = tokio::time::interval(COUNT_EVERY);
         loop {
             tokio::select! {
+                // Whose queries can be cancelled first: when a count comes, all that was so before it is known.
+                biased;
                 Some(change) = changes.recv() => self.channel.send(&News::Cancel(change)).await?,
                 order = self.channel.receive() => match order? {
                     Order::Reload => {

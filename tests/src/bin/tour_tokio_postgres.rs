@@ -262,7 +262,7 @@ async fn cancellations(
     client: &Client,
     messages: &mut UnboundedReceiver<AsyncMessage>,
 ) -> Result<()> {
-    client.batch_execute("set statement_timeout = 50").await?;
+    client.batch_execute("set statement_timeout = 300").await?;
     fact(
         "timeout",
         sqlstate(client.batch_execute("select pg_sleep(600)").await),

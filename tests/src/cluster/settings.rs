@@ -29,7 +29,9 @@ host    all          app_logged 127.0.0.0/8      trust
 host    all          app_logged ::1/128          trust
 host    all          app_md5    127.0.0.0/8      md5
 host    all          app_scram  127.0.0.0/8      scram-sha-256
+host    all          app_bound  127.0.0.0/8      scram-sha-256
 host    all          app_plain  127.0.0.0/8      password
+host    all          app_crowded 127.0.0.0/8     password
 hostssl all          app_cert   127.0.0.0/8      cert
 hostssl   all        app_tls    127.0.0.0/8      trust
 hostnossl all        app_no_tls 127.0.0.0/8      trust
@@ -88,6 +90,8 @@ pub(super) fn roles() -> String {
          set password_encryption = 'md5'; create role app_md5 login password '{PASSWORD}';
          set password_encryption = 'scram-sha-256';
          create role app_scram login password '{PASSWORD}';
+         create role app_bound login password '{PASSWORD}';
+         create role app_crowded login password '{PASSWORD}' connection limit 0;
          create role app_plain login password '{PASSWORD}'"
     )
 }

@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::Socket;
 
@@ -20,8 +21,12 @@ pub fn connected(pid: u32) -> Result<Vec<Socket>> {
             fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"));
         if is_socket {
             let number = entry.file_name().to_string_lossy().parse()?;
-            let copy = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?;
-            sockets.push(Socket::from(copy));
+            match pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) {
+                Ok(copy) => sockets.push(Socket::from(copy)),
+                // It was closed since.
+                Err(Errno::BADF) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     sockets.retain(|socket| {

@@ -32,8 +32,10 @@ impl Trail {
     /// # Errors
     /// When a line is no JSON object of version 1.
     pub fn records(&self) -> Result<Vec<Value>> {
-        let text = fs::read_to_string(&self.path).unwrap_or_default();
-        let complete = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+        let bytes = fs::read(&self.path).unwrap_or_default();
+        // The writer may be in the midst of a line, and there in the midst of a character.
+        let end = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+        let complete = std::str::from_utf8(bytes.get(..end).unwrap_or_default())?;
         complete.lines().map(parse).collect()
     }
 

@@ -16,6 +16,8 @@ use pgusher_tests::process::{Finished, Running, run};
 use pgusher_tests::programs::compiled;
 use tempfile::TempDir;
 
+use crate::expect::ended_in_order;
+
 const UNIT: &str = "pgusher@1.service";
 /// The instance that an upgrade starts.
 const NEXT: &str = "pgusher@2.service";
@@ -85,11 +87,15 @@ impl Manager {
         command.args(["--mount", "--propagation=private", "sh", "-c", START]);
         let process = Running::start(command.arg(home.path()))?;
         let mut manager = Self { process, home };
-        let socket = manager.inside("systemd/private");
         wait_until("systemd answers", || {
             let runs = manager.process.is_running()?;
             ensure!(runs, "systemd ended: {}", manager.process.stderr()?);
-            Ok(Seen::when(socket.exists(), || "no socket".to_owned()))
+            let socket = manager.inside("systemd/private");
+            if !socket.exists() {
+                return Ok(Seen::NotYet("no socket".to_owned()));
+            }
+            let shown = manager.systemctl(&["show", "--property=Version"])?;
+            Ok(Seen::when(shown.status.success(), || shown.stderr.clone()))
         })?;
         Ok(manager)
     }
@@ -208,7 +214,7 @@ fn the_unit_starts_and_pgusher_works_inside_its_fences() -> Result<()> {
     command.args(["blocking", &link.server[0], &cluster.port.to_string()]);
     ensure!(run(&mut command)?.value("answer")? == "42");
     let record = Trail::at(audit).only_session()?;
-    ensure!(record["close"] == "client_closed", "{record}");
+    ended_in_order(&record)?;
     // Its mounts are its own now, and everybody else's are not foreign for that.
     let others = record.pointer("/origin/other_namespaces/value");
     ensure!(others == Some(&serde_json::json!(["net"])), "{record}");

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::chown;
+#[cfg(target_arch = "x86_64")]
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use pgusher_tests::cgroup::TestCgroup;
 use pgusher_tests::cluster::{Cluster, Version};
+use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::kernel;
 use pgusher_tests::netns::{Link, NetNs};
 use pgusher_tests::pgusher::binary;
@@ -79,11 +82,28 @@ fn keep_busy(stage: &Stage) -> Result<()> {
     (0..8).try_for_each(|_| connect())
 }
 
+/// Threads that live on: none is on an errand, of which some are sent now and then, or has no name of its own yet.
+fn threads_at_rest(pid: u32) -> Result<Vec<Fields>> {
+    wait_until("no thread is on an errand", || {
+        let threads = threads(pid)?;
+        let named = |name: &str| {
+            let named = threads.iter().filter(|thread| {
+                let found = thread.get("Name").map(String::as_str);
+                found == Some(name)
+            });
+            named.count()
+        };
+        let is_at_rest = named("netns") == 0 && named("porter") == 1;
+        let shown = format!("{threads:?}");
+        Ok(Seen::some_or(is_at_rest.then_some(threads), || shown))
+    })
+}
+
 #[test]
 fn every_thread_has_given_up_what_it_does_not_need() -> Result<()> {
     Setup::elsewhere().play(|stage| {
         keep_busy(stage)?;
-        let threads = threads(stage.pgusher.pid())?;
+        let threads = threads_at_rest(stage.pgusher.pid())?;
         ensure!(threads.len() > 3, "{threads:?}");
         let mut porters = 0;
         for thread in &threads {
@@ -163,7 +183,18 @@ fn no_thread_of_a_running_pgusher_can_exec_fork_load_or_enter() -> Result<()> {
         let mut asked = Vec::new();
         for thread in threads(pid)? {
             let name = field(&thread, "Name")?.to_owned();
-            let Ok(tracee) = Tracee::stop(field(&thread, "Pid")?.parse()?) else {
+            let number = field(&thread, "Pid")?;
+            let tracee = wait_until("the thread waits for work", || {
+                if !Path::new(&format!("/proc/{pid}/task/{number}")).exists() {
+                    return Ok(Seen::Holds(None));
+                }
+                match Tracee::stop(number.parse()?) {
+                    Ok(tracee) => Ok(Seen::Holds(Some(tracee))),
+                    // It was at work, or ended just now.
+                    Err(error) => Ok(Seen::NotYet(format!("{name}: {error:#}"))),
+                }
+            })?;
+            let Some(tracee) = tracee else {
                 continue;
             };
             ensure!(

@@ -16,11 +16,19 @@ use nix::sys::signal::Signal;
 use pgusher_tests::cluster::Version;
 use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::process::{Running, run};
-use pgusher_tests::programs::{c_client, compiled, copy_of};
+use pgusher_tests::programs::{c_client, compiled, copy_of, copy_program};
 use pgusher_tests::stage::{Setup, Stage};
 use serde_json::Value;
 
 use crate::expect::{accepted_session, at, fact, fact_is, is_from};
+
+/// Has connects wait for a pgusher that is stopped, however long a test takes for what it does meanwhile.
+pub(crate) const PATIENT: &str = "--stall-timeout=1h";
+
+/// A stage whose pgusher may be stopped.
+fn stoppable() -> Setup {
+    Setup::with(Version::V15).argument(PATIENT)
+}
 
 /// Starts `clients/connect.c` on the stage's server.
 fn connect(stage: &Stage, mode: &str, more: &[&str]) -> Result<Running> {
@@ -84,7 +92,7 @@ fn a_thread_has_the_identity_of_its_process() -> Result<()> {
 
 #[test]
 fn a_program_that_replaces_the_one_that_connected_lends_no_name() -> Result<()> {
-    Setup::with(Version::V15).play(|stage| {
+    stoppable().play(|stage| {
         let impostor = copy_of("connect", "impostor")?.display().to_string();
         stage.pgusher.signal(Signal::SIGSTOP)?;
         let mut client = connect(stage, "exec", &[&impostor])?;
@@ -117,7 +125,7 @@ fn a_program_that_replaces_the_one_that_connected_lends_no_name() -> Result<()> 
 
 #[test]
 fn a_process_that_has_exited_is_known_by_what_the_kernel_saw() -> Result<()> {
-    Setup::with(Version::V15).play(|stage| {
+    stoppable().play(|stage| {
         stage.pgusher.signal(Signal::SIGSTOP)?;
         let mut client = connect(stage, "orphaned", &[])?;
         let pid: u32 = client.wait_for_value("pid")?.parse()?;
@@ -182,9 +190,9 @@ fn a_process_in_a_pid_namespace_is_known_by_its_outer_number() -> Result<()> {
 
 #[test]
 fn a_program_whose_file_was_deleted_is_never_taken_for_the_file_in_its_place() -> Result<()> {
-    Setup::with(Version::V15).play(|stage| {
+    stoppable().play(|stage| {
         let path = stage.directory().join("short-lived");
-        std::fs::copy(compiled("connect")?, &path)?;
+        copy_program(&compiled("connect")?, &path)?;
         stage.pgusher.signal(Signal::SIGSTOP)?;
         let mut command = stage.cgroup.command(&path)?;
         let client = Running::start(command.args([
@@ -200,7 +208,7 @@ fn a_program_whose_file_was_deleted_is_never_taken_for_the_file_in_its_place() -
             }))
         })?;
         std::fs::remove_file(&path)?;
-        std::fs::copy(compiled("libpq")?, &path)?;
+        copy_program(&compiled("libpq")?, &path)?;
         stage.pgusher.signal(Signal::SIGCONT)?;
         client.finish()?.success()?;
         let record = stage.pgusher.trail.only_session()?;

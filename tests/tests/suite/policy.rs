@@ -37,7 +37,7 @@ fn is_told(finished: &Finished, texts: &[&str]) -> Result<()> {
 }
 
 /// The records of so many sessions in the order in which they began; which of two is closed first is chance.
-fn in_order(stage: &Stage, sessions: usize) -> Result<Vec<Value>> {
+pub(crate) fn in_order(stage: &Stage, sessions: usize) -> Result<Vec<Value>> {
     let mut records = stage.pgusher.trail.wait_for_sessions(sessions)?;
     // Version 7 of UUIDs begins with the time.
     records.sort_by_key(|record| record["session"].to_string());

@@ -6,7 +6,7 @@ mod server_leg;
 mod session;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -112,7 +112,11 @@ fn through_openssl(stage: &Stage, arguments: &[&str], bytes: &[u8]) -> Result<Ve
         .spawn()
         .context("install openssl")?;
     let mut input = child.stdin.take().context("no input")?;
-    input.write_all(bytes)?;
+    match input.write_all(bytes) {
+        // It was closed upon, and has ended before it could read this.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
     let output = child.wait_with_output()?.stdout;
     drop(input);
     Ok(output)

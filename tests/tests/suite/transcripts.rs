@@ -121,10 +121,7 @@ fn set_up(stage: &Stage) -> Result<()> {
 /// Checks that what pgusher took for a violation of the protocol was one to the server as well, which then ends the
 /// session: after a violation no statement is on record, so that a wrong one would hide what follows.
 fn only_violations_that_end_a_session(stage: &Stage) -> Result<()> {
-    let active = "/sessions/active";
-    stage
-        .pgusher
-        .wait_for_counter(active, |active| active == 0)?;
+    stage.settle()?;
     let records = stage.pgusher.trail.records()?;
     let of_type = |wanted: &'static str| records.iter().filter(move |it| it["type"] == wanted);
     let ended_by_server: BTreeSet<&str> = of_type("session")

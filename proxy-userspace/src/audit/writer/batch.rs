@@ -125,6 +125,7 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
     use super::*;
@@ -134,7 +135,7 @@ mod tests {
         let mut batch = Batch::default();
         for policy in policies {
             let record = Record::now(Body::Coverage(Box::default()));
-            let pushed = batch.push(Queued::new(record, *policy, None));
+            let pushed = batch.push(Queued::new(record, *policy, None, &Arc::default()));
             assert!(pushed.is_ok());
         }
         batch
@@ -176,7 +177,11 @@ mod tests {
         batch.forget_taken(0);
         let rest = batch.next().to_vec();
         let record = Record::now(Body::Coverage(Box::default()));
-        assert!(batch.push(Queued::new(record, Drop, None)).is_ok());
+        assert!(
+            batch
+                .push(Queued::new(record, Drop, None, &Arc::default()))
+                .is_ok()
+        );
         assert_eq!(batch.next(), rest);
         assert_eq!(batch.advance(rest.len()), 0);
         assert_eq!(newlines(batch.next()), 1);

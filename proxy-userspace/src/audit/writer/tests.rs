@@ -71,6 +71,39 @@ async fn a_gap_is_told_before_the_next_record_and_is_none_itself() {
 }
 
 #[tokio::test]
+async fn a_record_waits_until_the_sink_has_it_and_not_only_while_it_is_in_the_queue() {
+    let failing = config(SinkKind::File("/dev/full".into()), OverflowPolicy::Block);
+    let (audit, writer) = start(&failing, 1).unwrap();
+    audit.record(record()).await;
+    // The writer has taken it from the queue by then.
+    while audit.stats().failures == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(audit.stats().queued, 1);
+    drop(audit);
+    writer.join();
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let working = config(SinkKind::File(path.clone()), OverflowPolicy::Block);
+    let (audit, writer) = start(&working, 1).unwrap();
+    for count in 1..=100 {
+        audit.record(record()).await;
+        while audit.stats().queued > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(types(&path).len(), count);
+    }
+    // A place that is kept is no record.
+    let place = audit.closing_place().await;
+    assert_eq!(audit.stats().queued, 0);
+    place.send(record());
+    drop(audit);
+    writer.join();
+    assert_eq!(types(&path).len(), 101);
+}
+
+#[tokio::test]
 async fn a_sink_that_never_works_loses_what_waits_at_the_end_and_ends() {
     for overflow in [OverflowPolicy::Block, OverflowPolicy::Drop] {
         let config = config(SinkKind::File("/dev/full".into()), overflow);

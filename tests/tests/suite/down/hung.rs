@@ -12,7 +12,8 @@ use super::{comes_through, goes_direct, wait_until_closed};
 fn with(when_down: &str) -> Setup {
     Setup::with(Version::V15)
         .argument(format!("--when-down={when_down}"))
-        .argument("--stall-timeout=1s")
+        // More than a few heartbeats: on a busy machine one or two come late.
+        .argument("--stall-timeout=4s")
 }
 
 /// Waits until it is intercepted again; what was refused or went direct meanwhile was declared so.

@@ -11,7 +11,7 @@ use pgusher_tests::programs::{compiled, copy_of};
 use pgusher_tests::stage::{Setup, Stage};
 use serde_json::{Value, json};
 
-use super::{connect, disguise, identified, is_at_most_late};
+use super::{connect, disguise, identified, is_at_most_late, stoppable};
 use crate::expect::{fact, fact_is};
 
 /// A user id without a name of its own that the tests give up root for.
@@ -82,7 +82,7 @@ fn a_setuid_program_acts_with_its_owners_ids_and_is_its_callers() -> Result<()> 
 
 #[test]
 fn ids_given_up_after_connect_are_still_those_that_connected() -> Result<()> {
-    Setup::with(Version::V15).play(|stage| {
+    stoppable().play(|stage| {
         stage.pgusher.signal(Signal::SIGSTOP)?;
         let mut client = disguise(stage, "drop-ids", &[])?;
         client.wait_for_value("dropped")?;
@@ -112,7 +112,7 @@ fn a_thread_with_ids_of_its_own_connects_with_those() -> Result<()> {
 
 #[test]
 fn a_setuid_program_run_on_the_connected_socket_lends_no_privileges() -> Result<()> {
-    Setup::with(Version::V15).play(|stage| {
+    stoppable().play(|stage| {
         let privileged = copy_of("connect", "privileged")?;
         fs::set_permissions(&privileged, fs::Permissions::from_mode(0o4755))?;
         stage.pgusher.signal(Signal::SIGSTOP)?;

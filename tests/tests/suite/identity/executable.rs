@@ -12,7 +12,7 @@ use pgusher_tests::programs::{compiled, copy_of, copy_program};
 use pgusher_tests::stage::{Setup, Stage};
 use serde_json::Value;
 
-use super::{connect, identified, is_at_most_late, is_unknown};
+use super::{PATIENT, connect, identified, is_at_most_late, is_unknown, stoppable};
 use crate::expect::{fact, fact_is};
 
 /// The settings that have executables hashed.
@@ -60,7 +60,7 @@ fn the_hash_is_that_of_the_program_and_only_there_if_it_is_asked_for() -> Result
 
 #[test]
 fn a_replaced_program_is_hashed_as_the_one_that_runs() -> Result<()> {
-    hashing().play(|stage| {
+    hashing().argument(PATIENT).play(|stage| {
         let path = stage.directory().join("program");
         let next = stage.directory().join("next");
         copy_program(&compiled("disguise")?, &path)?;
@@ -82,7 +82,7 @@ fn a_replaced_program_is_hashed_as_the_one_that_runs() -> Result<()> {
 
 #[test]
 fn a_deleted_program_is_shown_where_it_was() -> Result<()> {
-    Setup::with(Version::V15).play(|stage| {
+    stoppable().play(|stage| {
         let path = stage.directory().join("program");
         copy_program(&compiled("disguise")?, &path)?;
         stage.pgusher.signal(Signal::SIGSTOP)?;
@@ -98,7 +98,7 @@ fn a_deleted_program_is_shown_where_it_was() -> Result<()> {
 
 #[test]
 fn a_program_that_replaces_the_one_that_connected_is_not_hashed() -> Result<()> {
-    hashing().play(|stage| {
+    hashing().argument(PATIENT).play(|stage| {
         let impostor = copy_of("connect", "hashed-impostor")?.display().to_string();
         stage.pgusher.signal(Signal::SIGSTOP)?;
         let mut client = connect(stage, "exec", &[&impostor])?;
@@ -150,7 +150,7 @@ fn a_program_mounted_over_another_is_hashed_as_itself() -> Result<()> {
 
 #[test]
 fn a_program_on_a_file_system_that_does_not_answer_hides_nothing_else() -> Result<()> {
-    hashing().play(|stage| {
+    hashing().argument(PATIENT).play(|stage| {
         stage.pgusher.signal(Signal::SIGSTOP)?;
         let mut command = stage.cgroup.command("unshare")?;
         command.arg("--mount").arg(compiled("held_up")?);

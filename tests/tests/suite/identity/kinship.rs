@@ -9,7 +9,7 @@ use pgusher_tests::programs::{compiled, copy_of};
 use pgusher_tests::stage::{Setup, Stage};
 use serde_json::{Value, json};
 
-use super::{disguise, identified, is_unknown};
+use super::{disguise, identified, is_unknown, stoppable};
 use crate::expect::{at, fact_is, is_from};
 
 fn runs_disguise(record: &Value) -> Result<()> {
@@ -47,7 +47,7 @@ fn a_socket_passed_on_before_connect_belongs_to_who_connected() -> Result<()> {
 
 #[test]
 fn a_process_that_took_the_number_of_the_one_that_connected_lends_nothing() -> Result<()> {
-    Setup::with(Version::V15).play(|stage| {
+    stoppable().play(|stage| {
         let trusted = copy_of("disguise", "trusted")?.display().to_string();
         stage.pgusher.signal(Signal::SIGSTOP)?;
         let mut client = disguise(stage, "reuse", &[&trusted])?;
@@ -102,7 +102,7 @@ fn the_parent_that_the_kernel_saw_is_verified_and_who_started_that_is_late() -> 
 
 #[test]
 fn a_parent_that_has_exited_is_a_number_and_the_foster_parent_is_late() -> Result<()> {
-    Setup::with(Version::V15).play(|stage| {
+    stoppable().play(|stage| {
         stage.pgusher.signal(Signal::SIGSTOP)?;
         let mut client = disguise(stage, "orphan", &[])?;
         let pid: u32 = client.wait_for_value("connected")?.parse()?;

@@ -17,7 +17,7 @@ use pgusher_tests::stage::Setup;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{identified, is_unknown};
+use super::{PATIENT, identified, is_unknown};
 use crate::expect::{fact_is, is_from};
 
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -67,7 +67,7 @@ impl Host {
                 .iter()
                 .filter(|argument| !argument.starts_with("--cgroup=")),
         );
-        command.arg("--config").arg(&config);
+        command.arg("--config").arg(&config).arg(PATIENT);
         let pgusher = Pgusher::start_command(&mut command, directory.path())?;
         Ok(Self {
             pgusher,

@@ -95,15 +95,24 @@ fn a_listener_that_somebody_closes_is_opened_again() -> Result<()> {
         let (client, link) = client_namespace(stage)?;
         let [server, _] = &link.server;
         open(stage, &client, server)?;
-        let released = stage.pgusher.counter("/namespaces/released")?;
+        let opened = stage.pgusher.counter("/namespaces/opened")?;
         // Closes every listening socket in the namespace; whoever may administer it can do that.
         client.run("ss", &["-K", "-Hltn"])?;
-        stage
-            .pgusher
-            .wait_for_counter("/namespaces/released", |now| now > released)?;
-        open(stage, &client, server)?;
+        // The first connect after pgusher has noticed it.
+        wait_until("others are opened", || {
+            connect(stage, &client, "blocking", server)?;
+            let now = stage.pgusher.counter("/namespaces/opened")?;
+            Ok(Seen::when(now == opened + 1, || {
+                format!("{now}, {opened} before")
+            }))
+        })?;
+        let redirected = stage.redirected()?;
         ensure!(seen_from(stage, &client, server)? == link.client[0]);
-        ensure!(stage.redirected()? == 1, "{}", stage.pgusher.status()?);
+        ensure!(
+            stage.redirected()? == redirected + 1,
+            "{}",
+            stage.pgusher.status()?
+        );
         Ok(())
     })
 }

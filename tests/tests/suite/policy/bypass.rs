@@ -16,6 +16,7 @@ use pgusher_tests::process::Finished;
 use pgusher_tests::stage::{Setup, Stage};
 
 use super::{in_order, was_denied};
+use crate::identity::PATIENT;
 
 /// A stage on which one program, named by its path, is permitted and nothing else.
 fn only(program: &Path) -> Setup {
@@ -23,7 +24,10 @@ fn only(program: &Path) -> Setup {
         "permit (principal in Executable::\"{}\", action, resource);",
         program.display()
     );
-    Setup::with(Version::V15).policy("enforce", policy)
+    // Tests stop pgusher, too.
+    Setup::with(Version::V15)
+        .policy("enforce", policy)
+        .argument(PATIENT)
 }
 
 /// Gives a command the arguments of `clients/connect.c`.

@@ -158,13 +158,15 @@ fn under_drop_no_session_waits_and_what_is_lost_is_counted() -> Result<()> {
     let mut sunk = start_with(&[], &sink, &more)?;
     let mut stream = dial(&sunk)?;
     run_all(&mut stream, 0)?;
-    let dropped = sunk.pgusher.counter("/audit/dropped")?;
-    ensure!(dropped > 0, "nothing was lost");
     let reader = drain(&sink)?;
     // The queue is free again, so that the closing record has room.
     sunk.pgusher
         .wait_for_counter("/audit/queued", |queued| queued == 0)?;
     drop(stream);
+    sunk.pgusher
+        .wait_for_counter("/sessions/active", |active| active == 0)?;
+    let dropped = sunk.pgusher.counter("/audit/dropped")?;
+    ensure!(dropped > 0, "nothing was lost");
     let records = end(&mut sunk, reader)?;
     let gaps = records.iter().filter(|record| record["type"] == "gap");
     let told: u64 = gaps.filter_map(|gap| gap["dropped"].as_u64()).sum();

@@ -274,15 +274,16 @@ fn an_unanswered_statement_and_the_end_that_the_server_made_are_recorded() -> Re
             ensure!(records[1].get("kind").unwrap_or(&Value::Null).is_null());
 
             let mut stream = log_in(stage)?;
-            stream.write_all(&wire::query("select pg_sleep(60)")?)?;
-            let asleep = "select count(*) > 0 from pg_stat_activity where wait_event = 'PgSleep'";
-            stage.cluster.wait_for_rows(asleep, "t")?;
+            let backend = wire::ask(&mut stream, "select pg_backend_pid()")?;
+            stream.write_all(&wire::query("select pg_sleep(600)")?)?;
+            let asleep = format!("select wait_event from pg_stat_activity where pid = {backend}");
+            stage.cluster.wait_for_rows(&asleep, "PgSleep")?;
             drop(stream);
-            stage.cluster.sql("select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'")?;
+            stage.cluster.sql(&format!("select pg_terminate_backend({backend})"))?;
             let sessions = stage.pgusher.trail.wait_for_sessions(2)?;
             let records = stage.pgusher.trail.statements_of(&sessions[1])?;
-            ensure!(records.len() == 1, "{records:?}");
-            let outcome = &records[0]["outcome"];
+            ensure!(records.len() == 2, "{records:?}");
+            let outcome = &records[1]["outcome"];
             // The server's farewell may come first: the client's end reaches it as a half-close.
             ensure!(*outcome == "unanswered" || *outcome == "failed", "{records:?}");
             Ok(())

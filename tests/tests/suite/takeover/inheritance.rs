@@ -8,7 +8,7 @@ use pgusher_tests::process::run;
 use pgusher_tests::stage::Setup;
 use pgusher_tests::wire;
 
-use super::ends_well;
+use super::{ends_well, take_over_with_a_session};
 use crate::policy::cancel::{asleep, is_on_record_as_its_own, was_cancelled};
 
 const CONNECT: &str = "permit (principal, action == Action::\"connect\", resource);";
@@ -19,9 +19,9 @@ fn a_workload_cancels_what_it_runs_in_the_old_process() -> Result<()> {
         .policy("enforce", CONNECT)
         .play(|stage| {
             let (mut stream, request) = asleep(stage)?;
-            let mut predecessors = vec![stage.take_over()?];
+            let mut predecessors = vec![take_over_with_a_session(stage)?];
             // What was inherited is passed on.
-            predecessors.push(stage.take_over()?);
+            predecessors.push(take_over_with_a_session(stage)?);
             stage.dial()?.write_all(&request)?;
             was_cancelled(&mut stream)?;
             is_on_record_as_its_own(stage)?;

@@ -80,8 +80,14 @@ fn an_instance_that_hangs_is_not_waited_for() -> Result<()> {
         stage.pgusher.signal(Signal::SIGCONT)?;
         let stderr = finished.failure()?;
         ensure!(stderr.contains("does not answer"), "{stderr}");
-        drop(stage.session()?);
-        Ok(())
+        // It hung for longer than it may: connects go direct until its next heartbeat.
+        wait_until("it serves again", || {
+            let before = stage.redirected()?;
+            drop(stage.session()?);
+            Ok(Seen::when(stage.redirected()? > before, || {
+                "a connect went direct".to_owned()
+            }))
+        })
     })
 }
 

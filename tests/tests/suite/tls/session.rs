@@ -100,11 +100,11 @@ fn a_request_cancelled_inside_tls_is_cancelled_before_the_client_hears_of_it() -
             setup.play(|stage| {
                 let mut session = stage.dial()?;
                 let key = wire::log_in(&mut session, "app_trust")?;
-                session.write_all(&wire::query("select pg_sleep(60)")?)?;
-                stage.cluster.wait_for_rows(
-                    "select count(*) from pg_stat_activity where query = 'select pg_sleep(60)' and state = 'active' and usename = 'app_trust'",
-                    "1",
-                )?;
+                let backend = wire::ask(&mut session, "select pg_backend_pid()")?;
+                session.write_all(&wire::query("select pg_sleep(600)")?)?;
+                let asleep =
+                    format!("select wait_event from pg_stat_activity where pid = {backend}");
+                stage.cluster.wait_for_rows(&asleep, "PgSleep")?;
                 let request = wire::packet(wire::CANCEL_REQUEST, &key)?;
                 let answer = through_openssl(stage, &["-starttls", "postgres"], &request)?;
                 ensure!(answer.is_empty(), "{answer:?}");

@@ -31,7 +31,7 @@ pub(super) enum End {
     Reset,
     /// It ended the session itself.
     Left,
-    /// Nothing went on for a minute.
+    /// Nothing went on for minutes.
     Stuck,
     /// A byte came that is not the one meant.
     Wrong,

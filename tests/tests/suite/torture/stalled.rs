@@ -1,8 +1,8 @@
 //! Readers that stop: what is queued for them is bounded wherever it is, and arrives when they go on.
 
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use fastrand::Rng;
 use pgusher_tests::cgroup::memory::MemoryGroup;
 use pgusher_tests::condition::DEADLINE;
+use pgusher_tests::process::run;
 use pgusher_tests::wire::{self, FAKE_LOGIN};
 
 use super::on_every_path;
@@ -28,8 +29,8 @@ const SLOW_BYTES: u64 = 256 << 20;
 const SLOW_PORTION: usize = 1 << 20;
 /// The largest buffers a kernel gives by itself, twice; and pgusher's own.
 const MOST_QUEUED_FOR_SLOW: u64 = 160 << 20;
-/// How much the memory of all TCP sockets of this machine may grow: other tests have sockets too.
-const MOST_TCP_MEMORY: u64 = 384 << 20;
+/// How much the memory of the session's four sockets may grow.
+const MOST_OF_SOCKETS: u64 = 64 << 20;
 /// How much pgusher's group may.
 const MOST_OF_GROUP: u64 = 64 << 20;
 /// Who takes nothing for so long is held up for good.
@@ -141,15 +142,31 @@ fn is_meant(mut got: &[u8], frame: &[u8], mut at: u64) -> Result<()> {
     Ok(())
 }
 
-/// Memory of all TCP sockets there are.
-fn tcp_memory() -> Result<u64> {
-    let text = fs::read_to_string("/proc/net/sockstat")?;
-    let pages = text
-        .lines()
-        .find(|line| line.starts_with("TCP:"))
-        .and_then(|line| line.split(" mem ").nth(1));
-    let pages: u64 = pages.context("no TCP memory in sockstat")?.trim().parse()?;
-    Ok(pages * 4096)
+/// What the kernel holds for the sockets of the session between `client` and the server at `port`: those of other
+/// tests' are not counted. In bytes.
+fn memory_of_sockets(client: SocketAddr, port: u16) -> Result<u64> {
+    let ends = [
+        client.to_string(),
+        format!("{}:{port}", Ipv4Addr::LOCALHOST),
+    ];
+    let shown = run(Command::new("ss").args(["-HOtnm", "state", "established"]))?;
+    let of_session = shown.success()?.lines().filter(|line| {
+        line.split_whitespace()
+            .any(|word| ends.iter().any(|end| end == word))
+    });
+    let mut sum = 0;
+    for line in of_session {
+        let (_, fields) = line.split_once("skmem:(").context("no skmem")?;
+        let fields = fields.split(')').next().unwrap_or_default().split(',');
+        // Received, allocated ahead, queued to be sent, and on the backlog: ss(8).
+        for kind in ["r", "f", "w", "bl"] {
+            let numbers = fields.clone().filter_map(|field| field.strip_prefix(kind));
+            sum += numbers
+                .filter_map(|number| number.parse::<u64>().ok())
+                .sum::<u64>();
+        }
+    }
+    Ok(sum)
 }
 
 fn stalls(from: Side) -> Result<()> {
@@ -163,8 +180,13 @@ fn stalls(from: Side) -> Result<()> {
         let queued_directly = direct.fill()?;
         drop(direct);
         let client = stage.dialer()?.dial(port)?;
+        let address = client.local_addr()?;
+        let used = || -> Result<[u64; 3]> {
+            let sockets = memory_of_sockets(address, port)?;
+            Ok([sockets, group.used()?, stage.pgusher.resident_kib()?])
+        };
         let mut through = Pair::begin(client, &server, from, seed)?;
-        let before = (tcp_memory()?, group.used()?, stage.pgusher.resident_kib()?);
+        let before = used()?;
         let queued = through.fill()?;
         ensure!(
             queued < TIMES_DIRECT * queued_directly + MORE_QUEUED,
@@ -175,13 +197,13 @@ fn stalls(from: Side) -> Result<()> {
             slow < MOST_QUEUED_FOR_SLOW,
             "{slow} bytes are queued for a slow reader"
         );
-        let after = (tcp_memory()?, group.used()?, stage.pgusher.resident_kib()?);
+        let after = used()?;
         println!(
             "queued {queued_directly} directly, {queued} and {slow} through; memory {before:?}, {after:?}"
         );
         ensure!(
-            after.0 < before.0 + MOST_TCP_MEMORY && after.1 < before.1 + MOST_OF_GROUP,
-            "TCP memory, pgusher's group, pgusher in KiB: {before:?}, and then {after:?}"
+            after[0] < before[0] + MOST_OF_SOCKETS && after[1] < before[1] + MOST_OF_GROUP,
+            "sockets, pgusher's group, pgusher in KiB: {before:?}, and then {after:?}"
         );
         Ok(())
     })

@@ -56,7 +56,7 @@ fn closed_and_killed_it_is_a_server_that_is_down_until_the_next_start() -> Resul
 
 #[test]
 fn closed_and_hung_it_is_one_too_once_it_was_silent_for_too_long() -> Result<()> {
-    let setup = closed().argument("--stall-timeout=1s");
+    let setup = closed().argument("--stall-timeout=4s");
     setup.play(|stage| {
         is_intercepted(stage)?;
         stage.pgusher.signal(Signal::SIGSTOP)?;
@@ -159,6 +159,11 @@ fn a_query_in_the_old_process_is_cancelled_through_the_new_one() -> Result<()> {
         let mut sleeping = Running::start(&mut client(stage, "late", &socket_path(stage))?)?;
         sleeping.wait_for_value("asleep")?;
         let mut predecessor = stage.take_over()?;
+        // With that it knows whose query it is.
+        let known = "/predecessors/sessions";
+        stage
+            .pgusher
+            .wait_for_counter(known, |sessions| sessions == 1)?;
         sleeping.say("now")?;
         let finished = sleeping.finish()?;
         ensure!(finished.value("sqlstate")? == "57014", "{finished:?}");
