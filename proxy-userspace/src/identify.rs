@@ -7,23 +7,28 @@
 //! | room | what it tells |
 //! |---|---|
 //! | `fact`, `identity` | values with grades, and all of them together |
-//! | `process`, `pinned`, `entry` | reads /proc in an order that no process can hold up to hide something |
+//! | `process`, `entry` | reads /proc in an order that no process can hold up to hide something |
+//! | `pinned`, `held` | a process that cannot become another while it is read, and until the next connection |
 //! | `executable`, `digest`, `verity` | the file that runs |
+//! | `file_state` | whether a file is what it was |
 //! | `status`, `namespaces` | ids, groups, privileges, namespaces |
 //! | `ancestry` | who started it |
 //! | `cgroup`, `container` | unit, container and pod |
 //! | `script`, `redact` | its own words, without secrets |
-//! | `names` | this host's names for its ids |
+//! | `names`, `databases` | this host's names for its ids |
 //! | `whereabouts` | where it looks up paths |
 //! | `observed` | what the hook would have captured, of a process that does not connect |
 
 mod ancestry;
 mod cgroup;
 mod container;
+mod databases;
 mod digest;
 mod entry;
 mod executable;
 mod fact;
+mod file_state;
+mod held;
 mod identity;
 mod names;
 mod namespaces;
@@ -38,7 +43,7 @@ mod whereabouts;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proxy_ebpf::origin::Origin;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -47,6 +52,7 @@ use tracing::debug;
 pub use ancestry::Ancestor;
 pub use container::{Container, DEFAULT_POD_LOGS, Pod, Runtime};
 pub use fact::{Fact, Grade};
+pub(crate) use held::MAX_DESCRIPTORS;
 pub use identity::Identity;
 pub use namespaces::Namespaces;
 pub use observed::UnknownProcess;
@@ -56,13 +62,17 @@ pub use status::Seccomp;
 pub(crate) use whereabouts::Whereabouts;
 
 use crate::config::IdentityConfig;
+use databases::Databases;
 use digest::Digests;
+use held::{Held, IDLE_LIMIT};
 use names::{NAMES_LIMIT, Names};
-use process::{Enrichment, Reader, RunningFile};
+use process::{Enrichment, Host, Reader, RunningFile};
 
 /// How long reading /proc may take: asking for a process's executable can block for as long as that process likes (it
 /// may lie on a file system it serves itself).
 const ENRICH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Where this host says who its users are.
+const HOST_SETTINGS: &str = "/etc";
 /// How many such reads may hang at once before further ones are given up at the start.
 const MAX_CONCURRENT_READS: usize = 64;
 
@@ -70,8 +80,7 @@ const MAX_CONCURRENT_READS: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Identifier {
     readers: Arc<Semaphore>,
-    cgroup_root: Arc<Path>,
-    pod_logs: Arc<Path>,
+    host: Arc<Host>,
     our_namespaces: Arc<[Namespaces]>,
     /// There if executables are to be hashed.
     digests: Option<Arc<Digests>>,
@@ -82,8 +91,12 @@ impl Identifier {
     pub fn new(cgroup_root: &Path, config: &IdentityConfig) -> Self {
         Self {
             readers: Arc::new(Semaphore::new(MAX_CONCURRENT_READS)),
-            cgroup_root: Arc::from(cgroup_root),
-            pod_logs: Arc::from(config.pod_logs.as_path()),
+            host: Arc::new(Host {
+                cgroup_root: cgroup_root.to_path_buf(),
+                pod_logs: config.pod_logs.clone(),
+                held: Held::default(),
+                databases: Databases::in_directory(Path::new(HOST_SETTINGS)),
+            }),
             our_namespaces: Namespaces::ours().into(),
             digests: config.exe_sha256.then(Digests::new),
         }
@@ -126,8 +139,9 @@ impl Identifier {
     /// # Errors
     /// [`UnknownProcess`] when there is no such process, or too little of it can be seen.
     pub async fn identify_running(&self, pid: u32) -> Result<Identity, UnknownProcess> {
-        let root = Arc::clone(&self.cgroup_root);
-        let observing = tokio::task::spawn_blocking(move || observed::observe(pid, &root));
+        let host = Arc::clone(&self.host);
+        let observing =
+            tokio::task::spawn_blocking(move || observed::observe(pid, &host.cgroup_root));
         let observed = observing.await.map_err(|_| UnknownProcess::Gone(pid))??;
         let mut identity = self.identify(&observed.origin).await;
         if !observed.knows_netns {
@@ -136,20 +150,29 @@ impl Identifier {
         Ok(identity)
     }
 
+    /// Lets go of processes that have not connected for a while, for as long as the task lives.
+    pub async fn let_go_forever(self) {
+        let mut ticks = tokio::time::interval(IDLE_LIMIT);
+        loop {
+            ticks.tick().await;
+            if let Some(unused_since) = Instant::now().checked_sub(IDLE_LIMIT) {
+                self.host.held.let_go(unused_since);
+            }
+        }
+    }
+
     /// Reads /proc for as long as that may take.
     async fn read(&self, origin: &Origin) -> Enrichment {
         let Some(permit) = self.permit(origin) else {
             return Enrichment::default();
         };
         let found = Arc::new(Mutex::new(Enrichment::default()));
-        let (origin, root) = (*origin, Arc::clone(&self.cgroup_root));
-        let pod_logs = Arc::clone(&self.pod_logs);
+        let (origin, host) = (*origin, Arc::clone(&self.host));
         let (reading, wants_file) = (Arc::clone(&found), self.digests.is_some());
         let reading = tokio::task::spawn_blocking(move || {
             let reader = Reader {
                 origin: &origin,
-                cgroup_root: &root,
-                pod_logs: &pod_logs,
+                host: &host,
                 wants_file,
             };
             reader.read(&reading);
@@ -201,8 +224,9 @@ impl Identifier {
             return Names::default();
         };
         let (uid, gid) = (origin.uid(), origin.gid());
+        let host = Arc::clone(&self.host);
         let looking = tokio::task::spawn_blocking(move || {
-            let names = Names::look_up(uid, gid, groups.as_deref());
+            let names = Names::look_up(&host.databases, uid, gid, groups.as_deref());
             drop(permit);
             names
         });

@@ -65,6 +65,39 @@ static void connect_and_hold(void)
     hold_until_end(STDIN_FILENO);
 }
 
+static void wait_for_line(void)
+{
+    char byte = 0;
+    while (byte != '\n' && read(STDIN_FILENO, &byte, 1) > 0)
+        ;
+}
+
+static void connect_again(void)
+{
+    dial(new_socket());
+    say("again", getpid());
+    hold_until_end(STDIN_FILENO);
+}
+
+/* Connects, waits to be told, and connects once more, as something else by then. */
+static void twice(const char *change, char *port, char *program)
+{
+    gid_t other = 4;
+    dial(new_socket());
+    say("connected", getpid());
+    wait_for_line();
+    if (!strcmp(change, "ids")) {
+        check(setgroups(0, NULL), "setgroups");
+        check(setresgid(NOBODY, NOBODY, NOBODY), "setresgid");
+        check(setresuid(NOBODY, NOBODY, NOBODY), "setresuid");
+    } else if (!strcmp(change, "groups")) {
+        check(setgroups(1, &other), "setgroups");
+    } else if (!strcmp(change, "exec")) {
+        check(execl(program, program, "again", port, NULL), "execl");
+    }
+    connect_again();
+}
+
 /* Writes over everything between the first and the last argument. */
 static void rewrite_arguments(char **argv, int argc)
 {
@@ -183,8 +216,9 @@ static void wait_for_next_tick(void)
         clock_gettime(CLOCK_BOOTTIME, &now);
 }
 
-/* A process that connected is gone, its socket is in another's hands, and its number is another program's. */
-static void reuse(char *trusted)
+/* A process that connected is gone, its socket is in another's hands, and its number is another program's. Or it waits
+ * to be looked at before it goes, and the other program connects. */
+static void reuse(char *trusted, char *port, int is_looked_at)
 {
     int life[2], replaced[2];
     check(pipe(life), "pipe");
@@ -192,8 +226,12 @@ static void reuse(char *trusted)
     if (first == 0) {
         close(life[1]);
         dial(new_socket());
-        if (check(fork(), "fork") == 0)
+        if (is_looked_at) {
+            say("connected", getpid());
+            wait_for_line();
+        } else if (check(fork(), "fork") == 0) {
             hold_until_end(life[0]);
+        }
         _exit(0);
     }
     waitpid(first, NULL, 0);
@@ -204,7 +242,7 @@ static void reuse(char *trusted)
     if (check(syscall(SYS_clone3, &arguments, sizeof arguments), "clone3") == 0) {
         close(life[1]);
         dup2(life[0], STDIN_FILENO);
-        execl(trusted, trusted, "hold", "0", NULL);
+        execl(trusted, trusted, is_looked_at ? "again" : "hold", port, NULL);
         _exit(1);
     }
     close(replaced[1]);
@@ -265,9 +303,15 @@ int main(int argc, char **argv)
     } else if (!strcmp(mode, "orphan")) {
         orphan();
     } else if (!strcmp(mode, "reuse")) {
-        reuse(argv[3]);
+        reuse(argv[3], argv[2], 0);
+    } else if (!strcmp(mode, "reuse-looked-at")) {
+        reuse(argv[3], argv[2], 1);
     } else if (!strcmp(mode, "numbered")) {
         numbered(atoi(argv[3]));
+    } else if (!strcmp(mode, "twice")) {
+        twice(argv[3], argv[2], argv[argc - 1]);
+    } else if (!strcmp(mode, "again")) {
+        connect_again();
     } else {
         return 2;
     }

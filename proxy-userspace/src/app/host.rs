@@ -8,7 +8,7 @@ use procfs::sys::kernel::Version;
 use proxy_ebpf::offsets::KernelOffsets;
 use tracing::{debug, warn};
 
-use crate::intercept;
+use crate::{identify, intercept};
 
 /// The inode of the initial pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const INIT_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -68,6 +68,7 @@ pub(super) fn raise_descriptor_limit(connections: usize, namespaces: usize) {
     let needed = connections
         .saturating_mul(2)
         .saturating_add(namespaces.saturating_mul(DESCRIPTORS_PER_NAMESPACE))
+        .saturating_add(identify::MAX_DESCRIPTORS)
         .saturating_add(OTHER_DESCRIPTORS);
     let needed = u64::try_from(needed).unwrap_or(u64::MAX);
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {

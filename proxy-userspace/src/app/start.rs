@@ -223,6 +223,7 @@ impl Running {
         let predecessors = self.predecessors.clone();
         companions.start(reload::on_hangup(Arc::clone(stages), predecessors, hangup));
         companions.start(intercept::sweep_forever(Arc::clone(&stages.handover)));
+        companions.start(stages.identifier.clone().let_go_forever());
         let namespaces = Arc::clone(&self.namespaces);
         companions.start(intercept::answer_forever(tables.wanted, namespaces));
         companions.start(intercept::look_forever(Arc::clone(&self.namespaces)));

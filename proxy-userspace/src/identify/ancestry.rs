@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::executable;
 use super::fact::{Fact, Grade};
+use super::held::Held;
 use super::pinned::Pinned;
 use crate::wire::text::printable;
 
@@ -30,9 +31,9 @@ pub struct Ancestor {
 }
 
 /// Reads the chain above `process`.
-pub(super) fn ancestors(process: &Pinned, origin: &Origin) -> Vec<Fact<Ancestor>> {
+pub(super) fn ancestors(process: &Pinned, origin: &Origin, held: &Held) -> Vec<Fact<Ancestor>> {
     let mut chain = Vec::new();
-    let mut parent = process.parent();
+    let mut parent = process.parent(held);
     while let Some(found) = parent.filter(|_| chain.len() < MAX_ANCESTORS) {
         let grade = if chain.is_empty() && is_captured_parent(&found, origin) {
             Grade::Verified
@@ -43,7 +44,7 @@ pub(super) fn ancestors(process: &Pinned, origin: &Origin) -> Vec<Fact<Ancestor>
             break;
         };
         chain.push(Fact::new(ancestor, grade));
-        parent = found.parent();
+        parent = found.parent(held);
     }
     chain
 }
@@ -75,7 +76,7 @@ mod tests {
 
     fn own_chain(origin: &Origin) -> Vec<Fact<Ancestor>> {
         let own = Pinned::open(std::process::id()).unwrap();
-        ancestors(&own, origin)
+        ancestors(&own, origin, &Held::default())
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::fact::{Fact, Grade};
 use crate::wire::text::printable;
 
 /// A line for each hierarchy, none longer than `PATH_MAX` and some.
-const MAX_TABLE_BYTES: u64 = 128 * 1024;
+const MAX_TABLE_BYTES: usize = 128 * 1024;
 
 /// Reads the path of the process in the cgroup-v2 hierarchy: as good as the process's own grade if that directory is
 /// the cgroup the kernel saw.

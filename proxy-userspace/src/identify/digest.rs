@@ -8,15 +8,14 @@
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tracing::debug;
 
-use super::executable;
+use super::file_state::FileState;
 use crate::wire::text::hex;
 
 /// How long a connection waits for the hash of its executable.
@@ -31,52 +30,19 @@ const MAX_KNOWN: usize = 1024;
 const MAX_UNDERWAY: usize = 64;
 /// How many files are hashed at once.
 const MAX_HASHING: usize = 2;
-/// A file changed this recently may change again without its times showing it: its hash is not remembered.
-const SETTLING_TIME: Duration = Duration::from_secs(2);
 const CHUNK_BYTES: usize = 128 * 1024;
-
-/// What tells a file, and each state of its contents, from all others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    device: (u64, u64),
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Key {
-    fn of(file: &Metadata) -> Self {
-        Self {
-            device: executable::device(file),
-            inode: file.ino(),
-            size: file.size(),
-            modified: (file.mtime(), file.mtime_nsec()),
-            changed: (file.ctime(), file.ctime_nsec()),
-        }
-    }
-
-    /// Whether the last change is so long ago that another would have another time.
-    fn has_settled(&self) -> bool {
-        let changed = u64::try_from(self.changed.0).map(Duration::from_secs);
-        let age = changed
-            .ok()
-            .and_then(|changed| SystemTime::now().duration_since(UNIX_EPOCH + changed).ok());
-        age.is_some_and(|age| age > SETTLING_TIME)
-    }
-}
 
 /// An open executable that may be hashed.
 #[derive(Debug)]
 pub(super) struct Hashable {
     file: File,
-    key: Key,
+    key: FileState,
 }
 
 impl Hashable {
     /// Takes an open file, if what it is made of can be trusted and it is not too large.
     pub(super) fn new(file: File, metadata: &Metadata) -> Option<Self> {
-        let key = Key::of(metadata);
+        let key = FileState::of(metadata);
         if key.size > MAX_FILE_BYTES {
             debug!(bytes = key.size, "an executable is too large to be hashed");
             return None;
@@ -114,8 +80,8 @@ pub(super) struct Digests {
 
 #[derive(Debug, Default)]
 struct State {
-    known: HashMap<Key, Known>,
-    underway: HashMap<Key, watch::Receiver<Option<String>>>,
+    known: HashMap<FileState, Known>,
+    underway: HashMap<FileState, watch::Receiver<Option<String>>>,
     /// Counts the uses, to tell which is longest ago.
     uses: u64,
 }
@@ -178,7 +144,7 @@ impl Digests {
         Some(Found::Underway(underway))
     }
 
-    fn finish(&self, key: Key, digest: Option<&String>) {
+    fn finish(&self, key: FileState, digest: Option<&String>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.underway.remove(&key);
         if let Some(digest) = digest.filter(|_| key.has_settled()) {
@@ -193,14 +159,14 @@ enum Found {
 }
 
 impl State {
-    fn recall(&mut self, key: &Key) -> Option<String> {
+    fn recall(&mut self, key: &FileState) -> Option<String> {
         self.uses += 1;
         let known = self.known.get_mut(key)?;
         known.last_used = self.uses;
         Some(known.digest.clone())
     }
 
-    fn remember(&mut self, key: Key, digest: String) {
+    fn remember(&mut self, key: FileState, digest: String) {
         if self.known.len() >= MAX_KNOWN {
             let oldest = self.known.iter().min_by_key(|(_, known)| known.last_used);
             if let Some(oldest) = oldest.map(|(key, _)| *key) {
@@ -255,7 +221,7 @@ fn hash(mut file: Hashable, owner: &Weak<Digests>) -> Option<String> {
     }
     let now = file.file.metadata().ok()?;
     // Changed while it was read: what was hashed is neither the old file nor the new one.
-    (Key::of(&now) == file.key).then(|| hex(&hasher.finalize()))
+    (FileState::of(&now) == file.key).then(|| hex(&hasher.finalize()))
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use nix::unistd::{Gid, Group, Uid, User};
 
+use super::databases::Databases;
+
 /// How long all names of an identity may take.
 pub(super) const NAMES_LIMIT: Duration = Duration::from_secs(1);
 
@@ -19,14 +21,27 @@ pub(super) struct Names {
 
 impl Names {
     /// Looks up a user, its group and the supplementary groups. Blocks for as long as the databases do.
-    pub(super) fn look_up(uid: u32, gid: u32, groups: Option<&[u32]>) -> Self {
-        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    pub(super) fn look_up(
+        databases: &Databases,
+        uid: u32,
+        gid: u32,
+        groups: Option<&[u32]>,
+    ) -> Self {
+        let gids = [&[gid], groups.unwrap_or_default()].concat();
+        let (known_user, known) = databases.find(uid, &gids);
+        let named = |(gid, known): (&u32, Option<String>)| known.or_else(|| group(*gid));
+        let mut names = gids.iter().zip(known).map(named);
         Self {
-            user: user.map(|user| user.name),
-            group: group(gid),
-            groups: groups.map(|groups| groups.iter().filter_map(|gid| group(*gid)).collect()),
+            user: known_user.or_else(|| user(uid)),
+            group: names.next().flatten(),
+            groups: groups.map(|_| names.flatten().collect()),
         }
     }
+}
+
+fn user(uid: u32) -> Option<String> {
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    user.map(|user| user.name)
 }
 
 fn group(gid: u32) -> Option<String> {
@@ -38,13 +53,18 @@ fn group(gid: u32) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn look_up(uid: u32, gid: u32, groups: Option<&[u32]>) -> Names {
+        let databases = Databases::in_directory(std::path::Path::new("/etc"));
+        Names::look_up(&databases, uid, gid, groups)
+    }
+
     #[test]
     fn ids_without_a_name_have_none() {
-        let names = Names::look_up(0, 0, Some(&[0, 3_999_999_999]));
+        let names = look_up(0, 0, Some(&[0, 3_999_999_999]));
         assert_eq!(names.user.as_deref(), Some("root"));
         assert_eq!(names.group.as_deref(), Some("root"));
         assert_eq!(names.groups, Some(vec!["root".to_owned()]));
-        let nobody = Names::look_up(3_999_999_999, 3_999_999_999, None);
+        let nobody = look_up(3_999_999_999, 3_999_999_999, None);
         assert_eq!(
             (nobody.user, nobody.group, nobody.groups),
             (None, None, None)

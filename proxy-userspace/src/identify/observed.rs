@@ -9,6 +9,7 @@ use nix::sched::{CloneFlags, setns};
 use proxy_ebpf::offsets::NANOSECONDS_PER_TICK;
 use proxy_ebpf::origin::{COMM_LEN, Origin};
 
+use super::held::Held;
 use super::pinned::Pinned;
 use super::status::Status;
 use super::{cgroup, executable};
@@ -54,7 +55,7 @@ pub(super) fn observe(pid: u32, cgroup_root: &Path) -> Result<Observed, UnknownP
     origin.set_effective_ids(uids.effective, gids.effective);
     origin.set_start_time_ns(started_at_ns(&process));
     origin.set_comm(comm(process.comm()));
-    if let Some(parent) = process.parent() {
+    if let Some(parent) = process.parent(&Held::default()) {
         origin.set_parent(parent.pid(), started_at_ns(&parent));
     }
     if let Some(login_uid) = number(&format!("/proc/{pid}/loginuid")) {

@@ -1,12 +1,17 @@
 //! A process that cannot change under our hands: held by a pidfd, known by its start time.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+
+use super::held::Held;
 
 /// Room for the line: a name of 64 bytes at most, and some fifty numbers of up to 20 digits.
 const MAX_STAT_BYTES: usize = 2048;
@@ -37,46 +42,42 @@ impl ProcessId {
     }
 }
 
-/// A process, and what its /proc/PID/stat said when it was opened.
+/// What ties us to a process: while it can be read through this, its number is its own.
 #[derive(Debug)]
-pub(super) struct Pinned {
+pub(super) struct Hold {
     pidfd: OwnedFd,
     /// Its /proc/PID/stat: the kernel ties it to the process and never to the number.
     file: File,
     pid: u32,
-    stat: Stat,
+    /// When we had both.
+    since: Instant,
 }
 
-impl Pinned {
-    /// Pins the process that has this number now. What is read of it counts once [`Pinned::is_alive`] says so
-    /// afterwards: a number is not given away while its process lives.
-    pub(super) fn open(pid: u32) -> Option<Self> {
-        let number = i32::try_from(pid).ok()?;
-        let pidfd = pidfd_open(Pid::from_raw(number)?, PidfdFlags::empty()).ok()?;
-        let file = File::open(format!("/proc/{pid}/stat")).ok()?;
-        let stat = Stat::read(&file)?;
-        Some(Self {
+impl Hold {
+    /// Takes hold of the process that has this number now.
+    ///
+    /// # Errors
+    /// There is none, or it has exited; or we lack what it takes.
+    pub(super) fn open(pid: u32) -> io::Result<Self> {
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pidfd = pidfd_open(number.ok_or_else(gone)?, PidfdFlags::empty())?;
+        let file = File::open(format!("/proc/{pid}/stat"))?;
+        let hold = Self {
             pidfd,
             file,
             pid,
-            stat,
-        })
+            since: Instant::now(),
+        };
+        // If it lives, the number was not another's when the file was opened: both are of one process.
+        hold.is_alive().then_some(hold).ok_or_else(gone)
     }
 
-    /// Its parent, pinned as well, if that is one and still is.
-    pub(super) fn parent(&self) -> Option<Self> {
-        let number = self.stat.parent()?;
-        let parent = Self::open(number)?;
-        // Read anew: it may have exited before it was pinned, and its number be another's.
-        let now = Stat::read(&self.file)?;
-        let is_parent = now.parent() == Some(number)
-            && parent.is_alive()
-            && self.is_alive()
-            && parent.stat.started_at_ticks <= self.stat.started_at_ticks;
-        is_parent.then_some(parent)
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
     }
 
-    pub(super) fn is_alive(&self) -> bool {
+    fn is_alive(&self) -> bool {
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         let now = Timespec {
             tv_sec: 0,
@@ -84,9 +85,68 @@ impl Pinned {
         };
         matches!(poll(&mut fds, Some(&now)), Ok(0))
     }
+}
+
+/// A process that is held, and what its /proc/PID/stat said when it was pinned.
+#[derive(Debug)]
+pub(super) struct Pinned {
+    hold: Arc<Hold>,
+    stat: Stat,
+    /// When we began to read it.
+    read_at: Instant,
+}
+
+impl Pinned {
+    /// Pins the process that has this number now. What is read of it counts once [`Pinned::is_alive`] says so
+    /// afterwards: a number is not given away while its process lives.
+    pub(super) fn open(pid: u32) -> Option<Self> {
+        Self::through(Arc::new(Hold::open(pid).ok()?))
+    }
+
+    /// Pins the process that is held, if it has not been reaped.
+    pub(super) fn through(hold: Arc<Hold>) -> Option<Self> {
+        let read_at = Instant::now();
+        let stat = Stat::read(&hold.file)?;
+        Some(Self {
+            hold,
+            stat,
+            read_at,
+        })
+    }
+
+    /// Its parent, pinned as well, if that is one and still is, or was when this one was pinned.
+    pub(super) fn parent(&self, held: &Held) -> Option<Self> {
+        let number = self.stat.parent()?;
+        let parent = held.pin(number)?;
+        let is_parent = parent.had_its_number_at(self.read_at) || self.is_child_of(&parent);
+        let is_older = parent.stat.started_at_ticks <= self.stat.started_at_ticks;
+        (is_parent && is_older).then_some(parent)
+    }
+
+    /// Whether it was held at that time: it has been read since, so the number was its own throughout.
+    fn had_its_number_at(&self, time: Instant) -> bool {
+        self.hold.since < time && time < self.read_at
+    }
+
+    /// Reads its parent's number anew: that one may have exited before it was held, and its number be another's.
+    fn is_child_of(&self, parent: &Self) -> bool {
+        let now = Stat::read(&self.hold.file);
+        now.and_then(|now| now.parent()) == Some(parent.pid())
+            && parent.is_alive()
+            && self.is_alive()
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.hold.is_alive()
+    }
+
+    #[cfg(test)]
+    pub(super) fn shares_hold_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.hold, &other.hold)
+    }
 
     pub(super) fn pid(&self) -> u32 {
-        self.pid
+        self.hold.pid
     }
 
     pub(super) fn comm(&self) -> &[u8] {
@@ -168,11 +228,41 @@ mod tests {
             .spawn()
             .unwrap();
         let pinned = Pinned::open(child.id()).unwrap();
-        assert_eq!(pinned.parent().unwrap().pid(), std::process::id());
+        let held = Held::default();
+        assert_eq!(pinned.parent(&held).unwrap().pid(), std::process::id());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!pinned.is_alive());
-        assert_eq!(Stat::read(&pinned.file), None);
-        assert!(pinned.parent().is_none());
+        assert_eq!(Stat::read(&pinned.hold.file), None);
+        assert!(pinned.parent(&Held::default()).is_none());
+    }
+
+    /// A process that says that its parent has this number, although it has another.
+    fn misled(parent: u32) -> Pinned {
+        let mut own = Pinned::open(std::process::id()).unwrap();
+        own.stat.parent = parent;
+        own
+    }
+
+    #[test]
+    fn a_number_that_may_have_been_given_away_before_it_was_held_is_asked_for_again() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (younger, first) = (child.id(), std::process::id());
+        // Held only after it was read who the parent is: it could be another by then.
+        assert!(misled(first).parent(&Held::default()).is_none());
+        // Held before: then nobody else had the number when it was read.
+        let held = Held::default();
+        held.pin(first).unwrap();
+        assert_eq!(misled(first).parent(&held).unwrap().pid(), first);
+        // But no parent is younger than its child.
+        held.pin(younger).unwrap();
+        let mut process = misled(younger);
+        process.stat.started_at_ticks = 0;
+        assert!(process.parent(&held).is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

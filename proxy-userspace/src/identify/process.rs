@@ -1,6 +1,6 @@
 //! Reads a process's /proc entry without being fooled by one that took its number or its place.
 //!
-//! A pidfd pins the process; its start time must be the captured one. Only then is what /proc says about the
+//! A hold pins the process; its start time must be the captured one. Only then is what /proc says about the
 //! process graded `verified`, and the executable only if it is the captured file: exec after connect() must not lend
 //! the connection somebody else's name.
 //!
@@ -9,7 +9,7 @@
 //! the latter.
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use proxy_ebpf::offsets::NANOSECONDS_PER_TICK;
@@ -17,10 +17,12 @@ use proxy_ebpf::origin::Origin;
 
 use super::ancestry::{self, Ancestor};
 use super::container::Placement;
+use super::databases::Databases;
 use super::digest::Hashable;
 use super::entry;
 use super::executable::{self, Executable};
 use super::fact::{Fact, Grade};
+use super::held::Held;
 use super::names::Names;
 use super::namespaces::Namespaces;
 use super::pinned::Pinned;
@@ -30,7 +32,7 @@ use super::{cgroup, redact, verity};
 use crate::wire::text::printable;
 
 /// How much of a command line is read.
-const MAX_COMMAND_LINE_BYTES: u64 = 64 * 1024;
+const MAX_COMMAND_LINE_BYTES: usize = 64 * 1024;
 
 /// What /proc adds to a capture.
 #[derive(Debug, Default)]
@@ -72,12 +74,20 @@ pub(super) struct RunningFile {
     pub(super) grade: Grade,
 }
 
+/// What is the same for every process that is read.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) cgroup_root: PathBuf,
+    /// Where the kubelet keeps the logs of pods.
+    pub(super) pod_logs: PathBuf,
+    pub(super) held: Held,
+    pub(super) databases: Databases,
+}
+
 /// One process to be read.
 pub(super) struct Reader<'a> {
     pub(super) origin: &'a Origin,
-    pub(super) cgroup_root: &'a Path,
-    /// Where the kubelet keeps the logs of pods.
-    pub(super) pod_logs: &'a Path,
+    pub(super) host: &'a Host,
     /// Whether the executable's file is wanted too.
     pub(super) wants_file: bool,
 }
@@ -95,7 +105,8 @@ impl Reader<'_> {
             groups.map(|groups| groups.value().clone())
         };
         // Here and not as an errand of its own: handing one to another thread takes longer than most look-ups.
-        let names = Names::look_up(self.origin.uid(), self.origin.gid(), groups.as_deref());
+        let (uid, gid) = (self.origin.uid(), self.origin.gid());
+        let names = Names::look_up(&self.host.databases, uid, gid, groups.as_deref());
         lock(found).names = Some(names);
     }
 
@@ -128,8 +139,8 @@ impl Reader<'_> {
         // Last, because they are worth least: its own words, in memory that only it can unlock.
         let arguments = command_line(pid);
         let script = exe.zip(arguments.as_deref()).and_then(|(exe, arguments)| {
-            let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok();
-            script::script(&exe, arguments, cwd.as_deref())
+            let cwd = || fs::read_link(format!("/proc/{pid}/cwd")).ok();
+            script::script(&exe, arguments, cwd)
         });
         publish(process, found, |found| {
             // The process may rewrite its own arguments at any time: never better than late.
@@ -140,7 +151,7 @@ impl Reader<'_> {
 
     /// Pins the process and checks that it is the captured one.
     fn pin(&self) -> Option<(Pinned, Grade)> {
-        let process = Pinned::open(self.origin.tgid())?;
+        let process = self.host.held.pin(self.origin.tgid())?;
         match self.origin.start_time_ns() {
             None => Some((process, Grade::Late)),
             Some(captured) if process.started_at_ticks() == captured / NANOSECONDS_PER_TICK => {
@@ -158,12 +169,12 @@ impl Reader<'_> {
         } else {
             Grade::Late
         };
-        let cgroup = cgroup::path(pid, self.origin, grade, self.cgroup_root);
+        let cgroup = cgroup::path(pid, self.origin, grade, &self.host.cgroup_root);
         let placement = cgroup
             .as_ref()
-            .map(|path| Placement::of(path, self.pod_logs));
+            .map(|path| Placement::of(path, &self.host.pod_logs));
         Surroundings {
-            ancestors: ancestry::ancestors(process, self.origin),
+            ancestors: ancestry::ancestors(process, self.origin, &self.host.held),
             cgroup,
             placement: placement.unwrap_or_default(),
             groups: status
@@ -224,6 +235,7 @@ fn command_line(pid: u32) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
 
     use super::*;
 
@@ -254,10 +266,15 @@ mod tests {
 
     fn read(origin: &Origin) -> Enrichment {
         let found = Mutex::default();
+        let host = Host {
+            cgroup_root: PathBuf::from("/nonexistent"),
+            pod_logs: PathBuf::from("/nonexistent"),
+            held: Held::default(),
+            databases: Databases::in_directory(Path::new("/etc")),
+        };
         let reader = Reader {
             origin,
-            cgroup_root: Path::new("/nonexistent"),
-            pod_logs: Path::new("/nonexistent"),
+            host: &host,
             wants_file: true,
         };
         reader.read(&found);

@@ -3,7 +3,7 @@
 //! Command line and current directory belong to the process, which may change both at any time: this is for people
 //! and for coarse rules, and never better than `late`. What it can be made to say is in docs/threat-model.md.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -102,17 +102,22 @@ const fn shell(name: &'static str) -> Interpreter {
     }
 }
 
-/// Finds the script of the process that runs `exe` with these arguments in the directory `cwd`.
-pub(super) fn script(exe: &str, arguments: &[String], cwd: Option<&Path>) -> Option<Script> {
+/// Finds the script of the process that runs `exe` with these arguments; its directory is asked for where it matters.
+pub(super) fn script(
+    exe: &str,
+    arguments: &[String],
+    cwd: impl FnOnce() -> Option<PathBuf>,
+) -> Option<Script> {
     let name = exe.rsplit('/').next()?;
     let interpreter = INTERPRETERS.iter().find(|known| known.is_called(name))?;
     let given = interpreter.find(arguments.get(1..)?)?;
-    let path = match cwd {
-        Some(cwd) if !given.starts_with('/') => {
+    let is_absolute = given.starts_with('/');
+    let path = match Some(cwd).filter(|_| !is_absolute).and_then(|cwd| cwd()) {
+        Some(cwd) => {
             let below = given.trim_start_matches("./");
             format!("{}/{below}", cwd.to_str()?.trim_end_matches('/'))
         }
-        _ => given.clone(),
+        None => given.clone(),
     };
     (path.len() < MAX_PATH_BYTES).then(|| Script {
         interpreter: name.to_owned(),
@@ -200,7 +205,7 @@ mod tests {
 
     fn path_of(exe: &str, line: &str) -> Option<String> {
         let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        script(exe, &arguments, Some(Path::new("/srv/app"))).map(|script| script.path)
+        script(exe, &arguments, || Some(PathBuf::from("/srv/app"))).map(|script| script.path)
     }
 
     fn check(exe: &str, cases: &[(&str, Option<&str>)]) {
@@ -295,7 +300,7 @@ mod tests {
     #[test]
     fn without_a_current_directory_the_path_stays_as_it_was_given() {
         let arguments = ["python3".to_owned(), "a.py".to_owned()];
-        let found = script("/usr/bin/python3", &arguments, None).unwrap();
+        let found = script("/usr/bin/python3", &arguments, || None).unwrap();
         assert_eq!(
             (found.interpreter.as_str(), found.path.as_str()),
             ("python3", "a.py")
@@ -306,7 +311,7 @@ mod tests {
     fn a_path_that_could_not_be_opened_is_none() {
         let of = |length: usize| {
             let arguments = ["sh".to_owned(), format!("/{}", "x".repeat(length - 1))];
-            script("/bin/sh", &arguments, None).is_some()
+            script("/bin/sh", &arguments, || None).is_some()
         };
         assert!(of(MAX_PATH_BYTES - 1));
         assert!(!of(MAX_PATH_BYTES));

@@ -10,7 +10,7 @@ use tracing::debug;
 use super::entry;
 
 /// The file is some 1,500 bytes and the groups; what is longer is not read.
-const MAX_STATUS_BYTES: u64 = 64 * 1024;
+const MAX_STATUS_BYTES: usize = 64 * 1024;
 /// The most supplementary groups that are told. Of more, none are: an incomplete list could hide the one that matters.
 const MAX_GROUPS: usize = 256;
 /// Capability names by number (include/uapi/linux/capability.h).

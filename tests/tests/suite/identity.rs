@@ -3,6 +3,7 @@
 //! A stopped pgusher accepts nothing while the kernel completes connects: so a test decides what has happened
 //! to the client before pgusher looks at it.
 
+mod again;
 mod credentials;
 mod executable;
 mod kinship;

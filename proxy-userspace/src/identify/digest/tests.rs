@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::*;
 
@@ -9,13 +10,13 @@ const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f2001
 fn open(path: &Path) -> Hashable {
     let file = File::open(path).unwrap();
     let metadata = file.metadata().unwrap();
-    let key = Key::of(&metadata);
+    let key = FileState::of(&metadata);
     Hashable { file, key }
 }
 
 /// A key that nothing real has.
-fn key(inode: u64, changed: i64) -> Key {
-    Key {
+fn key(inode: u64, changed: i64) -> FileState {
+    FileState {
         device: (0, 0),
         inode,
         size: 3,
