@@ -27,8 +27,6 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 /// What a cgroup's folder is called, but for its number.
 const CGROUP_PREFIX: &str = "cgroup-";
 const COUNTERS: &str = "counters";
-/// How often a folder is made again that somebody who tidies up has taken away.
-const MAKE_ATTEMPTS: usize = 16;
 /// How much of the object's digest is in a name: enough to tell versions apart.
 const DIGEST_BYTES: usize = 8;
 
@@ -154,32 +152,20 @@ impl PinFolder {
         self.check()?;
         let path = self.path.join(generation_name(ProcessId::own()));
         let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        let mut made = builder.create(&path);
-        for _ in 0..MAKE_ATTEMPTS {
-            match &made {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    made = builder.create(&path);
-                }
-                _ => break,
-            }
-        }
+        let made = builder.recursive(true).mode(0o700).create(&path);
         made.map_err(PinError::folder(&path))?;
         Ok(Generation { path })
     }
 
-    /// Removes the folder if nothing is in it, and then the one of all cgroups likewise.
+    /// Removes the folder if nothing is in it.
     ///
     /// # Errors
     /// [`PinError::Folder`]
     pub fn tidy(&self) -> Result<(), PinError> {
-        for path in self.path.ancestors().take(2) {
-            match fs::remove_dir(path) {
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => break,
-                result => ignore_missing(result).map_err(PinError::folder(path))?,
-            }
+        match fs::remove_dir(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            result => ignore_missing(result).map_err(PinError::folder(&self.path)),
         }
-        Ok(())
     }
 }
 
