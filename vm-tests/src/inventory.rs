@@ -11,11 +11,11 @@ use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::process::run;
 use serde_json::Value;
 
-use crate::machine::set_environment;
+use crate::machine::{PIN_ROOT, set_environment};
 
 const KINDS: [&str; 3] = ["prog", "map", "link"];
-/// Where objects are pinned, and where tests make their cgroups.
-const FOLDERS: [&str; 2] = ["/sys/fs/bpf", "/sys/fs/cgroup"];
+/// Where objects are pinned, pgusher's own among them, and where tests make their cgroups.
+const FOLDERS: [&str; 3] = ["/sys/fs/bpf", PIN_ROOT, "/sys/fs/cgroup"];
 
 /// Everything there is at a time, each by kind and number or by path.
 #[derive(Debug)]

@@ -36,6 +36,9 @@ const ENVIRONMENT: [(&str, &str); 7] = [
     ("TERM", "linux"),
 ];
 
+/// Where pgusher pins; its unit makes the folder, and it stays.
+pub const PIN_ROOT: &str = "/sys/fs/bpf/pgusher";
+
 /// Mounts, loads and sets up everything.
 ///
 /// # Errors
@@ -52,6 +55,7 @@ pub fn bring_up() -> Result<()> {
         )
         .with_context(|| format!("cannot mount {kind} on {point}"))?;
     }
+    fs::create_dir(PIN_ROOT).with_context(|| format!("cannot make {PIN_ROOT}"))?;
     // What devtmpfs leaves to udev: bash's <(…) and process substitution want it.
     std::os::unix::fs::symlink("/proc/self/fd", "/dev/fd").context("cannot make /dev/fd")?;
     load_modules()?;
