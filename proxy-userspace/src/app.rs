@@ -9,6 +9,7 @@ mod place;
 mod reload;
 mod signals;
 mod start;
+mod vigil;
 mod workers;
 
 use std::convert::Infallible;
@@ -238,7 +239,7 @@ async fn accept_each(running: &Running) -> Infallible {
         let since = Instant::now();
         let serving = async move {
             stages.pace.took(Stage::Handed, since.elapsed());
-            session::serve(stages, accepted, place).await;
+            desk.serve(session::serve(stages, accepted, place)).await;
             drop((connection, desk));
         };
         running.sessions.spawn_on(serving, &runtime);

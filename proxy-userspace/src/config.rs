@@ -3,6 +3,7 @@
 //! Flags and file share one structure, so a setting cannot exist in one and not in the other: `--startup-timeout` is
 //! `startup_timeout`. Unknown keys are refused with line and column.
 
+mod busy_poll;
 mod direct;
 mod fast_path;
 mod groups;
@@ -30,7 +31,6 @@ pub use tls::{
 };
 pub use unix::UnixSockets;
 
-use proxy_ebpf::names::MAX_LISTENERS;
 use proxy_ebpf::refusals::Refusals;
 
 use crate::intercept::Guise;
@@ -47,7 +47,6 @@ const DEFAULT_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_MAX_SESSIONS: usize = 10_000;
 /// Four descriptors each.
-const DEFAULT_MAX_NAMESPACES: usize = 1024;
 const DEFAULT_AUDIT_QUEUE: usize = 4096;
 /// Longer than nearly every statement that a person or a program writes by hand; bulk INSERTs are cut.
 const DEFAULT_AUDIT_TEXT_LIMIT: usize = 64 * 1024;
@@ -90,6 +89,8 @@ pub struct Config {
     pub unix_socket_guise: Guise,
     /// Whether sessions are put on the fast path.
     pub fast_path: FastPathChoice,
+    /// How long a thread that serves sessions stays awake for the next message; not at all if zero.
+    pub busy_poll: Duration,
     /// What becomes of connects while nobody serves them.
     pub when_down: WhenDown,
     /// After which silence of ours nobody counts as serving.
@@ -219,9 +220,10 @@ impl Config {
             unix_socket_guise: unix::guise(settings.unix_socket_user.as_deref())?,
             refusals: direct::refusals(settings.unknown_netns, when_down, mode),
             fast_path: settings.fast_path.unwrap_or_default(),
+            busy_poll: busy_poll::checked(settings.busy_poll)?,
             when_down,
             stall_timeout: direct::checked_stall_timeout(settings.stall_timeout)?,
-            max_namespaces: checked_namespaces(settings.max_namespaces)?,
+            max_namespaces: direct::checked_namespaces(settings.max_namespaces)?,
             adopt: settings.adopt.unwrap_or_default(),
             policy: checked_policy(settings.policy_mode, settings.policy, settings.server_group)?,
             limits: SessionLimits {
@@ -252,18 +254,6 @@ impl Config {
             log: settings.log.unwrap_or_else(|| "info".to_owned()),
         })
     }
-}
-
-/// One place in the hooks' table is for our own.
-fn checked_namespaces(value: Option<usize>) -> Result<usize, ConfigError> {
-    let value = value.unwrap_or(DEFAULT_MAX_NAMESPACES);
-    if value < MAX_LISTENERS {
-        return Ok(value);
-    }
-    Err(ConfigError::Value {
-        setting: "max_namespaces",
-        reason: format!("{value} is more than {}", MAX_LISTENERS - 1),
-    })
 }
 
 fn checked_policy(

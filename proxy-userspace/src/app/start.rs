@@ -73,7 +73,8 @@ pub(super) async fn start(
         starter,
     } = prepare(config, takes_over, crew).await?;
     let tables = Tables::take(&mut hooks)?;
-    let workers = Workers::start().context("cannot start the threads that serve")?;
+    let workers =
+        Workers::start(config.busy_poll).context("cannot start the threads that serve")?;
     let heart = Heart::new(&tables, &workers);
     let has_predecessor = place.has_predecessor();
     if has_predecessor {

@@ -9,9 +9,12 @@ use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, available_parallelism};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::vigil::Vigil;
 
 /// What the threads are called.
 const WORKER_NAME: &str = "relay";
@@ -35,18 +38,28 @@ struct Worker {
     runtime: Handle,
     /// How many connections it serves.
     load: Arc<AtomicUsize>,
+    vigil: Arc<Vigil>,
 }
 
 /// A place on one of the threads, given back when dropped.
 pub(super) struct Desk {
     runtime: Handle,
     load: Arc<AtomicUsize>,
+    vigil: Arc<Vigil>,
 }
 
 impl Desk {
     /// Whose it is.
     pub(super) fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    /// Serves a session on that thread.
+    ///
+    /// # Cancel safety
+    /// As that of `serving`.
+    pub(super) fn serve(&self, serving: impl Future<Output = ()>) -> impl Future<Output = ()> {
+        self.vigil.during(serving)
     }
 }
 
@@ -57,17 +70,18 @@ impl Drop for Desk {
 }
 
 impl Workers {
-    /// Starts them. What the calling thread has given up, they have not either.
+    /// Starts them. What the calling thread has given up, they have not either. They stay awake for `busy_poll` after
+    /// each turn of a session.
     ///
     /// # Errors
     /// The operating system's reason.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(busy_poll: Duration) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let failure = CancellationToken::new();
         // From here on, those that were started end with whatever fails.
         let guard = stop.clone().drop_guard();
         let count = available_parallelism().map_or(DEFAULT_WORKERS, usize::from);
-        let start = || Worker::start(stop.clone(), failure.clone());
+        let start = || Worker::start(busy_poll, stop.clone(), failure.clone());
         let others = (1..count).map(|_| start());
         Ok(Self {
             first: start()?,
@@ -100,6 +114,7 @@ impl Workers {
         Desk {
             runtime: worker.runtime.clone(),
             load: Arc::clone(&worker.load),
+            vigil: Arc::clone(&worker.vigil),
         }
     }
 
@@ -109,13 +124,19 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(stop: CancellationToken, failure: CancellationToken) -> io::Result<Self> {
+    fn start(
+        busy_poll: Duration,
+        stop: CancellationToken,
+        failure: CancellationToken,
+    ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             // New connections, and whoever asks whether the thread lives, do not wait for more of the old ones' turns.
             .global_queue_interval(TURNS_BEFORE_OTHERS)
             .build()?;
         let handle = runtime.handle().clone();
+        let vigil = Vigil::new(busy_poll);
+        handle.spawn(Arc::clone(&vigil).keep());
         thread::Builder::new()
             .name(WORKER_NAME.to_owned())
             .spawn(move || {
@@ -128,6 +149,7 @@ impl Worker {
         Ok(Self {
             runtime: handle,
             load: Arc::default(),
+            vigil,
         })
     }
 }
@@ -138,7 +160,7 @@ mod tests {
 
     #[test]
     fn whoever_serves_the_fewest_gets_the_next() {
-        let workers = Workers::start().unwrap();
+        let workers = Workers::start(Duration::ZERO).unwrap();
         let count = workers.runtimes().len();
         let mut desks: Vec<Desk> = (0..3 * count).map(|_| workers.desk()).collect();
         assert!(
@@ -155,7 +177,7 @@ mod tests {
     #[test]
     fn a_thread_that_ends_by_itself_is_noticed_and_one_that_is_told_to_is_not() {
         let (stop, failure) = (CancellationToken::new(), CancellationToken::new());
-        let worker = Worker::start(stop.clone(), failure.clone()).unwrap();
+        let worker = Worker::start(Duration::ZERO, stop.clone(), failure.clone()).unwrap();
         let (held, released) = std::sync::mpsc::channel::<()>();
         worker.runtime.spawn(async move {
             let _held = held;
@@ -178,7 +200,7 @@ mod tests {
 
     #[test]
     fn what_runs_there_ends_with_the_threads() {
-        let workers = Workers::start().unwrap();
+        let workers = Workers::start(Duration::ZERO).unwrap();
         let (held, released) = std::sync::mpsc::channel::<()>();
         workers.desk().runtime().spawn(async move {
             let _held = held;

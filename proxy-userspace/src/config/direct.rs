@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proxy_ebpf::names::MAX_LISTENERS;
 use proxy_ebpf::refusals::Refusals;
 use proxy_ebpf::verdict::Verdict;
 use serde::Deserialize;
@@ -12,6 +13,8 @@ use crate::policy::PolicyMode;
 
 /// Ten heartbeats: a host that is merely busy does not lose as many.
 const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+const DEFAULT_MAX_NAMESPACES: usize = 1024;
 
 /// What becomes of connects from network namespaces in which pgusher has no listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
@@ -41,6 +44,18 @@ impl WhenDown {
             PolicyMode::Enforce => Self::Closed,
         }
     }
+}
+
+/// One place in the hooks' table is for our own.
+pub(super) fn checked_namespaces(value: Option<usize>) -> Result<usize, ConfigError> {
+    let value = value.unwrap_or(DEFAULT_MAX_NAMESPACES);
+    if value < MAX_LISTENERS {
+        return Ok(value);
+    }
+    Err(ConfigError::Value {
+        setting: "max_namespaces",
+        reason: format!("{value} is more than {}", MAX_LISTENERS - 1),
+    })
 }
 
 /// Where policies are enforced nothing goes around them; where they are not, nothing fails unless it was asked for.

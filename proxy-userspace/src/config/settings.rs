@@ -86,6 +86,11 @@ pub struct Settings {
     #[arg(long, value_name = "CHOICE")]
     pub fast_path: Option<FastPathChoice>,
 
+    /// Threads that serve sessions look for the next message this long before they sleep, at most 10ms: less time for a short query where cores are free, a core's time for each thread [default: 0s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub busy_poll: Option<Duration>,
+
     /// Connects while no pgusher serves them: `open` lets them go direct, `closed` keeps them out until the next start or `pgusher detach` [default: open, but closed where policies are enforced]
     #[arg(long, value_name = "ACTION")]
     pub when_down: Option<WhenDown>,
@@ -183,6 +188,7 @@ impl Settings {
             unix_sockets: self.unix_sockets.or(base.unix_sockets),
             unix_socket_user: self.unix_socket_user.or(base.unix_socket_user),
             fast_path: self.fast_path.or(base.fast_path),
+            busy_poll: self.busy_poll.or(base.busy_poll),
             when_down: self.when_down.or(base.when_down),
             stall_timeout: self.stall_timeout.or(base.stall_timeout),
             identity: base.identity,

@@ -8,6 +8,7 @@ mod expect;
 
 mod auth;
 mod bulk;
+mod busy_poll;
 mod channel_binding;
 mod clients;
 mod command_line;
