@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::grid::Grid;
 use super::plot;
 use super::report::Findings;
-use super::tables::{Choice, ENCRYPTED, NEW_CONNECTIONS, PLAIN};
+use super::tables::{AWAKE, Choice, ENCRYPTED, NEW_CONNECTIONS, PLAIN};
 use super::{Effort, idle};
 use crate::playground::Place;
 use crate::{document, workspace};
@@ -77,6 +77,7 @@ impl Run<'_> {
 fn place_of(table: &str, place: Place) -> (&'static str, &'static str) {
     match (table, place) {
         (name, _) if name == ENCRYPTED.name => (TLS, ENCRYPTED.name),
+        (name, _) if name == AWAKE.name => (PERFORMANCE, AWAKE.name),
         (name, _) if name == NEW_CONNECTIONS.name => (PERFORMANCE, NEW_CONNECTIONS.name),
         (_, Place::SameHost) => (PERFORMANCE, "same host"),
         (_, Place::Remote) => (PERFORMANCE, "remote"),
@@ -134,6 +135,7 @@ mod tests {
         let tables = [
             (PLAIN.name, Place::SameHost),
             (PLAIN.name, Place::Remote),
+            (AWAKE.name, Place::SameHost),
             (NEW_CONNECTIONS.name, Place::SameHost),
             (ENCRYPTED.name, Place::SameHost),
         ];

@@ -2,8 +2,8 @@
 
 use super::pgbench::Script;
 use super::ways::{
-    AUTO_STATEMENTS, DIRECT, DIRECT_TLS, ENDED, FAST, FAST_STATEMENTS, PASSED, POLICED, SESSIONS,
-    STATEMENTS, Way,
+    AUTO_STATEMENTS, DIRECT, DIRECT_TLS, ENDED, FAST, FAST_STATEMENTS, PASSED, POLICED, POLLING,
+    POLLING_FAST_STATEMENTS, SESSIONS, STATEMENTS, Way,
 };
 use super::workloads::Work;
 use crate::playground::{Place, Product};
@@ -100,6 +100,25 @@ pub(super) const PLAIN: Table = Table {
     is_main: true,
 };
 
+/// Threads that stay awake for the next message, with few clients and with more of them than cores.
+pub(super) const AWAKE: Table = Table {
+    name: "polling",
+    legend: "Busy polling. polling: with `busy_poll`, beside the same without it",
+    ways: &[
+        DIRECT,
+        SESSIONS,
+        POLLING,
+        FAST_STATEMENTS,
+        POLLING_FAST_STATEMENTS,
+    ],
+    also: &[(2, 1), (4, 3)],
+    workloads: &[
+        Workload::always("select prepared x1", select("prepared", 1)),
+        Workload::always("select prepared x8", select("prepared", 8)),
+    ],
+    is_main: false,
+};
+
 /// Policies are about connections, so connections are what is measured.
 pub(super) const NEW_CONNECTIONS: Table = Table {
     name: "policies",
@@ -129,7 +148,7 @@ pub(super) const ENCRYPTED: Table = Table {
 };
 
 /// All of them.
-pub(super) const ALL: [&Table; 3] = [&PLAIN, &NEW_CONNECTIONS, &ENCRYPTED];
+pub(super) const ALL: [&Table; 4] = [&PLAIN, &AWAKE, &NEW_CONNECTIONS, &ENCRYPTED];
 
 /// What of all this was asked for.
 #[derive(Clone, Debug)]

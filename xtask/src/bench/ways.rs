@@ -86,6 +86,13 @@ pub(super) const AUTO_STATEMENTS: Way = Way::plain(
     "auto statements",
     Through::Pgusher(&["--fast-path=auto", "--audit=statements"]),
 );
+/// Sessions on record, and threads that stay awake for the next message
+pub(super) const POLLING: Way = Way::plain("polling", Through::Pgusher(&["--busy-poll=50us"]));
+/// The same on the fast path, with every statement on record
+pub(super) const POLLING_FAST_STATEMENTS: Way = Way::plain(
+    "polling, fast statements",
+    Through::Pgusher(&["--busy-poll=50us", "--fast-path=full", "--audit=statements"]),
+);
 /// Sessions on record, and policies enforced
 pub(super) const POLICED: Way = Way::plain(
     "policies",
