@@ -8,8 +8,10 @@ use super::Stops;
 use super::patience::ABORT_GRACE;
 use crate::stream::Stream;
 
-/// How long a server may take nothing of what a client that is gone has sent it.
-const SERVER_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a peer may always take nothing of what is on its way to it; a client may for longer.
+const LEAST_PATIENCE: Duration = Duration::from_secs(10);
+/// How long one may take altogether.
+const LONGEST_DELIVERY: Duration = Duration::from_secs(3600);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -41,11 +43,13 @@ pub(super) async fn close_both(
         Closing::Orderly => {}
         Closing::ResetClient => {
             drop(upstream);
-            reset_after_delivery(client, client_patience, stops).await;
+            let patience = client_patience.max(LEAST_PATIENCE);
+            reset_after_delivery(client, patience, ABORT_GRACE, stops).await;
         }
         Closing::ResetServer => {
             drop(client);
-            reset_after_delivery(upstream, SERVER_PATIENCE, stops).await;
+            // Nothing more of a client's is delivered after a revocation.
+            reset_after_delivery(upstream, LEAST_PATIENCE, Duration::ZERO, stops).await;
         }
         Closing::ResetBoth | Closing::TellClient => {
             client.set_reset();
@@ -55,8 +59,13 @@ pub(super) async fn close_both(
 }
 
 /// Resets once the peer's kernel has everything, or takes nothing any more: a reset discards what is still in our send
-/// queue, and there is no event for that queue running empty. After a revocation it does not wait for long.
-async fn reset_after_delivery(stream: Stream, patience: Duration, stops: Stops<'_>) {
+/// queue, and there is no event for that queue running empty. After a revocation it waits for `grace` and no longer.
+async fn reset_after_delivery(
+    stream: Stream,
+    patience: Duration,
+    grace: Duration,
+    stops: Stops<'_>,
+) {
     let mut delivery = Delivery::begin(stream.undelivered(), patience, Instant::now());
     let mut revoked_limit = None;
     let mut pause = FIRST_PAUSE;
@@ -64,7 +73,7 @@ async fn reset_after_delivery(stream: Stream, patience: Duration, stops: Stops<'
         && !stops.force.is_cancelled()
     {
         if stops.revoked.is_cancelled() {
-            let limit = *revoked_limit.get_or_insert_with(|| Instant::now() + ABORT_GRACE);
+            let limit = *revoked_limit.get_or_insert_with(|| Instant::now() + grace);
             if Instant::now() >= limit {
                 break;
             }
@@ -82,6 +91,8 @@ struct Delivery {
     /// When a peer that takes nothing has had its time.
     limit: Instant,
     patience: Duration,
+    /// When any peer has.
+    end: Instant,
 }
 
 impl Delivery {
@@ -90,6 +101,7 @@ impl Delivery {
             least: undelivered,
             limit: now + patience,
             patience,
+            end: now + LONGEST_DELIVERY,
         }
     }
 
@@ -98,7 +110,7 @@ impl Delivery {
             self.least = undelivered;
             self.limit = now + self.patience;
         }
-        undelivered > 0 && now < self.limit
+        undelivered > 0 && now < self.limit.min(self.end)
     }
 }
 
@@ -112,7 +124,7 @@ mod tests {
     fn a_slow_reader_is_waited_for_as_long_as_it_takes_something() {
         let mut now = Instant::now();
         let mut delivery = Delivery::begin(1_000, PATIENCE, now);
-        for left in (1..1_000).rev() {
+        for left in (700..1_000).rev() {
             now += PATIENCE.mul_f32(0.9);
             assert!(
                 delivery.is_worth_waiting_for(left, now),
@@ -120,6 +132,22 @@ mod tests {
             );
         }
         assert!(!delivery.is_worth_waiting_for(0, now), "nothing is left");
+    }
+
+    #[test]
+    fn one_that_takes_hardly_anything_is_given_up_in_the_end() {
+        let begin = Instant::now();
+        let mut delivery = Delivery::begin(1 << 20, PATIENCE, begin);
+        let looks = (1..).map(|look| (look, begin + PATIENCE / 2 * look));
+        let given_up = looks
+            .map(|(look, now)| {
+                (
+                    now,
+                    delivery.is_worth_waiting_for((1 << 20) - look as usize, now),
+                )
+            })
+            .find(|(_, is_worth)| !is_worth);
+        assert_eq!(given_up.map(|(now, _)| now - begin), Some(LONGEST_DELIVERY));
     }
 
     #[test]
