@@ -68,6 +68,8 @@ use held::{Held, IDLE_LIMIT};
 use names::{NAMES_LIMIT, Names};
 use process::{Enrichment, Host, Reader, RunningFile};
 
+/// How often it is looked for processes that are held and need not be.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long reading /proc may take: asking for a process's executable can block for as long as that process likes (it
 /// may lie on a file system it serves itself).
 const ENRICH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -152,7 +154,7 @@ impl Identifier {
 
     /// Lets go of processes that have not connected for a while, for as long as the task lives.
     pub async fn let_go_forever(self) {
-        let mut ticks = tokio::time::interval(IDLE_LIMIT);
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
         loop {
             ticks.tick().await;
             if let Some(unused_since) = Instant::now().checked_sub(IDLE_LIMIT) {

@@ -10,10 +10,27 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::fstatfs;
+
 use super::file_state::FileState;
 
 /// The largest file that is remembered.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// Those whose files do not change without their times being known here at once (include/uapi/linux/magic.h): ext2 to
+/// ext4, XFS, Btrfs, tmpfs, overlayfs, F2FS, ZFS, bcachefs, EROFS, SquashFS. Others may be somebody else's to change, over a
+/// network.
+const LOCAL_FILE_SYSTEMS: [u64; 10] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0x0102_1994,
+    0x794c_7630,
+    0xf2f5_2010,
+    0x2fc1_2fc1,
+    0xca45_1a4e,
+    0xe0f5_e1e2,
+    0x7371_7368,
+];
 /// Fields of a line: passwd(5), group(5).
 const USER_FIELDS: usize = 7;
 const GROUP_FIELDS: usize = 4;
@@ -92,19 +109,24 @@ impl Database {
             return None;
         }
         let [switch, file] = states;
-        let asks_file_first = asks_files_first(&contents(&self.switch, switch)?, self.name);
-        let names = if asks_file_first && file.size <= MAX_FILE_BYTES {
-            names_in(&contents(&self.file, file)?, self.fields)
-        } else {
-            None
-        };
+        let switch = contents(&self.switch, switch);
+        let asks_file_first = switch.is_some_and(|switch| asks_files_first(&switch, self.name));
+        let names = (asks_file_first && file.size <= MAX_FILE_BYTES)
+            .then(|| contents(&self.file, file))
+            .flatten()
+            .and_then(|text| names_in(&text, self.fields));
         Some(Known { states, names })
     }
 }
 
-/// The contents of a file in this state; none of another, or of one that is no text.
+/// The contents of a file in this state; none of another, of one that is no text, or of one whose state somebody else may
+/// know better.
 fn contents(path: &Path, state: FileState) -> Option<String> {
     let mut file = File::open(path).ok()?;
+    let kind = u64::try_from(fstatfs(&file).ok()?.f_type).ok()?;
+    if !LOCAL_FILE_SYSTEMS.contains(&kind) {
+        return None;
+    }
     let mut text = String::new();
     file.by_ref()
         .take(MAX_FILE_BYTES)
@@ -118,8 +140,9 @@ fn contents(path: &Path, state: FileState) -> Option<String> {
 fn asks_files_first(switch: &str, database: &str) -> bool {
     let mut lines = switch.lines().filter_map(|line| {
         let line = line.split('#').next()?;
-        let (name, services) = line.split_once(':')?;
-        (name.trim() == database).then_some(services)
+        let line = line.trim_start();
+        let (name, services) = line.split_once(|end: char| end == ':' || end.is_whitespace())?;
+        (name == database).then(|| services.trim_start_matches([':', ' ', '\t']))
     });
     // Of two lines somebody would have to say which counts.
     let (Some(services), None) = (lines.next(), lines.next()) else {
@@ -143,7 +166,9 @@ fn names_in(text: &str, fields: usize) -> Option<HashMap<u32, String>> {
             && !name.starts_with(['+', '-'])
             && !line.contains(['\0', '\r'])
             && !line.starts_with(char::is_whitespace)
-            && id.bytes().all(|byte| byte.is_ascii_digit());
+            && is_number(id)
+            // libc passes over a user whose group is no number.
+            && (fields != USER_FIELDS || parts.get(3).is_some_and(|group| is_number(group)));
         if !is_plain {
             return None;
         }
@@ -152,6 +177,10 @@ fn names_in(text: &str, fields: usize) -> Option<HashMap<u32, String>> {
             .or_insert_with(|| name.to_owned());
     }
     Some(names)
+}
+
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u32>().is_ok()
 }
 
 #[cfg(test)]

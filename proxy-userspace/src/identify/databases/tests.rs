@@ -88,6 +88,7 @@ fn only_files_that_are_asked_first_and_finally_count() {
         ("passwd: files [SUCCESS=merge] sss", false),
         ("passwd: compat", false),
         ("passwd: files\npasswd: sss", false),
+        ("passwd: files\npasswd sss", false),
         ("passwd:", false),
         ("group: files", false),
         ("", false),
@@ -119,6 +120,12 @@ fn the_first_line_of_an_id_counts_and_one_that_needs_a_guess_leaves_all_to_libc(
         "a",
     ] {
         assert_eq!(names(&format!("b:x:2:\n{odd}\n")), None, "{odd:?}");
+    }
+    // libc has no user without a number for its group.
+    let users = |text: &str| names_in(text, USER_FIELDS);
+    assert!(users("a:x:1:1:::\n").is_some());
+    for odd in ["a:x:1::::", "a:x:1:g:::", "a:x:1:4294967296:::"] {
+        assert_eq!(users(odd), None, "{odd:?}");
     }
 }
 
