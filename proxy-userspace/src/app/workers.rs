@@ -136,13 +136,21 @@ impl Worker {
             .build()?;
         let handle = runtime.handle().clone();
         let vigil = Vigil::new(busy_poll);
-        handle.spawn(Arc::clone(&vigil).keep());
+        let keeper = handle.spawn(Arc::clone(&vigil).keep());
         thread::Builder::new()
             .name(WORKER_NAME.to_owned())
             .spawn(move || {
                 let failed = failure.drop_guard();
-                runtime.block_on(stop.cancelled());
-                failed.disarm();
+                let is_told = runtime.block_on(async {
+                    tokio::select! {
+                        () = stop.cancelled() => true,
+                        // It does not end by itself.
+                        _ = keeper => false,
+                    }
+                });
+                if is_told {
+                    failed.disarm();
+                }
                 // A /proc read may hang for as long as the process it reads likes.
                 runtime.shutdown_background();
             })?;

@@ -57,7 +57,7 @@ impl Waits {
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        // Whoever sees that nothing waits sees what was written before.
+        // Whoever sees that nothing waits finds in the sink what did.
         self.counts.waiting.fetch_sub(1, Ordering::Release);
     }
 }
