@@ -11,7 +11,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 /// What pgusher pins is below.
-const PINS: &str = "/sys/fs/bpf/pgusher";
+/// Where pgusher pins; its unit makes the folder, and it stays.
+pub const PINS: &str = "/sys/fs/bpf/pgusher";
 
 /// Mounts it, unless it is there.
 ///

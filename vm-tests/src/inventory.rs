@@ -7,15 +7,16 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use pgusher_tests::bpf_fs::PINS;
 use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::process::run;
 use serde_json::Value;
 
-use crate::machine::{PIN_ROOT, set_environment};
+use crate::machine::set_environment;
 
 const KINDS: [&str; 3] = ["prog", "map", "link"];
 /// Where objects are pinned, pgusher's own among them, and where tests make their cgroups.
-const FOLDERS: [&str; 3] = ["/sys/fs/bpf", PIN_ROOT, "/sys/fs/cgroup"];
+const FOLDERS: [&str; 3] = ["/sys/fs/bpf", PINS, "/sys/fs/cgroup"];
 
 /// Everything there is at a time, each by kind and number or by path.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
+use pgusher_tests::bpf_fs::PINS;
 
 /// Where `cargo xtask vm-test` puts what is ours.
 pub const HOME: &str = "/vm";
@@ -36,9 +37,6 @@ const ENVIRONMENT: [(&str, &str); 7] = [
     ("TERM", "linux"),
 ];
 
-/// Where pgusher pins; its unit makes the folder, and it stays.
-pub const PIN_ROOT: &str = "/sys/fs/bpf/pgusher";
-
 /// Mounts, loads and sets up everything.
 ///
 /// # Errors
@@ -55,7 +53,7 @@ pub fn bring_up() -> Result<()> {
         )
         .with_context(|| format!("cannot mount {kind} on {point}"))?;
     }
-    fs::create_dir(PIN_ROOT).with_context(|| format!("cannot make {PIN_ROOT}"))?;
+    fs::create_dir(PINS).with_context(|| format!("cannot make {PINS}"))?;
     // What devtmpfs leaves to udev: bash's <(…) and process substitution want it.
     std::os::unix::fs::symlink("/proc/self/fd", "/dev/fd").context("cannot make /dev/fd")?;
     load_modules()?;

@@ -11,8 +11,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::kernel::Unpacked;
 
-/// Pairs of interfaces, between a namespace and another.
-const WANTED: [&str; 1] = ["veth"];
+/// The list of connections, which a host loads when it is asked for; and pairs of interfaces, between a namespace and
+/// another.
+const WANTED: [&str; 2] = ["tcp_diag", "veth"];
 /// What a module's own description says it needs, between zero bytes (`.modinfo`, include/linux/module.h).
 const DEPENDS: &[u8] = b"\0depends=";
 
