@@ -28,5 +28,7 @@ pub fn free_port() -> Result<u16> {
         let number = begin + TAKEN.fetch_add(1, Ordering::Relaxed);
         OWN.clone().nth(number % OWN.len())
     });
-    ports.find(is_free).context("no port is free")
+    ports
+        .find(is_free)
+        .context("no port is free on 127.0.0.1 and ::1")
 }

@@ -8,8 +8,7 @@ use pgusher_tests::cluster::{Cluster, VERSIONS, Version};
 use pgusher_tests::stage::{Setup, Stage};
 use serde_json::Value;
 
-use crate::expect::field_is;
-use crate::policy::in_order;
+use crate::expect::{field_is, in_order};
 use crate::tls::{from_files, log_in, minted, terminate};
 
 /// What becomes of a login.

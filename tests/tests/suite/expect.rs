@@ -1,6 +1,7 @@
 //! What the tests say about audit records, in the words of `docs/audit.md`.
 
 use anyhow::{Context, Result, ensure};
+use pgusher_tests::stage::Stage;
 use serde_json::Value;
 
 /// What is at a JSON pointer, or null.
@@ -85,4 +86,12 @@ pub(crate) fn ended_in_order(record: &Value) -> Result<()> {
         "{record}"
     );
     Ok(())
+}
+
+/// The records of so many sessions in the order in which they began; which of two is closed first is chance.
+pub(crate) fn in_order(stage: &Stage, sessions: usize) -> Result<Vec<Value>> {
+    let mut records = stage.pgusher.trail.wait_for_sessions(sessions)?;
+    // Version 7 of UUIDs begins with the time.
+    records.sort_by_key(|record| record["session"].to_string());
+    Ok(records)
 }

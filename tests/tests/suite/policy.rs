@@ -36,14 +36,6 @@ fn is_told(finished: &Finished, texts: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The records of so many sessions in the order in which they began; which of two is closed first is chance.
-pub(crate) fn in_order(stage: &Stage, sessions: usize) -> Result<Vec<Value>> {
-    let mut records = stage.pgusher.trail.wait_for_sessions(sessions)?;
-    // Version 7 of UUIDs begins with the time.
-    records.sort_by_key(|record| record["session"].to_string());
-    Ok(records)
-}
-
 /// Checks the record of a session that was denied.
 fn was_denied(record: &Value) -> Result<()> {
     field_is(record, "/close", "policy_denied")?;

@@ -102,17 +102,12 @@ fn a_listener_that_somebody_closes_is_opened_again() -> Result<()> {
         wait_until("others are opened", || {
             connect(stage, &client, "blocking", server)?;
             let now = stage.pgusher.counter("/namespaces/opened")?;
-            Ok(Seen::when(now == opened + 1, || {
+            Ok(Seen::when(now > opened, || {
                 format!("{now}, {opened} before")
             }))
         })?;
-        let redirected = stage.redirected()?;
+        wait_until_redirected(stage, &client, server, true)?;
         ensure!(seen_from(stage, &client, server)? == link.client[0]);
-        ensure!(
-            stage.redirected()? == redirected + 1,
-            "{}",
-            stage.pgusher.status()?
-        );
         Ok(())
     })
 }

@@ -15,7 +15,8 @@ use pgusher_tests::cluster::Version;
 use pgusher_tests::process::Finished;
 use pgusher_tests::stage::{Setup, Stage};
 
-use super::{in_order, was_denied};
+use super::was_denied;
+use crate::expect::in_order;
 use crate::identity::PATIENT;
 
 /// A stage on which one program, named by its path, is permitted and nothing else.

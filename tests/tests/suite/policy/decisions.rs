@@ -11,8 +11,8 @@ use pgusher_tests::programs::{compiled, copy_of};
 use pgusher_tests::stage::Setup;
 use pgusher_tests::wire;
 
-use super::{ALL, in_order, is_told, psql, was_denied, works};
-use crate::expect::{accepted_session, field_is};
+use super::{ALL, is_told, psql, was_denied, works};
+use crate::expect::{accepted_session, field_is, in_order};
 use crate::tls::minted;
 
 #[test]

@@ -154,8 +154,9 @@ fn memory_of_sockets(client: SocketAddr, port: u16) -> Result<u64> {
         line.split_whitespace()
             .any(|word| ends.iter().any(|end| end == word))
     });
-    let mut sum = 0;
+    let (mut sum, mut sockets) = (0, 0);
     for line in of_session {
+        sockets += 1;
         let (_, fields) = line.split_once("skmem:(").context("no skmem")?;
         let fields = fields.split(')').next().unwrap_or_default().split(',');
         // Received, allocated ahead, queued to be sent, and on the backlog: ss(8).
@@ -166,6 +167,10 @@ fn memory_of_sockets(client: SocketAddr, port: u16) -> Result<u64> {
                 .sum::<u64>();
         }
     }
+    ensure!(
+        sockets == 4,
+        "{sockets} sockets of the session in {shown:?}"
+    );
     Ok(sum)
 }
 
@@ -192,6 +197,7 @@ fn stalls(from: Side) -> Result<()> {
             queued < TIMES_DIRECT * queued_directly + MORE_QUEUED,
             "{queued} bytes are queued, and {queued_directly} directly"
         );
+        let full = used()?;
         let slow = through.read_slowly(queued)?;
         ensure!(
             slow < MOST_QUEUED_FOR_SLOW,
@@ -199,12 +205,14 @@ fn stalls(from: Side) -> Result<()> {
         );
         let after = used()?;
         println!(
-            "queued {queued_directly} directly, {queued} and {slow} through; memory {before:?}, {after:?}"
+            "queued {queued_directly} directly, {queued} and {slow} through; memory {before:?}, {full:?}, {after:?}"
         );
-        ensure!(
-            after[0] < before[0] + MOST_OF_SOCKETS && after[1] < before[1] + MOST_OF_GROUP,
-            "sockets, pgusher's group, pgusher in KiB: {before:?}, and then {after:?}"
-        );
+        for now in [full, after] {
+            ensure!(
+                now[0] < before[0] + MOST_OF_SOCKETS && now[1] < before[1] + MOST_OF_GROUP,
+                "sockets, pgusher's group, pgusher in KiB: {before:?}, and then {now:?}"
+            );
+        }
         Ok(())
     })
 }
