@@ -17,13 +17,14 @@ use super::file_state::FileState;
 /// The largest file that is remembered.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// Those whose files do not change without their times being known here at once (include/uapi/linux/magic.h): ext2 to
-/// ext4, XFS, Btrfs, tmpfs, overlayfs, F2FS, ZFS, bcachefs, EROFS, SquashFS. Others may be somebody else's to change, over a
-/// network.
-const LOCAL_FILE_SYSTEMS: [u64; 10] = [
+/// ext4, XFS, Btrfs, tmpfs, ramfs, overlayfs, F2FS, ZFS, bcachefs, EROFS, SquashFS. Others may be somebody else's to
+/// change, over a network.
+const LOCAL_FILE_SYSTEMS: [u64; 11] = [
     0xef53,
     0x5846_5342,
     0x9123_683e,
     0x0102_1994,
+    0x8584_58f6,
     0x794c_7630,
     0xf2f5_2010,
     0x2fc1_2fc1,
