@@ -7,7 +7,7 @@
 use super::kernel::Kernel;
 
 /// Tests of `tests/suite`, by the beginning of their names. None of them needs PostgreSQL 18 or a compiler.
-const SUITE: [&str; 23] = [
+const SUITE: [&str; 22] = [
     "auth::a_client_certificate_authenticates",
     "clients::libpq_pipelines_cancels",
     "down::closed::a_killed_pgusher_is",
@@ -30,7 +30,6 @@ const SUITE: [&str; 23] = [
     "policy::decisions::a_denied_client",
     "statements::simple::a_query_is_one_record",
     "takeover::a_session_goes_on",
-    "torture::ends::streams_of_every_size",
 ];
 
 /// What a guest runs.
