@@ -67,16 +67,14 @@ async fn reset_after_delivery(
     stops: Stops<'_>,
 ) {
     let mut delivery = Delivery::begin(stream.undelivered(), patience, Instant::now());
-    let mut revoked_limit = None;
     let mut pause = FIRST_PAUSE;
-    while delivery.is_worth_waiting_for(stream.undelivered(), Instant::now())
-        && !stops.force.is_cancelled()
-    {
+    while !stops.force.is_cancelled() {
+        let now = Instant::now();
         if stops.revoked.is_cancelled() {
-            let limit = *revoked_limit.get_or_insert_with(|| Instant::now() + grace);
-            if Instant::now() >= limit {
-                break;
-            }
+            delivery.end_by(now + grace);
+        }
+        if !delivery.is_worth_waiting_for(stream.undelivered(), now) {
+            break;
         }
         sleep(pause).await;
         pause = (pause * 2).min(LAST_PAUSE);
@@ -103,6 +101,11 @@ impl Delivery {
             patience,
             end: now + LONGEST_DELIVERY,
         }
+    }
+
+    /// Ends it then at the latest; what was said first holds.
+    fn end_by(&mut self, end: Instant) {
+        self.end = self.end.min(end);
     }
 
     fn is_worth_waiting_for(&mut self, undelivered: usize, now: Instant) -> bool {
@@ -148,6 +151,16 @@ mod tests {
             })
             .find(|(_, is_worth)| !is_worth);
         assert_eq!(given_up.map(|(now, _)| now - begin), Some(LONGEST_DELIVERY));
+    }
+
+    #[test]
+    fn the_first_end_that_is_set_holds() {
+        let begin = Instant::now();
+        let mut delivery = Delivery::begin(1_000, PATIENCE, begin);
+        delivery.end_by(begin + PATIENCE / 2);
+        delivery.end_by(begin + PATIENCE);
+        assert!(delivery.is_worth_waiting_for(1_000, begin));
+        assert!(!delivery.is_worth_waiting_for(999, begin + PATIENCE / 2));
     }
 
     #[test]
