@@ -179,6 +179,17 @@ impl Pgusher {
         })
     }
 
+    /// Waits until every session has ended and is on record.
+    ///
+    /// # Errors
+    /// When one goes on.
+    pub fn settle(&self) -> Result<()> {
+        for pointer in ["/sessions/active", "/audit/queued"] {
+            self.wait_for_counter(pointer, |count| count == 0)?;
+        }
+        Ok(())
+    }
+
     /// The addresses of the listeners.
     ///
     /// # Errors

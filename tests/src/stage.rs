@@ -221,10 +221,7 @@ impl Stage {
     /// # Errors
     /// When one goes on.
     pub fn settle(&self) -> Result<()> {
-        for pointer in ["/sessions/active", "/audit/queued"] {
-            self.pgusher.wait_for_counter(pointer, |count| count == 0)?;
-        }
-        Ok(())
+        self.pgusher.settle()
     }
 
     /// Has another trail begin: of sessions that died with a pgusher there is no end on record.
