@@ -37,6 +37,7 @@ pub mod netns;
 pub mod pgusher;
 pub mod process;
 pub mod programs;
+pub mod psql;
 pub mod reader;
 pub mod stage;
 pub mod statement_log;

@@ -3,7 +3,6 @@
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -14,39 +13,13 @@ use pgusher_tests::kernel;
 use pgusher_tests::netns::{Link, NetNs};
 use pgusher_tests::pgusher::Pgusher;
 use pgusher_tests::process::{Running, run};
+use pgusher_tests::psql::Psql;
 use pgusher_tests::wire;
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// Every way that leads to a server of this host.
 const HOSTS: [&str; 3] = ["127.0.0.1", "::1", "::ffff:127.0.0.1"];
-
-/// A logged-in psql that does what it is told.
-struct Psql(Running);
-
-impl Psql {
-    fn start(command: &mut Command) -> Result<Self> {
-        let mut psql = Self(Running::start(command.arg("-XqAt"))?);
-        psql.is_served("login")?;
-        Ok(psql)
-    }
-
-    fn is_served(&mut self, key: &str) -> Result<()> {
-        self.0.say(&format!("select '{key}=yes';"))?;
-        self.0.wait_for_value(key).map(drop)
-    }
-
-    /// Says something and finds out that there is no server any more.
-    fn finds_itself_lost(mut self) -> Result<()> {
-        self.0.say("select 'lost=no';")?;
-        let finished = self.0.finish()?;
-        ensure!(
-            finished.status.code() == Some(2) && !finished.stdout.contains("lost"),
-            "{finished:?}"
-        );
-        Ok(())
-    }
-}
 
 fn stop(pgusher: &mut Pgusher, cgroup: &TestCgroup) -> Result<()> {
     pgusher.signal(Signal::SIGTERM)?;
@@ -121,9 +94,9 @@ fn sessions_of_before_are_listed_with_who_has_them_and_go_on() -> Result<()> {
     ensure!(coverage["reset"] == 0 && coverage["unlisted"] == 0);
     // They are intercepted, where the kernel can.
     ensure!(coverage["unix_sockets"] == 0, "{coverage}");
-    let first = sessions.first().context("there are three")?.0.pid();
+    let first = sessions.first().context("there are three")?.pid();
     for (session, host) in sessions.iter_mut().zip(["127.0.0.1", "::1", "127.0.0.1"]) {
-        let connection = connection_of(&coverage, session.0.pid())?;
+        let connection = connection_of(&coverage, session.pid())?;
         ensure!(
             connection["destination"]["address"] == host
                 && connection["destination"]["port"] == cluster.port
@@ -171,7 +144,7 @@ fn sessions_of_before_are_reset_and_connect_again_through_pgusher() -> Result<()
             "{coverage}"
         );
         for session in sessions {
-            let connection = connection_of(&coverage, session.0.pid())?;
+            let connection = connection_of(&coverage, session.pid())?;
             ensure!(connection["outcome"] == "reset", "{connection}");
             session.finds_itself_lost()?;
         }
@@ -240,7 +213,7 @@ fn sessions_of_other_network_namespaces_are_listed_and_reset_too() -> Result<()>
         let coverage = coverage(&pgusher)?;
         ensure!(coverage["established"] == 2, "{coverage}");
         for (mut session, server) in sessions.into_iter().zip(&link.server) {
-            let connection = connection_of(&coverage, session.0.pid())?;
+            let connection = connection_of(&coverage, session.pid())?;
             ensure!(
                 connection["netns"] == netns && connection["destination"]["address"] == **server,
                 "{connection}"

@@ -47,72 +47,65 @@ fn twice(
     })
 }
 
+/// [`twice`] with a client that changes by itself.
+fn twice_changed(change: &[&str], check: impl FnOnce(&Value, &Value) -> Result<()>) -> Result<()> {
+    twice(
+        |stage| disguise(stage, "twice", change),
+        |_, _, _| Ok(()),
+        |_, first, second| check(first, second),
+    )
+}
+
 fn ids_of(record: &Value) -> [&Value; 2] {
     [at(record, "/origin/exe_inode"), at(record, "/origin/exe")]
 }
 
 #[test]
 fn a_process_that_stays_what_it_is_is_the_same_again() -> Result<()> {
-    twice(
-        |stage| disguise(stage, "twice", &["nothing"]),
-        |_, _, _| Ok(()),
-        |_, first, second| {
-            ensure!(first["origin"] == second["origin"], "{first}\n{second}");
-            Ok(())
-        },
-    )
+    twice_changed(&["nothing"], |first, second| {
+        ensure!(first["origin"] == second["origin"], "{first}\n{second}");
+        Ok(())
+    })
 }
 
 #[test]
 fn a_process_that_has_become_another_program_is_that_program() -> Result<()> {
     let other = copy_of("disguise", "other")?.display().to_string();
-    twice(
-        |stage| disguise(stage, "twice", &["exec", &other]),
-        |_, _, _| Ok(()),
-        |_, first, second| {
-            fact_is(second, "exe", "verified", other.as_str())?;
-            fact_is(second, "comm", "kernel", "other")?;
-            fact(second, "capabilities", "verified")?;
-            ensure!(ids_of(first) != ids_of(second), "{second}");
-            ensure!(
-                second["origin"]["cmdline"]["value"][1] == "again",
-                "{second}"
-            );
-            Ok(())
-        },
-    )
+    twice_changed(&["exec", &other], |first, second| {
+        fact_is(second, "exe", "verified", other.as_str())?;
+        fact_is(second, "comm", "kernel", "other")?;
+        fact(second, "capabilities", "verified")?;
+        ensure!(ids_of(first) != ids_of(second), "{second}");
+        ensure!(
+            second["origin"]["cmdline"]["value"][1] == "again",
+            "{second}"
+        );
+        Ok(())
+    })
 }
 
 #[test]
 fn a_process_that_has_given_up_its_ids_is_known_by_what_it_has_left() -> Result<()> {
-    twice(
-        |stage| disguise(stage, "twice", &["ids"]),
-        |_, _, _| Ok(()),
-        |_, first, second| {
-            fact_is(first, "user", "late", "root")?;
-            fact_is(second, "uid", "kernel", 65534)?;
-            fact_is(second, "user", "late", "nobody")?;
-            fact_is(second, "group", "late", "nogroup")?;
-            fact_is(second, "groups", "verified", json!([]))?;
-            fact_is(second, "capabilities", "verified", json!([]))
-        },
-    )
+    twice_changed(&["ids"], |first, second| {
+        fact_is(first, "user", "late", "root")?;
+        fact_is(second, "uid", "kernel", 65534)?;
+        fact_is(second, "user", "late", "nobody")?;
+        fact_is(second, "group", "late", "nogroup")?;
+        fact_is(second, "groups", "verified", json!([]))?;
+        fact_is(second, "capabilities", "verified", json!([]))
+    })
 }
 
 #[test]
 fn a_process_in_other_groups_is_in_those() -> Result<()> {
-    twice(
-        |stage| disguise(stage, "twice", &["groups"]),
-        |_, _, _| Ok(()),
-        |_, first, second| {
-            ensure!(
-                first["origin"]["groups"] != second["origin"]["groups"],
-                "{second}"
-            );
-            fact_is(second, "groups", "verified", json!([4]))?;
-            fact_is(second, "group_names", "late", json!(["adm"]))
-        },
-    )
+    twice_changed(&["groups"], |first, second| {
+        ensure!(
+            first["origin"]["groups"] != second["origin"]["groups"],
+            "{second}"
+        );
+        fact_is(second, "groups", "verified", json!([4]))?;
+        fact_is(second, "group_names", "late", json!(["adm"]))
+    })
 }
 
 #[test]

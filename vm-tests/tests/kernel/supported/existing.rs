@@ -6,7 +6,7 @@ use pgusher_tests::cgroup::TestCgroup;
 use pgusher_tests::cluster::{Cluster, Version};
 use pgusher_tests::kernel;
 use pgusher_tests::pgusher::Pgusher;
-use pgusher_tests::process::Running;
+use pgusher_tests::psql::Psql;
 use serde_json::Value;
 use tempfile::TempDir;
 use vm_tests::facts;
@@ -15,9 +15,7 @@ use vm_tests::facts;
 fn a_session_of_before_is_reset_or_left_and_told_of() -> Result<()> {
     let cluster = Cluster::shared(Version::V15)?;
     let cgroup = TestCgroup::create()?;
-    let mut session = Running::start(cluster.client(&cgroup, "psql")?.arg("-XqAt"))?;
-    session.say("select 'before=yes';")?;
-    session.wait_for_value("before")?;
+    let mut session = Psql::start(&mut cluster.client(&cgroup, "psql")?)?;
     let directory = TempDir::new()?;
     let more = ["--adopt=reset".to_owned()];
     let mut pgusher = Pgusher::start(&cgroup, &[cluster.port], directory.path(), &more)?;
@@ -25,17 +23,12 @@ fn a_session_of_before_is_reset_or_left_and_told_of() -> Result<()> {
     let coverage = pgusher.trail.wait_for("a coverage record", is_coverage)?;
     let outcome = coverage.pointer("/connections/0/outcome");
     let outcome = outcome.with_context(|| format!("nothing of before: {coverage}"))?;
-    session.say("select 'after=yes';")?;
     let fact = if outcome == "reset" {
-        let finished = session.finish()?;
-        ensure!(
-            finished.status.code() == Some(2) && !finished.stdout.contains("after"),
-            "{finished:?}"
-        );
+        session.finds_itself_lost()?;
         "reset"
     } else {
         ensure!(outcome == "left", "{coverage}");
-        session.wait_for_value("after")?;
+        session.is_served("after")?;
         let log = pgusher.log()?;
         ensure!(log.contains("CONFIG_INET_DIAG_DESTROY"), "{log}");
         "left, and told of"
