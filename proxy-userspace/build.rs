@@ -114,6 +114,8 @@ fn build_object(
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "2")
+        // Incremental builds are many units, which no BPF linker puts together; the host's may be.
+        .env("CARGO_INCREMENTAL", "0")
         // clippy and coverage tools wrap the host's compiler; the BPF build is not theirs.
         .env_remove("RUSTC_WRAPPER")
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
