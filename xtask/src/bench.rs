@@ -86,7 +86,7 @@ struct Effort {
 
 const THOROUGH: Effort = Effort {
     rounds: 5,
-    seconds: 3,
+    seconds: 2,
 };
 const QUICK: Effort = Effort {
     rounds: 3,
