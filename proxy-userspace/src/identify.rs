@@ -11,7 +11,7 @@
 //! | `pinned`, `held` | a process that cannot become another while it is read, and until the next connection |
 //! | `executable`, `digest`, `verity` | the file that runs |
 //! | `file_state` | whether a file is what it was |
-//! | `status`, `namespaces` | ids, groups, privileges, namespaces |
+//! | `status`, `capabilities`, `namespaces` | ids, groups, privileges, namespaces |
 //! | `ancestry` | who started it |
 //! | `cgroup`, `container` | unit, container and pod |
 //! | `script`, `redact` | its own words, without secrets |
@@ -20,6 +20,7 @@
 //! | `observed` | what the hook would have captured, of a process that does not connect |
 
 mod ancestry;
+mod capabilities;
 mod cgroup;
 mod container;
 mod databases;
@@ -50,6 +51,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
 pub use ancestry::Ancestor;
+pub use capabilities::Capabilities;
 pub use container::{Container, DEFAULT_POD_LOGS, Pod, Runtime};
 pub use fact::{Fact, Grade};
 pub(crate) use held::MAX_DESCRIPTORS;

@@ -4,6 +4,7 @@ use proxy_ebpf::origin::Origin;
 use serde::{Deserialize, Serialize};
 
 use super::ancestry::Ancestor;
+use super::capabilities::Capabilities;
 use super::container::{Container, Pod};
 use super::fact::Fact;
 use super::names::Names;
@@ -48,7 +49,7 @@ pub struct Identity {
     pub(super) netns_cookie: Option<Fact<u64>>,
     pub(super) namespaces: Option<Fact<Namespaces>>,
     pub(super) other_namespaces: Option<Fact<Vec<String>>>,
-    pub(super) capabilities: Option<Fact<Vec<String>>>,
+    pub(super) capabilities: Option<Fact<Capabilities>>,
     pub(super) no_new_privs: Option<Fact<bool>>,
     pub(super) seccomp: Option<Fact<Seccomp>>,
     pub(super) tracer_pid: Option<Fact<u32>>,
@@ -274,7 +275,7 @@ impl Identity {
     }
 
     /// The effective capabilities, valid in the process's own user namespace.
-    pub fn capabilities(&self) -> Option<&Fact<Vec<String>>> {
+    pub fn capabilities(&self) -> Option<&Fact<Capabilities>> {
         self.capabilities.as_ref()
     }
 

@@ -16,6 +16,7 @@ use proxy_ebpf::offsets::NANOSECONDS_PER_TICK;
 use proxy_ebpf::origin::Origin;
 
 use super::ancestry::{self, Ancestor};
+use super::capabilities::Capabilities;
 use super::container::Placement;
 use super::databases::Databases;
 use super::digest::Hashable;
@@ -61,7 +62,7 @@ pub(super) struct Surroundings {
 /// What a process may do.
 #[derive(Debug, Default)]
 pub(super) struct Privileges {
-    pub(super) capabilities: Option<Fact<Vec<String>>>,
+    pub(super) capabilities: Option<Fact<Capabilities>>,
     pub(super) no_new_privs: Option<Fact<bool>>,
     pub(super) seccomp: Option<Fact<Seccomp>>,
 }
@@ -201,9 +202,8 @@ impl Reader<'_> {
 /// Privileges are as good as the process's grade while it runs the captured file with the captured ids: exec of another
 /// may add some. What it gives up by itself, it gives up.
 fn privileges_of(status: &Status, grade: Grade) -> Privileges {
-    let capabilities = status.capabilities.clone();
     Privileges {
-        capabilities: capabilities.map(|capabilities| Fact::new(capabilities, grade)),
+        capabilities: status.capabilities.map(|held| Fact::new(held, grade)),
         no_new_privs: status.no_new_privs.map(|is_set| Fact::new(is_set, grade)),
         seccomp: status.seccomp.map(|mode| Fact::new(mode, grade)),
     }

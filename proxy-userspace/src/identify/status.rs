@@ -7,57 +7,13 @@ use proxy_ebpf::origin::Origin;
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
+use super::capabilities::Capabilities;
 use super::entry;
 
 /// The file is some 1,500 bytes and the groups; what is longer is not read.
 const MAX_STATUS_BYTES: usize = 64 * 1024;
 /// The most supplementary groups that are told. Of more, none are: an incomplete list could hide the one that matters.
 const MAX_GROUPS: usize = 256;
-/// Capability names by number (include/uapi/linux/capability.h).
-const CAPABILITIES: [&str; 41] = [
-    "cap_chown",
-    "cap_dac_override",
-    "cap_dac_read_search",
-    "cap_fowner",
-    "cap_fsetid",
-    "cap_kill",
-    "cap_setgid",
-    "cap_setuid",
-    "cap_setpcap",
-    "cap_linux_immutable",
-    "cap_net_bind_service",
-    "cap_net_broadcast",
-    "cap_net_admin",
-    "cap_net_raw",
-    "cap_ipc_lock",
-    "cap_ipc_owner",
-    "cap_sys_module",
-    "cap_sys_rawio",
-    "cap_sys_chroot",
-    "cap_sys_ptrace",
-    "cap_sys_pacct",
-    "cap_sys_admin",
-    "cap_sys_boot",
-    "cap_sys_nice",
-    "cap_sys_resource",
-    "cap_sys_time",
-    "cap_sys_tty_config",
-    "cap_mknod",
-    "cap_lease",
-    "cap_audit_write",
-    "cap_audit_control",
-    "cap_setfcap",
-    "cap_mac_override",
-    "cap_mac_admin",
-    "cap_syslog",
-    "cap_wake_alarm",
-    "cap_block_suspend",
-    "cap_audit_read",
-    "cap_perfmon",
-    "cap_bpf",
-    "cap_checkpoint_restore",
-];
-
 /// Which system calls are filtered (`SECCOMP_MODE_*`, include/uapi/linux/seccomp.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -83,7 +39,7 @@ pub(super) struct Status {
     pub(super) uids: Option<Ids>,
     pub(super) gids: Option<Ids>,
     pub(super) groups: Option<Vec<u32>>,
-    pub(super) capabilities: Option<Vec<String>>,
+    pub(super) capabilities: Option<Capabilities>,
     pub(super) no_new_privs: Option<bool>,
     pub(super) seccomp: Option<Seccomp>,
     pub(super) tracer_pid: Option<u32>,
@@ -110,7 +66,7 @@ impl Status {
                 "Uid" => status.uids = ids(value),
                 "Gid" => status.gids = ids(value),
                 "Groups" => status.groups = groups(value),
-                "CapEff" => status.capabilities = capabilities(value),
+                "CapEff" => status.capabilities = Capabilities::from_mask(value),
                 "NoNewPrivs" => status.no_new_privs = Some(value == "1"),
                 "Seccomp" => status.seccomp = seccomp(value),
                 "TracerPid" => status.tracer_pid = value.parse().ok().filter(|pid| *pid != 0),
@@ -161,20 +117,6 @@ fn groups(value: &str) -> Option<Vec<u32>> {
     Some(all)
 }
 
-fn capabilities(value: &str) -> Option<Vec<String>> {
-    let mask = u64::from_str_radix(value, 16).ok()?;
-    let name = |bit: usize| match CAPABILITIES.get(bit) {
-        Some(name) => (*name).to_owned(),
-        None => format!("cap_{bit}"),
-    };
-    Some(
-        (0..64)
-            .filter(|bit| mask >> bit & 1 == 1)
-            .map(name)
-            .collect(),
-    )
-}
-
 fn seccomp(value: &str) -> Option<Seccomp> {
     match value {
         "0" => Some(Seccomp::Disabled),
@@ -203,11 +145,7 @@ mod tests {
                 effective: 101,
             }),
             groups: Some(vec![4, 24, 27]),
-            capabilities: Some(vec![
-                "cap_chown".to_owned(),
-                "cap_dac_override".to_owned(),
-                "cap_41".to_owned(),
-            ]),
+            capabilities: Capabilities::from_mask("20000000003"),
             no_new_privs: Some(true),
             seccomp: Some(Seccomp::Filter),
             tracer_pid: Some(17),

@@ -55,9 +55,7 @@ impl Caller {
         let held = identity
             .capabilities()
             .filter(|held| is_ours && held.grade().is_attested());
-        let is_held = |name: &str| {
-            held.is_some_and(|held| held.value().iter().any(|capability| capability == name))
-        };
+        let is_held = |name: &str| held.is_some_and(|held| held.value().contains(name));
         let over_files = OVER_FILES.into_iter().filter(|(name, _)| is_held(name));
         Some(Self {
             uid: Uid::from_raw(uid),
