@@ -4,6 +4,8 @@
 
 mod arrival;
 mod cancel;
+mod dialling;
+mod introduction;
 mod pace;
 mod passthrough;
 mod refusal;
@@ -23,20 +25,21 @@ use tracing::{debug, error};
 use crate::audit::record::{CloseReason, Kind, Login, Startup};
 use crate::audit::{Audit, AuditLimits, ClosingPlace, SessionGuard};
 use crate::config::{RouteRule, Routes, SessionLimits};
-use crate::identify::{Identifier, Identity};
-use crate::intercept::{Accepted, FastPath, Handover, HandoverError, Namespace, NoFastPath, Taken};
+use crate::identify::Identifier;
+use crate::intercept::{Accepted, FastPath, Handover, Namespace, NoFastPath};
 use crate::leg::Leg;
-use crate::policy::{Denial, Enforcer, Permit};
+use crate::policy::{Clearance, Denial, Enforcer, Permit};
 use crate::relay::{EndedBy, Legs, Observer as _, Shortcut, Side, Stops, relay};
-use crate::route::{Router, Way};
+use crate::route::{DialError, Router, Way};
 use crate::startup::{self, AuthenticationError, ClientLeg, Encryption};
+use crate::stream::Stream;
 use crate::tls::{self, Certificates};
 use crate::wire::binding::Binding;
 use crate::wire::boundary::Boundary;
 use crate::wire::error_response::{FatalError, SqlState};
 use crate::wire::opening::Opening;
 
-use arrival::{Arrival, Who};
+use introduction::{Introduced, introduce};
 use refusal::{Refusal, turn_away};
 use watch::{Candidate, Watch};
 
@@ -98,6 +101,14 @@ impl Stages {
             error!(%error, "reloading failed");
         }
     }
+
+    /// Connects to a server.
+    async fn dial(&self, clearance: &Clearance, way: &Way) -> Result<Stream, DialError> {
+        let since = Instant::now();
+        let dialled = self.router.dial(clearance, way).await;
+        self.pace.took(Stage::Dial, since.elapsed());
+        dialled
+    }
 }
 
 /// A session that has a server.
@@ -110,8 +121,8 @@ struct Established {
     rule: Arc<RouteRule>,
     /// Leave to have it, held for as long as it lives.
     permit: Permit,
-    /// Whose it is, should somebody want to cancel what it runs.
-    target: CancelTarget,
+    /// Whose it is, should somebody want to cancel what it runs and policies have to say whether they may.
+    target: Option<CancelTarget>,
     /// Whether what follows the opening can be read.
     readable: bool,
     /// How many bytes of the client's buffer are its startup packet; what comes behind it are messages.
@@ -143,77 +154,20 @@ pub async fn serve(stages: Arc<Stages>, accepted: Accepted, place: ClosingPlace)
 
 /// Stages 1 to 5: from an accepted connection to one with a server.
 async fn establish(
-    stages: &Stages,
+    stages: &Arc<Stages>,
     accepted: Accepted,
     guard: &mut SessionGuard,
     deadline: Instant,
 ) -> Result<Established, Refusal> {
-    let (mut client, way, identity) = identify(stages, accepted, guard).await?;
-    let destination = way.destination();
-    client.address = destination.ip();
-    let rule = Arc::clone(stages.routes.find(&destination));
-    let first = match client.next_packet(deadline).await {
-        Ok(packet) => packet,
-        Err(error) => return Err(Refusal::startup(client, error)),
-    };
-    let who = Who::new(&identity, destination);
-    let termination = who.termination(stages, &rule, &first.opening);
-    let arrival = Arrival {
-        client,
-        way,
-        rule,
-        who,
-        deadline,
-    };
-    match termination {
+    let Introduced {
+        arrival,
+        first,
+        dialling,
+    } = introduce(stages, accepted, guard, deadline).await?;
+    let (who, rule) = (&arrival.who, &arrival.rule);
+    match who.termination(stages, rule, &first.opening) {
         Some(termination) => terminated::establish(stages, arrival, &termination, guard).await,
-        None => passthrough::establish(stages, arrival, first, guard).await,
-    }
-}
-
-/// Stages 1 and 2: where was the connection going, and whose is it? The opening record is written either way.
-async fn identify(
-    stages: &Stages,
-    accepted: Accepted,
-    guard: &mut SessionGuard,
-) -> Result<(ClientLeg, Way, Identity), Refusal> {
-    let take = || stages.handover.take(&accepted);
-    let taken = stages.pace.time(Stage::Handover, take);
-    let namespace = accepted.namespace;
-    let identified = match taken {
-        Ok(taken) => {
-            let since = Instant::now();
-            let identity = stages.identifier.identify(taken.origin()).await;
-            stages.pace.took(Stage::Identify, since.elapsed());
-            let way = match taken {
-                Taken::Tcp(interception) => Some(Way::Tcp {
-                    route: *interception.route(),
-                    namespace,
-                }),
-                Taken::Unix(interception) => {
-                    let client = (interception.origin(), &identity);
-                    let path = interception.path();
-                    stages.router.find(client, path, namespace).await
-                }
-            };
-            way.map(|way| (way, identity)).ok_or(HandoverError::Unknown)
-        }
-        Err(error) => Err(error),
-    };
-    if let Ok((way, identity)) = &identified {
-        guard.identified(identity.clone(), &way.destination());
-    }
-    let since = Instant::now();
-    stages.audit.record(guard.start_record()).await;
-    stages.pace.took(Stage::Record, since.elapsed());
-    let prepared = accepted.stream.prepare();
-    let client = ClientLeg::new(accepted.stream, Arc::clone(&stages.certificates));
-    match (identified, prepared) {
-        (Ok((way, identity)), Ok(())) => Ok((client, way, identity)),
-        (Ok(_), Err(_)) | (Err(HandoverError::Reset), _) => {
-            Err(Refusal::Closed(CloseReason::ClientReset))
-        }
-        (Err(error), _) => Err(Refusal::unknown_destination(client, &error)),
+        None => passthrough::establish(stages, arrival, (first, dialling), guard).await,
     }
 }
 
@@ -243,7 +197,7 @@ async fn carry(
     let mut watch = Watch::new(
         observation,
         (readable && permit.is_revocable()).then(Boundary::new),
-        (readable && permit.ruling().is_some()).then(|| Candidate {
+        target.filter(|_| readable).map(|target| Candidate {
             keys: stages.cancel_keys.clone(),
             target,
         }),

@@ -1,6 +1,7 @@
 //! The record of one connection while it lives.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -66,7 +67,7 @@ impl SessionGuard {
     }
 
     /// Adds who is connecting and where to.
-    pub fn identified(&mut self, origin: Identity, destination: &Destination) {
+    pub fn identified(&mut self, origin: Arc<Identity>, destination: &Destination) {
         self.session.party.origin = Some(origin);
         self.session.party.destination = Some(destination.into());
     }
@@ -146,11 +147,11 @@ impl SessionGuard {
         let (user, database) = startup.map_or((None, None), Startup::role);
         Author {
             session: party.session,
-            process: party.origin.as_ref().map(Into::into),
+            process: party.origin.as_deref().map(Into::into),
             user: user.map(str::to_owned),
             database: database.map(str::to_owned),
             redaction: scope.redaction,
-            counts: std::sync::Arc::clone(self.session.statements.counts()),
+            counts: Arc::clone(self.session.statements.counts()),
         }
     }
 

@@ -7,6 +7,7 @@ pub mod tls;
 mod values;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
@@ -114,7 +115,7 @@ pub struct Party {
     /// Where the application wanted to go; none when nobody knows.
     pub destination: Option<Address>,
     /// The process that connected; none when nobody knows.
-    pub origin: Option<Identity>,
+    pub origin: Option<Arc<Identity>>,
 }
 
 /// A session from accept to close.

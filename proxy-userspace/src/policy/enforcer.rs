@@ -19,6 +19,7 @@ use super::ruling::{Cause, Denial, PolicyMode, Ruling};
 use super::source::PolicyError;
 use super::status::{PolicyStatus, Reloaded};
 use crate::config::{PolicyConfig, ServerGroups};
+use crate::destination::Destination;
 
 /// Decides.
 #[derive(Debug)]
@@ -109,6 +110,18 @@ impl Enforcer {
     pub fn prospect(&self, question: &Question) -> Prospect {
         let policies = lock(&self.state).policies.clone();
         policies.map_or_else(Prospect::default, |policies| policies.prospect(question))
+    }
+
+    /// Leave to have a session for whoever asks, if there are no policies.
+    pub fn without_policies(&self, server: &Destination) -> Option<Permit> {
+        let permit = || Permit::new(server.clone(), None, None);
+        self.path.is_none().then(permit)
+    }
+
+    /// Leave to connect for a client that nobody knows yet; none where a decision could keep it out.
+    pub fn unasked(&self, server: &Destination) -> Option<Clearance> {
+        let is_open = self.path.is_none() || self.mode == PolicyMode::Observe;
+        is_open.then(|| Clearance::new(server.clone()))
     }
 
     /// Leave to ask the server about encryption for a connection that has not said what it wants. That its workload has a

@@ -1,6 +1,6 @@
 //! A connection whose destination and owner are known, and what is asked of the policies about it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
 
@@ -35,16 +35,24 @@ pub(super) struct Arrival {
 
 /// Who wants to go where.
 pub(super) struct Who {
-    subject: Arc<Subject>,
+    identity: Arc<Identity>,
+    /// The same as policies see it, once they are asked.
+    subject: OnceLock<Arc<Subject>>,
     server: Destination,
 }
 
 impl Who {
-    pub(super) fn new(identity: &Identity, server: Destination) -> Self {
+    pub(super) fn new(identity: Arc<Identity>, server: Destination) -> Self {
         Self {
-            subject: Arc::new(Subject::of(identity)),
+            identity,
+            subject: OnceLock::new(),
             server,
         }
+    }
+
+    fn subject(&self) -> &Arc<Subject> {
+        let seen = || Arc::new(Subject::of(&self.identity));
+        self.subject.get_or_init(seen)
     }
 
     /// Where the application wanted to go.
@@ -54,12 +62,12 @@ impl Who {
 
     /// The question about a session that nobody can see into.
     pub(super) fn hidden(&self, tls: TlsFacts) -> Question {
-        Question::opaque(Arc::clone(&self.subject), self.server.clone(), tls)
+        Question::opaque(Arc::clone(self.subject()), self.server.clone(), tls)
     }
 
     /// Leave to ask the server about encryption before anything else is said.
     pub(super) fn consider(&self, stages: &Stages) -> Result<Clearance, Denial> {
-        let workload = self.subject.workload();
+        let workload = self.subject().workload();
         let has_session = || stages.cancel_keys.has_session_of(&self.server, workload);
         let hidden = self.hidden(TlsFacts::default());
         let consider = || stages.policy.consider(&hidden, has_session);
@@ -99,11 +107,21 @@ impl Who {
         tls: TlsFacts,
         guard: &mut SessionGuard,
     ) -> Result<Permit, Denial> {
+        let aim = match &packet.opening {
+            Opening::Cancel { .. } => self.aim(stages, (packet, buffer), guard),
+            _ => None,
+        };
+        if let Some(permit) = stages.policy.without_policies(&self.server) {
+            return Ok(permit);
+        }
         let question = match &packet.opening {
-            Opening::Cancel { .. } => self.cancelling(stages, (packet, buffer), tls, guard),
-            opening => {
-                Question::of_opening(Arc::clone(&self.subject), self.server.clone(), tls, opening)
-            }
+            Opening::Cancel { .. } => self.cancelling(stages, aim, tls),
+            opening => Question::of_opening(
+                Arc::clone(self.subject()),
+                self.server.clone(),
+                tls,
+                opening,
+            ),
         };
         let decide = || stages.policy.decide(question);
         on_record(stages.pace.time(Stage::Policy, decide), guard)
@@ -116,50 +134,61 @@ impl Who {
         tls: TlsFacts,
         guard: &mut SessionGuard,
     ) -> Result<Permit, Denial> {
+        if let Some(permit) = stages.policy.without_policies(&self.server) {
+            return Ok(permit);
+        }
         let decide = || stages.policy.decide(self.hidden(tls));
         on_record(stages.pace.time(Stage::Policy, decide), guard)
     }
 
-    fn cancelling(
+    /// The session that a cancel request is aimed at, if anybody knows it; it goes on record.
+    fn aim(
         &self,
         stages: &Stages,
         (packet, buffer): (&Packet, &[u8]),
-        tls: TlsFacts,
         guard: &mut SessionGuard,
-    ) -> Question {
+    ) -> Option<CancelTarget> {
         let body = buffer
             .get(CANCEL_HEADER_BYTES..packet.bytes)
             .unwrap_or_default();
-        let target = stages.cancel_keys.find(&self.server, CancelKey::of(body));
-        if let Some(target) = &target {
-            guard.cancels(target.session);
-        }
+        let target = stages.cancel_keys.find(&self.server, CancelKey::of(body))?;
+        guard.cancels(target.session);
+        Some(target)
+    }
+
+    fn cancelling(&self, stages: &Stages, aim: Option<CancelTarget>, tls: TlsFacts) -> Question {
         let hidden = self.hidden(tls);
         let may_connect = stages
             .policy
             .rule(&hidden)
             .is_none_or(|ruling| ruling.permits());
         let cancel = CancelFacts {
-            known: target.is_some(),
-            same_workload: target
+            known: aim.is_some(),
+            same_workload: aim
                 .as_ref()
-                .is_some_and(|target| target.workload.is_same(self.subject.workload())),
+                .is_some_and(|target| target.workload.is_same(self.subject().workload())),
             may_connect,
         };
-        hidden.cancelling(target.and_then(|target| target.database), cancel)
+        hidden.cancelling(aim.and_then(|target| target.database), cancel)
     }
 
-    /// What has to be known of a session for somebody to cancel what it runs.
-    pub(super) fn target(&self, opening: &Opening, guard: &SessionGuard) -> CancelTarget {
-        CancelTarget {
+    /// What has to be known of a session for policies to say who may cancel what it runs.
+    pub(super) fn target(
+        &self,
+        permit: &Permit,
+        opening: &Opening,
+        guard: &SessionGuard,
+    ) -> Option<CancelTarget> {
+        permit.ruling()?;
+        Some(CancelTarget {
             session: guard.id(),
             server: self.server.clone(),
             database: match opening {
                 Opening::Startup(message) => message.database().map(printable),
                 _ => None,
             },
-            workload: self.subject.workload().clone(),
-        }
+            workload: self.subject().workload().clone(),
+        })
     }
 }
 

@@ -25,6 +25,9 @@ pub enum Stage {
     Handover,
     /// Who it is.
     Identify,
+    /// What of that, its record and the client's opening was still to be done when the server had accepted, where it was
+    /// dialled meanwhile.
+    HeldUp,
     /// Handing over the opening record.
     Record,
     /// One answer of the policies'.
@@ -33,10 +36,11 @@ pub enum Stage {
     Dial,
 }
 
-const STAGES: [Stage; 6] = [
+const STAGES: [Stage; 7] = [
     Stage::Handed,
     Stage::Handover,
     Stage::Identify,
+    Stage::HeldUp,
     Stage::Record,
     Stage::Policy,
     Stage::Dial,
@@ -48,6 +52,7 @@ impl fmt::Display for Stage {
             Self::Handed => "handed over",
             Self::Handover => "destination",
             Self::Identify => "identity",
+            Self::HeldUp => "held up by it",
             Self::Record => "record",
             Self::Policy => "policy",
             Self::Dial => "dial",

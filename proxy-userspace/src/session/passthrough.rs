@@ -9,13 +9,14 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::arrival::{Arrival, Who};
+use super::dialling::Dialling;
 use super::pace::Stage;
 use super::refusal::Refusal;
 use super::{Established, Stages, record_opening};
 use crate::audit::SessionGuard;
 use crate::policy::{Denial, Permit, TlsFacts};
 use crate::relay::EndedBy;
-use crate::route::Way;
+use crate::route::{DialError, Way};
 use crate::startup::{self, ClientLeg, Encryption, Negotiated, StartupError};
 use crate::stream::Stream;
 use crate::wire::opening::{Opening, Packet};
@@ -33,7 +34,7 @@ struct Passage<'a> {
 pub(super) async fn establish(
     stages: &Stages,
     arrival: Arrival,
-    first: Packet,
+    (first, mut dialling): (Packet, Option<Dialling>),
     guard: &mut SessionGuard,
 ) -> Result<Established, Refusal> {
     let Arrival {
@@ -44,8 +45,12 @@ pub(super) async fn establish(
         ..
     } = arrival;
     record_opening(guard, &first.opening, Encryption::None);
-    let Ok(slot) = stages.sessions.admit(&first.opening) else {
-        return Err(Refusal::too_many(client));
+    let slot = match &mut dialling {
+        Some(dialling) => dialling.take_slot(),
+        None => match stages.sessions.admit(&first.opening) {
+            Ok(slot) => slot,
+            Err(_) => return Err(Refusal::too_many(client)),
+        },
     };
     let mut passage = Passage {
         stages,
@@ -65,7 +70,7 @@ pub(super) async fn establish(
             Err(denial) => return Err(Refusal::denied(client, &denial)),
         }
     }
-    let (mut client, mut upstream) = passage.dial(client, &way).await?;
+    let (mut client, mut upstream) = passage.reach(client, &way, dialling).await?;
     let mut negotiated = Negotiated::from(first.opening);
     let outcome = passage
         .negotiate(&mut client, &mut upstream, &mut negotiated)
@@ -90,7 +95,7 @@ pub(super) async fn establish(
         upstream: upstream.into(),
         from_server: BytesMut::new(),
         rule,
-        target: passage.who.target(&packet.opening, passage.guard),
+        target: passage.who.target(&permit, &packet.opening, passage.guard),
         permit,
         readable: negotiated.readable,
         startup_bytes: negotiated.startup_bytes,
@@ -112,29 +117,41 @@ impl Passage<'_> {
             .decide(self.stages, (packet, buffer), facts, self.guard)
     }
 
-    /// Dials for a client that has a permit, or may come to have one.
-    async fn dial(&mut self, client: ClientLeg, way: &Way) -> Result<(ClientLeg, Stream), Refusal> {
-        let considered;
-        let clearance = match &self.permit {
-            Some(permit) => permit.clearance(),
-            None => match self.who.consider(self.stages) {
-                Ok(clearance) => {
-                    considered = clearance;
-                    &considered
-                }
+    /// Dials for a client that has a permit, or may come to have one, unless that was begun ahead.
+    async fn reach(
+        &mut self,
+        client: ClientLeg,
+        way: &Way,
+        dialling: Option<Dialling>,
+    ) -> Result<(ClientLeg, Stream), Refusal> {
+        let ahead = match dialling {
+            Some(dialling) => self.catch_up(dialling).await,
+            None => None,
+        };
+        let dialled = match (ahead, &self.permit) {
+            (Some(dialled), _) => dialled,
+            (None, Some(permit)) => self.stages.dial(permit.clearance(), way).await,
+            (None, None) => match self.who.consider(self.stages) {
+                Ok(clearance) => self.stages.dial(&clearance, way).await,
                 Err(denial) => {
                     self.guard.ruled(denial.ruling());
                     return Err(Refusal::denied(client, &denial));
                 }
             },
         };
-        let since = Instant::now();
-        let dialled = self.stages.router.dial(clearance, way).await;
-        self.stages.pace.took(Stage::Dial, since.elapsed());
         match dialled {
             Ok(upstream) => Ok((client, upstream)),
             Err(error) => Err(Refusal::unreachable(client, &error)),
         }
+    }
+
+    /// Waits for a dial that was begun ahead; none if its server has been left.
+    async fn catch_up(&self, dialling: Dialling) -> Option<Result<Stream, DialError>> {
+        let dialled = dialling.finish().await;
+        if let Some(waited) = dialled.waited {
+            self.stages.pace.took(Stage::HeldUp, waited);
+        }
+        dialled.upstream
     }
 
     /// Lets client and server agree on encryption, if the policies permit a session that nobody can see into.

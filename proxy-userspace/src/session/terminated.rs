@@ -90,7 +90,7 @@ pub(super) async fn establish(
         upstream: upstream.leg,
         from_server: upstream.from_server,
         rule,
-        target: who.target(&packet.opening, guard),
+        target: who.target(&permit, &packet.opening, guard),
         permit,
         readable: true,
         startup_bytes,

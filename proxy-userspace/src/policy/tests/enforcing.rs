@@ -140,6 +140,19 @@ fn without_policies_everything_is_permitted() {
     assert!(enforcer.reload().unwrap().is_none());
 }
 
+#[test]
+fn only_where_no_decision_can_keep_it_out_a_client_that_nobody_knows_may_have_its_server_dialled() {
+    let server = question(&[]).server;
+    let none = Enforcer::load(&PolicyConfig::default()).unwrap();
+    let observed = Enforced::new(PolicyMode::Observe, "").enforcer;
+    for open in [none, observed] {
+        assert_eq!(open.unasked(&server).unwrap().destination(), &server);
+    }
+    // Whatever they say: a reload may change it before the decision falls.
+    let enforced = Enforced::new(PolicyMode::Enforce, FOR_ALL).enforcer;
+    assert!(enforced.unasked(&server).is_none());
+}
+
 const TERMINATED: &str = "@tls(\"terminate\") permit (principal, action, resource);";
 
 /// A session that client and server encrypt between themselves.
