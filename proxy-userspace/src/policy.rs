@@ -1,9 +1,9 @@
 //! Stage 4, policy: may this process do what it asks for? The answer is a value that dialling requires.
 //!
 //! Policies are Cedar (docs/policy.md, docs/decisions/0030-cedar-policy.md). Where there are none, everything is
-//! permitted. A connection that has not said what it wants gets a [`Clearance`] at most: leave to ask the server about
-//! encryption; a session needs a [`Permit`]. Both can be made only here, so no path leads from a connection to a server
-//! that has not passed this stage. Previous stage: [`crate::startup`]; next: [`crate::route`].
+//! permitted. A session needs a [`Permit`]. Less is a [`Clearance`], leave to dial: for a connection that asks the server
+//! about encryption and has not said what it wants; and for one that nobody knows yet, where policies only observe. Both can
+//! be made only here, so no path leads to a server past this stage. Previous stage: [`crate::startup`]; next: [`crate::route`].
 
 mod check;
 mod document;

@@ -1,4 +1,4 @@
-//! One connection's life: calls the stages in order and does nothing else.
+//! One connection's life: calls the stages and does nothing else.
 //!
 //! **Invariant:** every accepted connection gets exactly one pair of audit records, whatever happens to it.
 

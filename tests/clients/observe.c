@@ -33,7 +33,7 @@
 #include "loopback.h"
 
 /* Longest anything may take that is to happen. */
-enum { PATIENCE_MS = 60000 };
+enum { PATIENCE_MS = 40000 };
 
 static const uint8_t QUERY[] = "Q\0\0\0\x16START_REPLICATION";
 /* AuthenticationOk, ReadyForQuery. */

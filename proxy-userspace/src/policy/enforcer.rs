@@ -114,13 +114,13 @@ impl Enforcer {
 
     /// Leave to have a session for whoever asks, if there are no policies.
     pub fn without_policies(&self, server: &Destination) -> Option<Permit> {
-        let permit = || Permit::new(server.clone(), None, None);
-        self.path.is_none().then(permit)
+        let has_none = lock(&self.state).policies.is_none();
+        has_none.then(|| Permit::new(server.clone(), None, None))
     }
 
     /// Leave to connect for a client that nobody knows yet; none where a decision could keep it out.
     pub fn unasked(&self, server: &Destination) -> Option<Clearance> {
-        let is_open = self.path.is_none() || self.mode == PolicyMode::Observe;
+        let is_open = self.mode == PolicyMode::Observe;
         is_open.then(|| Clearance::new(server.clone()))
     }
 

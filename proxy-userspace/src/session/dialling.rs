@@ -1,5 +1,6 @@
 //! A server that is dialled while something else goes on.
 
+use std::future::ready;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -10,9 +11,10 @@ use super::registry::Slot;
 use crate::route::DialError;
 use crate::stream::Stream;
 
-/// For how long a server that has accepted hears nothing from us before it is left. Its own patience with who says
-/// nothing is PostgreSQL's `authentication_timeout`, a second at least; until then it counts as one of its clients.
-const SILENCE_LIMIT: Duration = Duration::from_millis(500);
+/// For how long what came of a dial is kept before the server is left. Its own patience with who says nothing is
+/// PostgreSQL's `authentication_timeout`, a second at least; until then it counts as one of its clients. And a server that
+/// could not be reached may be back by then.
+const KEPT_FOR: Duration = Duration::from_millis(500);
 
 /// A dial under way for a client with a place among the sessions; given up when dropped.
 pub(super) struct Dialling {
@@ -23,20 +25,33 @@ pub(super) struct Dialling {
 
 /// What came of a dial.
 pub(super) struct Dialled {
-    /// None if the server has been left, since nobody wanted it for so long.
+    /// None if nobody wanted it for so long.
     pub(super) upstream: Option<Result<Stream, DialError>>,
     /// For how long a server that had accepted was not wanted; none if none had.
     pub(super) waited: Option<Duration>,
 }
 
 impl Dialling {
-    /// Begins, for a client that has `slot`.
-    pub(super) fn begin(
+    /// Begins at once, for a client that has `slot`: by the time this returns a server on the same host has accepted.
+    pub(super) async fn begin(
         slot: Option<Slot>,
         dial: impl Future<Output = Result<Stream, DialError>> + Send + 'static,
     ) -> Self {
+        let mut dial = Box::pin(dial);
+        // The task has its first turn only after whatever else the calling one does now.
+        let at_once = tokio::select! {
+            biased;
+            dialled = &mut dial => Some(dialled),
+            () = ready(()) => None,
+        };
+        let dial = async move {
+            match at_once {
+                Some(dialled) => dialled,
+                None => dial.await,
+            }
+        };
         let (wanted, is_wanted) = oneshot::channel();
-        let task = tokio::spawn(dial_and_keep(dial, is_wanted, SILENCE_LIMIT));
+        let task = tokio::spawn(dial_and_keep(dial, is_wanted, KEPT_FOR));
         Self {
             slot,
             wanted,
@@ -51,7 +66,7 @@ impl Dialling {
 
     /// Waits for what comes of it.
     pub(super) async fn finish(self) -> Dialled {
-        // If it has been left nobody listens.
+        // If nothing is kept any more nobody listens.
         let _ = self.wanted.send(());
         self.task.await.unwrap_or(Dialled {
             upstream: None,
@@ -60,20 +75,14 @@ impl Dialling {
     }
 }
 
-/// Dials, and keeps the server until it is wanted, or for as long as the limit says.
+/// Dials, and keeps what comes of it until it is wanted, or for as long as the limit says.
 async fn dial_and_keep(
     dial: impl Future<Output = Result<Stream, DialError>>,
     is_wanted: oneshot::Receiver<()>,
     limit: Duration,
 ) -> Dialled {
     let upstream = dial.await;
-    if upstream.is_err() {
-        return Dialled {
-            upstream: Some(upstream),
-            waited: None,
-        };
-    }
-    let since = Instant::now();
+    let (has_accepted, since) = (upstream.is_ok(), Instant::now());
     let upstream = tokio::select! {
         biased;
         _ = is_wanted => Some(upstream),
@@ -81,14 +90,14 @@ async fn dial_and_keep(
     };
     Dialled {
         upstream,
-        waited: Some(since.elapsed()),
+        waited: has_accepted.then(|| since.elapsed()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, SocketAddr};
 
     use tokio::io::AsyncReadExt as _;
     use tokio::net::{TcpListener, TcpStream};
@@ -108,13 +117,21 @@ mod tests {
         (listener, dial)
     }
 
+    fn failed() -> Result<Stream, DialError> {
+        Err(DialError::Refused {
+            destination: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)).into(),
+            source: io::ErrorKind::ConnectionRefused.into(),
+        })
+    }
+
     #[tokio::test]
     async fn a_server_is_kept_until_it_is_wanted() {
         let (listener, dial) = server().await;
-        let mut dialling = Dialling::begin(None, dial);
+        let (wanted, is_wanted) = oneshot::channel();
+        let kept = tokio::spawn(dial_and_keep(dial, is_wanted, FOR_EVER));
         let (mut accepted, _) = listener.accept().await.unwrap();
-        assert!(dialling.take_slot().is_none());
-        let dialled = dialling.finish().await;
+        wanted.send(()).unwrap();
+        let dialled = kept.await.unwrap();
         assert!(matches!(dialled.upstream, Some(Ok(_))) && dialled.waited.is_some());
         drop(dialled);
         assert_eq!(accepted.read(&mut [0]).await.unwrap(), 0);
@@ -131,27 +148,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dial_that_is_given_up_leaves_its_server() {
-        let (listener, dial) = server().await;
-        let dialling = Dialling::begin(None, dial);
-        let (mut accepted, _) = listener.accept().await.unwrap();
-        drop(dialling);
-        assert_eq!(accepted.read(&mut [0]).await.unwrap(), 0);
+    async fn a_failure_is_told_while_it_is_fresh() {
+        let (wanted, is_wanted) = oneshot::channel();
+        wanted.send(()).unwrap();
+        let dialled = dial_and_keep(async { failed() }, is_wanted, FOR_EVER).await;
+        assert!(matches!(dialled.upstream, Some(Err(_))) && dialled.waited.is_none());
+        let (_wanted, is_wanted) = oneshot::channel();
+        let dialled = dial_and_keep(async { failed() }, is_wanted, Duration::ZERO).await;
+        assert!(dialled.upstream.is_none() && dialled.waited.is_none());
     }
 
     #[tokio::test]
-    async fn a_failure_is_told_however_late_it_is_wanted() {
-        let failed = async {
-            Err(DialError::Refused {
-                destination: "127.0.0.1:5432"
-                    .parse::<std::net::SocketAddr>()
-                    .unwrap()
-                    .into(),
-                source: io::ErrorKind::ConnectionRefused.into(),
-            })
+    async fn a_dial_begins_at_once_and_is_given_up_when_dropped() {
+        let (alive, ended) = oneshot::channel::<()>();
+        let (began, has_begun) = std::sync::mpsc::channel();
+        let dial = async move {
+            let _alive = alive;
+            began.send(()).unwrap();
+            std::future::pending().await
         };
-        let (_wanted, is_wanted) = oneshot::channel();
-        let dialled = dial_and_keep(failed, is_wanted, FOR_EVER).await;
-        assert!(matches!(dialled.upstream, Some(Err(_))) && dialled.waited.is_none());
+        let mut dialling = Dialling::begin(None, dial).await;
+        assert!(has_begun.try_recv().is_ok() && dialling.take_slot().is_none());
+        drop(dialling);
+        assert!(ended.await.is_err());
     }
 }

@@ -1,12 +1,15 @@
 //! Stages 1 and 2: where was the connection going, and whose is it? And what goes on meanwhile.
 //!
-//! Reading /proc takes about as long as a server takes to accept and to have a process for its client. Over TCP, and where
-//! no decision could keep the client from its server, both happen at once; elsewhere the server is dialled after the
-//! decision. Nothing that the client says goes to the server before the opening record has been queued, whatever was done
-//! ahead.
+//! Reading /proc takes about as long as a server takes to accept and to have a process for its client. So over TCP the
+//! client's first packet is waited for at the same time, and where no decision could keep the client from its server and TLS
+//! does not end here, the server is dialled too. Nothing that the client says goes to the server before the opening record
+//! has been queued, whatever was done ahead.
 
 use std::sync::Arc;
 
+use proxy_ebpf::interception::Interception;
+use proxy_ebpf::origin::Origin;
+use proxy_ebpf::unix::UnixInterception;
 use tokio::time::Instant;
 
 use super::Stages;
@@ -32,6 +35,14 @@ pub(super) struct Introduced {
     pub(super) dialling: Option<Dialling>,
 }
 
+/// A client that is known.
+struct Met {
+    way: Way,
+    identity: Arc<Identity>,
+    first: Result<Packet, StartupError>,
+    dialling: Option<Dialling>,
+}
+
 /// Learns whose connection it is, and what its client says first. The opening record is written either way.
 pub(super) async fn introduce(
     stages: &Arc<Stages>,
@@ -44,93 +55,107 @@ pub(super) async fn introduce(
     let prepared = accepted.stream.prepare();
     let mut client = ClientLeg::new(accepted.stream, Arc::clone(&stages.certificates));
     let namespace = accepted.namespace;
-    let taken = match taken {
-        Ok(taken) => taken,
+    let met = match taken {
+        Ok(Taken::Tcp(interception)) => {
+            let caught = (interception, namespace);
+            Ok(meet(stages, &mut client, caught, guard, deadline).await)
+        }
+        Ok(Taken::Unix(interception)) => {
+            let caught = (interception, namespace);
+            let met = meet_at_unix_socket(stages, &mut client, caught, guard, deadline).await;
+            met.ok_or(HandoverError::Unknown)
+        }
         Err(error) => {
             record_start(stages, guard).await;
-            return Err(match error {
-                HandoverError::Reset => Refusal::Closed(CloseReason::ClientReset),
-                error => Refusal::unknown_destination(client, &error),
-            });
+            Err(error)
         }
     };
-    let obvious = obvious_way(&taken, &namespace);
-    let identifying = identify(stages, &taken, (obvious.clone(), namespace), guard);
-    if prepared.is_err() {
-        identifying.await;
-        return Err(Refusal::Closed(CloseReason::ClientReset));
-    }
-    let (known, ahead) = match obvious {
-        Some(way) => {
-            let going_ahead = go_ahead(stages, &mut client, way, deadline);
-            let (known, ahead) = tokio::join!(identifying, going_ahead);
-            (known, Some(ahead))
+    let met = match (met, prepared) {
+        (Ok(met), Ok(())) => met,
+        (Ok(_), Err(_)) | (Err(HandoverError::Reset), _) => {
+            return Err(Refusal::Closed(CloseReason::ClientReset));
         }
-        None => (identifying.await, None),
+        (Err(error), _) => return Err(Refusal::unknown_destination(client, &error)),
     };
-    let Some((way, identity)) = known else {
-        let error = HandoverError::Unknown;
-        return Err(Refusal::unknown_destination(client, &error));
-    };
-    let (first, dialling) = match ahead {
-        Some(ahead) => ahead,
-        None => (client.next_packet(deadline).await, None),
-    };
-    let first = match first {
+    let destination = met.way.destination();
+    client.address = destination.ip();
+    let first = match met.first {
         Ok(packet) => packet,
         Err(error) => return Err(Refusal::startup(client, error)),
     };
-    let destination = way.destination();
-    client.address = destination.ip();
     Ok(Introduced {
         arrival: Arrival {
             client,
             rule: Arc::clone(stages.routes.find(&destination)),
-            who: Who::new(identity, destination),
-            way,
+            who: Who::new(met.identity, destination),
+            way: met.way,
             deadline,
         },
         first,
-        dialling,
+        dialling: met.dialling,
     })
 }
 
-/// The way of a connection over TCP: it is the same whoever goes it.
-fn obvious_way(taken: &Taken, namespace: &Arc<Namespace>) -> Option<Way> {
-    match taken {
-        Taken::Tcp(interception) => Some(Way::Tcp {
-            route: *interception.route(),
-            namespace: Arc::clone(namespace),
-        }),
-        Taken::Unix(_) => None,
+/// Meets a client over TCP: its way is the same whoever goes it.
+async fn meet(
+    stages: &Arc<Stages>,
+    client: &mut ClientLeg,
+    (interception, namespace): (Interception, Arc<Namespace>),
+    guard: &mut SessionGuard,
+    deadline: Instant,
+) -> Met {
+    let way = Way::Tcp {
+        route: *interception.route(),
+        namespace,
+    };
+    let going_ahead = go_ahead(stages, client, way.clone(), deadline);
+    let identifying = async {
+        let identity = identify(stages, interception.origin()).await;
+        guard.identified(Arc::clone(&identity), &way.destination());
+        record_start(stages, guard).await;
+        identity
+    };
+    // The dial first, if it can be: the server has most to do.
+    let ((first, dialling), identity) = tokio::join!(biased; going_ahead, identifying);
+    Met {
+        way,
+        identity,
+        first,
+        dialling,
     }
 }
 
-/// Learns who it is and, where that is not obvious, which way leads to its server, and writes the opening record. None if
-/// there is no such way.
-async fn identify(
+/// Meets a client of a unix socket. None if there is no server at the path: what such a client says is not waited for.
+async fn meet_at_unix_socket(
     stages: &Stages,
-    taken: &Taken,
-    (obvious, namespace): (Option<Way>, Arc<Namespace>),
+    client: &mut ClientLeg,
+    (interception, namespace): (UnixInterception, Arc<Namespace>),
     guard: &mut SessionGuard,
-) -> Option<(Way, Arc<Identity>)> {
-    let since = Instant::now();
-    let identity = stages.identifier.identify(taken.origin()).await;
-    stages.pace.took(Stage::Identify, since.elapsed());
-    let way = match taken {
-        Taken::Tcp(_) => obvious,
-        Taken::Unix(interception) => {
-            let client = (interception.origin(), &identity);
-            let path = interception.path();
-            stages.router.find(client, path, namespace).await
-        }
-    };
-    let known = way.map(|way| (way, Arc::new(identity)));
-    if let Some((way, identity)) = &known {
-        guard.identified(Arc::clone(identity), &way.destination());
+    deadline: Instant,
+) -> Option<Met> {
+    let identity = identify(stages, interception.origin()).await;
+    let who = (interception.origin(), &*identity);
+    let way = stages
+        .router
+        .find(who, interception.path(), namespace)
+        .await;
+    if let Some(way) = &way {
+        guard.identified(Arc::clone(&identity), &way.destination());
     }
     record_start(stages, guard).await;
-    known
+    Some(Met {
+        way: way?,
+        identity,
+        first: client.next_packet(deadline).await,
+        dialling: None,
+    })
+}
+
+async fn identify(stages: &Stages, origin: &Origin) -> Arc<Identity> {
+    let since = Instant::now();
+    let identity = stages.identifier.identify(origin).await;
+    stages.pace.took(Stage::Identify, since.elapsed());
+    Arc::new(identity)
 }
 
 async fn record_start(stages: &Stages, guard: &SessionGuard) {
@@ -147,12 +172,14 @@ async fn go_ahead(
     deadline: Instant,
 ) -> (Result<Packet, StartupError>, Option<Dialling>) {
     let first = client.next_packet(deadline).await;
-    let dialling = first.as_ref().ok();
-    let dialling = dialling.and_then(|first| dial_ahead(stages, first, way));
+    let dialling = match &first {
+        Ok(first) => dial_ahead(stages, first, way).await,
+        Err(_) => None,
+    };
     (first, dialling)
 }
 
-fn dial_ahead(stages: &Arc<Stages>, first: &Packet, way: Way) -> Option<Dialling> {
+async fn dial_ahead(stages: &Arc<Stages>, first: &Packet, way: Way) -> Option<Dialling> {
     let destination = way.destination();
     // Where TLS ends here, the client's handshake comes before the dial.
     if stages.routes.find(&destination).tls_default == TlsMode::Terminate {
@@ -163,5 +190,5 @@ fn dial_ahead(stages: &Arc<Stages>, first: &Packet, way: Way) -> Option<Dialling
     let slot = stages.sessions.admit(&first.opening).ok()?;
     let stages = Arc::clone(stages);
     let dial = async move { stages.dial(&clearance, &way).await };
-    Some(Dialling::begin(slot, dial))
+    Some(Dialling::begin(slot, dial).await)
 }

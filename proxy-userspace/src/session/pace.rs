@@ -25,8 +25,8 @@ pub enum Stage {
     Handover,
     /// Who it is.
     Identify,
-    /// What of that, its record and the client's opening was still to be done when the server had accepted, where it was
-    /// dialled meanwhile.
+    /// What of that, and of its record, was still to be done when the server had accepted, where it was dialled meanwhile;
+    /// half a second at most, after which the server is left.
     HeldUp,
     /// Handing over the opening record.
     Record,
