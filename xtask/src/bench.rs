@@ -36,7 +36,7 @@ use crate::setup;
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Fewer workloads in short rounds: a rough answer within about three minutes
+    /// Fewer workloads in shorter rounds: within ten minutes, more with other relays
     #[arg(long)]
     quick: bool,
     /// Other relays to compare with, in the table without TLS: Debian's, unpacked below target
@@ -89,7 +89,7 @@ const THOROUGH: Effort = Effort {
     seconds: 2,
 };
 const QUICK: Effort = Effort {
-    rounds: 3,
+    rounds: 5,
     seconds: 1,
 };
 
