@@ -99,8 +99,8 @@ impl Route {
         let rule = config.routes.find(&question.server);
         let asked = policies.and_then(|policies| policies.prospect(question).tls);
         let asked = asked.filter(|_| config.policy.mode == PolicyMode::Enforce);
-        let tls = match &rule.tls {
-            Some(_) => asked.unwrap_or(rule.tls_default),
+        let tls = match rule.termination(asked) {
+            Some(_) => TlsMode::Terminate,
             None => TlsMode::Passthrough,
         };
         let audit = ruling.and_then(|ruling| ruling.obligations.audit);

@@ -131,7 +131,7 @@ pub struct RouteRule {
     /// How TLS ends at pgusher; none where it never does.
     pub tls: Option<Arc<Termination>>,
     /// Where it ends if no policy says.
-    pub tls_default: TlsMode,
+    tls_default: TlsMode,
     destinations: Vec<Network>,
     ports: Vec<u16>,
 }
@@ -166,6 +166,12 @@ impl AuditScope {
 }
 
 impl RouteRule {
+    /// How TLS ends at pgusher, if it does, where policies ask for that mode or for none.
+    pub fn termination(&self, asked: Option<TlsMode>) -> Option<&Arc<Termination>> {
+        let ends_here = asked.unwrap_or(self.tls_default) == TlsMode::Terminate;
+        self.tls.as_ref().filter(|_| ends_here)
+    }
+
     fn matches(&self, destination: &Destination) -> bool {
         Network::any_contains(&self.destinations, &self.ports, destination)
     }

@@ -14,6 +14,7 @@ use super::entry;
 const MAX_STATUS_BYTES: usize = 64 * 1024;
 /// The most supplementary groups that are told. Of more, none are: an incomplete list could hide the one that matters.
 const MAX_GROUPS: usize = 256;
+
 /// Which system calls are filtered (`SECCOMP_MODE_*`, include/uapi/linux/seccomp.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -112,12 +112,6 @@ impl Enforcer {
         policies.map_or_else(Prospect::default, |policies| policies.prospect(question))
     }
 
-    /// Leave to have a session for whoever asks, if there are no policies.
-    pub fn without_policies(&self, server: &Destination) -> Option<Permit> {
-        let has_none = lock(&self.state).policies.is_none();
-        has_none.then(|| Permit::new(server.clone(), None, None))
-    }
-
     /// Leave to connect for a client that nobody knows yet; none where a decision could keep it out.
     pub fn unasked(&self, server: &Destination) -> Option<Clearance> {
         let is_open = self.mode == PolicyMode::Observe;
@@ -167,23 +161,26 @@ impl Enforcer {
         Some(policies.rule(question, self.mode, &Zoned::now()))
     }
 
-    /// Decides.
+    /// Decides about going to a server; the question is only put together where there are policies to answer it.
     ///
     /// # Errors
     /// [`Denial`], in enforce mode.
-    pub fn decide(&self, question: Question) -> Result<Permit, Denial> {
-        let server = question.server.clone();
+    pub fn decide(
+        &self,
+        server: &Destination,
+        question: impl FnOnce() -> Question,
+    ) -> Result<Permit, Denial> {
+        let server = server.clone();
+        let Some(mut policies) = lock(&self.state).policies.clone() else {
+            return Ok(Permit::new(server, None, None));
+        };
+        let question = question();
         loop {
-            let Some(policies) = lock(&self.state).policies.clone() else {
-                return Ok(Permit::new(server, None, None));
-            };
             let mut ruling = policies.rule(&question, self.mode, &Zoned::now());
             let mut state = lock(&self.state);
-            if !state
-                .policies
-                .as_ref()
-                .is_some_and(|now| Arc::ptr_eq(now, &policies))
-            {
+            let in_force = state.policies.as_ref();
+            if let Some(newer) = in_force.filter(|now| !Arc::ptr_eq(now, &policies)) {
+                policies = Arc::clone(newer);
                 continue;
             }
             if let Some(full) = state.full(&ruling) {

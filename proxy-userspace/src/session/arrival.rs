@@ -8,7 +8,7 @@ use super::Stages;
 use super::cancel::CancelTarget;
 use super::pace::Stage;
 use crate::audit::SessionGuard;
-use crate::config::{RouteRule, TlsMode};
+use crate::config::RouteRule;
 use crate::destination::Destination;
 use crate::identify::Identity;
 use crate::policy::{
@@ -95,8 +95,7 @@ impl Who {
                 stages.pace.time(Stage::Policy, prospect).tls
             }
         };
-        let ends_here = asked.unwrap_or(rule.tls_default) == TlsMode::Terminate;
-        rule.tls.clone().filter(|_| ends_here)
+        rule.termination(asked).cloned()
     }
 
     /// Asks for leave to do what a packet at the start of `buffer` asks for; the answer goes on record.
@@ -111,10 +110,7 @@ impl Who {
             Opening::Cancel { .. } => self.aim(stages, (packet, buffer), guard),
             _ => None,
         };
-        if let Some(permit) = stages.policy.without_policies(&self.server) {
-            return Ok(permit);
-        }
-        let question = match &packet.opening {
+        let question = || match &packet.opening {
             Opening::Cancel { .. } => self.cancelling(stages, aim, tls),
             opening => Question::of_opening(
                 Arc::clone(self.subject()),
@@ -123,7 +119,7 @@ impl Who {
                 opening,
             ),
         };
-        let decide = || stages.policy.decide(question);
+        let decide = || stages.policy.decide(&self.server, question);
         on_record(stages.pace.time(Stage::Policy, decide), guard)
     }
 
@@ -134,10 +130,8 @@ impl Who {
         tls: TlsFacts,
         guard: &mut SessionGuard,
     ) -> Result<Permit, Denial> {
-        if let Some(permit) = stages.policy.without_policies(&self.server) {
-            return Ok(permit);
-        }
-        let decide = || stages.policy.decide(self.hidden(tls));
+        let question = || self.hidden(tls);
+        let decide = || stages.policy.decide(&self.server, question);
         on_record(stages.pace.time(Stage::Policy, decide), guard)
     }
 

@@ -19,7 +19,6 @@ use super::pace::Stage;
 use super::refusal::Refusal;
 use crate::audit::SessionGuard;
 use crate::audit::record::CloseReason;
-use crate::config::TlsMode;
 use crate::identify::Identity;
 use crate::intercept::{Accepted, HandoverError, Namespace, Taken};
 use crate::route::Way;
@@ -182,7 +181,7 @@ async fn go_ahead(
 async fn dial_ahead(stages: &Arc<Stages>, first: &Packet, way: Way) -> Option<Dialling> {
     let destination = way.destination();
     // Where TLS ends here, the client's handshake comes before the dial.
-    if stages.routes.find(&destination).tls_default == TlsMode::Terminate {
+    if stages.routes.find(&destination).termination(None).is_some() {
         return None;
     }
     let clearance = stages.policy.unasked(&destination)?;

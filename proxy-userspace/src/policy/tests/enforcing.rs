@@ -32,20 +32,19 @@ impl Enforced {
     }
 }
 
+fn decided(enforcer: &Enforcer, question: Question) -> Result<Permit, Denial> {
+    let server = question.server.clone();
+    enforcer.decide(&server, || question)
+}
+
 const FOR_APP: &str = "permit (principal in User::\"app\", action, resource);";
 const FOR_ALL: &str = "permit (principal, action, resource);";
 
 #[test]
 fn a_reload_ends_what_is_no_longer_permitted_and_nothing_else() {
     let enforced = Enforced::new(PolicyMode::Enforce, FOR_ALL);
-    let app = enforced
-        .enforcer
-        .decide(question(&[("User", "app")]))
-        .unwrap();
-    let other = enforced
-        .enforcer
-        .decide(question(&[("User", "other")]))
-        .unwrap();
+    let app = decided(&enforced.enforcer, question(&[("User", "app")])).unwrap();
+    let other = decided(&enforced.enforcer, question(&[("User", "other")])).unwrap();
     let reloaded = enforced.reload(FOR_APP).unwrap();
     assert_eq!((reloaded.sessions, reloaded.ended), (2, 1));
     assert!(!app.revocation().is_cancelled());
@@ -53,35 +52,17 @@ fn a_reload_ends_what_is_no_longer_permitted_and_nothing_else() {
     assert!(other.denial().is_some_and(|denial| !denial.is_full()));
     drop(other);
     assert_eq!(enforced.reload(FOR_APP).unwrap().sessions, 1);
-    assert!(
-        enforced
-            .enforcer
-            .decide(question(&[("User", "other")]))
-            .is_err()
-    );
+    assert!(decided(&enforced.enforcer, question(&[("User", "other")])).is_err());
 }
 
 #[test]
 fn a_broken_policy_leaves_the_last_good_one_in_force() {
     let enforced = Enforced::new(PolicyMode::Enforce, FOR_APP);
-    let permit = enforced
-        .enforcer
-        .decide(question(&[("User", "app")]))
-        .unwrap();
+    let permit = decided(&enforced.enforcer, question(&[("User", "app")])).unwrap();
     assert!(enforced.reload("permit (principal").is_err());
     assert!(!permit.revocation().is_cancelled());
-    assert!(
-        enforced
-            .enforcer
-            .decide(question(&[("User", "app")]))
-            .is_ok()
-    );
-    assert!(
-        enforced
-            .enforcer
-            .decide(question(&[("User", "other")]))
-            .is_err()
-    );
+    assert!(decided(&enforced.enforcer, question(&[("User", "app")])).is_ok());
+    assert!(decided(&enforced.enforcer, question(&[("User", "other")])).is_err());
     assert!(enforced.enforcer.status().failure.is_some());
     enforced.reload(FOR_ALL).unwrap();
     assert!(enforced.enforcer.status().failure.is_none());
@@ -90,10 +71,7 @@ fn a_broken_policy_leaves_the_last_good_one_in_force() {
 #[test]
 fn observing_denies_nobody_and_says_whom_it_would() {
     let enforced = Enforced::new(PolicyMode::Observe, FOR_APP);
-    let permit = enforced
-        .enforcer
-        .decide(question(&[("User", "other")]))
-        .unwrap();
+    let permit = decided(&enforced.enforcer, question(&[("User", "other")])).unwrap();
     assert_eq!(permit.ruling().unwrap().decision, Decision::Deny);
     assert!(!permit.is_revocable());
     assert_eq!(enforced.reload("").unwrap().ended, 0);
@@ -105,7 +83,7 @@ fn observing_denies_nobody_and_says_whom_it_would() {
 fn a_policys_limit_on_sessions_holds_on_both_sides_and_is_given_back() {
     let limited = "@id(\"few\") @max_sessions(\"2\") permit (principal, action, resource);";
     let enforced = Enforced::new(PolicyMode::Enforce, limited);
-    let decide = || enforced.enforcer.decide(question(&[]));
+    let decide = || decided(&enforced.enforcer, question(&[]));
     let (first, second) = (decide().unwrap(), decide().unwrap());
     let denial = decide().unwrap_err();
     let full = Cause::SessionsFull {
@@ -118,7 +96,7 @@ fn a_policys_limit_on_sessions_holds_on_both_sides_and_is_given_back() {
         ..CancelFacts::default()
     };
     let cancelling = question(&[]).cancelling(None, cancel);
-    assert!(enforced.enforcer.decide(cancelling).is_ok());
+    assert!(decided(&enforced.enforcer, cancelling).is_ok());
     drop(first);
     let third = decide().unwrap();
     assert!(decide().is_err());
@@ -135,7 +113,7 @@ fn a_policys_limit_on_sessions_holds_on_both_sides_and_is_given_back() {
 #[test]
 fn without_policies_everything_is_permitted() {
     let enforcer = Enforcer::load(&PolicyConfig::default()).unwrap();
-    let permit = enforcer.decide(question(&[])).unwrap();
+    let permit = decided(&enforcer, question(&[])).unwrap();
     assert!(permit.ruling().is_none() && !permit.is_revocable());
     assert!(enforcer.reload().unwrap().is_none());
 }
@@ -168,26 +146,26 @@ fn hidden() -> Question {
 #[test]
 fn what_is_to_be_seen_and_cannot_be_is_denied_also_after_a_reload() {
     let enforced = Enforced::new(PolicyMode::Enforce, FOR_ALL);
-    let permit = enforced.enforcer.decide(hidden()).unwrap();
+    let permit = decided(&enforced.enforcer, hidden()).unwrap();
     assert_eq!(enforced.reload(TERMINATED).unwrap().ended, 1);
     assert!(permit.revocation().is_cancelled());
-    let denial = enforced.enforcer.decide(hidden()).unwrap_err();
+    let denial = decided(&enforced.enforcer, hidden()).unwrap_err();
     assert_eq!(denial.ruling().cause, Some(Cause::CannotTerminate));
     // Nothing hides what is not encrypted, and a cancel request has nothing to look at.
-    assert!(enforced.enforcer.decide(question(&[])).is_ok());
+    assert!(decided(&enforced.enforcer, question(&[])).is_ok());
     let cancelling = hidden().cancelling(None, CancelFacts::default());
-    assert!(enforced.enforcer.decide(cancelling).is_ok());
+    assert!(decided(&enforced.enforcer, cancelling).is_ok());
 }
 
 #[test]
 fn observing_records_every_denial_that_enforcing_would_bring() {
     let limited = "@max_sessions(\"1\") permit (principal, action, resource);";
     let enforced = Enforced::new(PolicyMode::Observe, limited);
-    let _first = enforced.enforcer.decide(question(&[])).unwrap();
-    let second = enforced.enforcer.decide(question(&[])).unwrap();
+    let _first = decided(&enforced.enforcer, question(&[])).unwrap();
+    let second = decided(&enforced.enforcer, question(&[])).unwrap();
     assert!(!second.ruling().unwrap().permits());
     enforced.reload(TERMINATED).unwrap();
-    let unseen = enforced.enforcer.decide(hidden()).unwrap();
+    let unseen = decided(&enforced.enforcer, hidden()).unwrap();
     let cause = unseen.ruling().unwrap().cause.clone();
     assert_eq!(cause, Some(Cause::CannotTerminate));
     assert_eq!(enforced.enforcer.status().denied, 2);
@@ -204,7 +182,7 @@ fn a_workload_with_a_session_may_ask_about_encryption_to_cancel_it() {
     assert!(enforced.enforcer.consider(&none, || false).is_err());
     assert!(enforced.enforcer.consider(&none, || true).is_ok());
     let app = question(&[("User", "app")]);
-    let _permit = enforced.enforcer.decide(app).unwrap();
+    let _permit = decided(&enforced.enforcer, app).unwrap();
     // The same process as far as its number goes, although no policy names it any more.
     assert!(enforced.enforcer.consider(&none, || false).is_ok());
 }
