@@ -30,6 +30,21 @@ pub(super) struct SqlText<'text> {
     pub(super) scanning: Scanning,
 }
 
+impl SqlText<'_> {
+    /// Why it cannot be scanned with certainty, if it cannot. A text of ASCII alone is the same in every encoding, and one
+    /// without a backslash is read alike whatever strings may escape.
+    fn doubt(&self) -> Option<Withheld> {
+        let has_backslash = || memchr::memchr(b'\\', self.kept).is_some();
+        match self.scanning {
+            Scanning::Certain => None,
+            Scanning::UnsafeEncoding => {
+                (!self.kept.is_ascii() || has_backslash()).then_some(Withheld::Encoding)
+            }
+            Scanning::EscapeStrings => has_backslash().then_some(Withheld::EscapeStrings),
+        }
+    }
+}
+
 /// Why a record lacks a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -52,6 +67,8 @@ pub(super) struct Shown<'text> {
     pub(super) text: Option<Cow<'text, str>>,
     pub(super) fingerprint: Option<String>,
     pub(super) withheld: Option<Withheld>,
+    /// Whether the text is what was sent, as far as it was kept.
+    pub(super) is_as_sent: bool,
 }
 
 impl Shown<'_> {
@@ -60,6 +77,7 @@ impl Shown<'_> {
             text: None,
             fingerprint: None,
             withheld: Some(reason),
+            is_as_sent: false,
         }
     }
 }
@@ -70,19 +88,22 @@ pub(super) fn show(text: SqlText<'_>, redaction: Redaction) -> Shown<'_> {
         return Shown::withheld(Withheld::Limit);
     }
     if redaction == Redaction::Full {
+        let (shown, is_as_sent) = match secrets::without_passwords(text) {
+            Cow::Borrowed(bytes) => (readable(bytes, text.is_cut), true),
+            Cow::Owned(bytes) => {
+                let shown = readable(&bytes, text.is_cut).into_owned();
+                (shown.into(), bytes == text.kept)
+            }
+        };
         return Shown {
-            text: Some(match secrets::without_passwords(text) {
-                Cow::Borrowed(bytes) => readable(bytes, text.is_cut),
-                Cow::Owned(bytes) => readable(&bytes, text.is_cut).into_owned().into(),
-            }),
+            text: Some(shown),
             fingerprint: None,
             withheld: None,
+            is_as_sent,
         };
     }
-    match text.scanning {
-        Scanning::Certain => {}
-        Scanning::UnsafeEncoding => return Shown::withheld(Withheld::Encoding),
-        Scanning::EscapeStrings => return Shown::withheld(Withheld::EscapeStrings),
+    if let Some(doubt) = text.doubt() {
+        return Shown::withheld(doubt);
     }
     let Ok(highest) = highest_parameter(text) else {
         return Shown::withheld(Withheld::NotScanned);
@@ -97,11 +118,13 @@ pub(super) fn show(text: SqlText<'_>, redaction: Redaction) -> Shown<'_> {
             text: None,
             fingerprint,
             withheld: Some(Withheld::FingerprintOnly),
+            is_as_sent: false,
         },
         Redaction::Full | Redaction::LiteralsRemoved => Shown {
             text: Some(printable(&without_literals(text, highest)).into()),
             fingerprint,
             withheld: None,
+            is_as_sent: false,
         },
     }
 }

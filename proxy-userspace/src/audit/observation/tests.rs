@@ -135,7 +135,7 @@ async fn a_client_too_far_ahead_is_not_read_until_the_server_has_answered() {
 async fn a_setting_that_changes_within_a_batch_leaves_its_texts_in_doubt() {
     let (mut observation, mut queue, _tally) = watched(Redaction::LiteralsRemoved, 100);
     let parse = |sql: &str| message(b'P', format!("\0{sql}\0\0\0").as_bytes());
-    let batch = [parse("set client_encoding = 'SJIS'"), parse("select 'x'")].concat();
+    let batch = [parse("set client_encoding = 'SJIS'"), parse("select 'é'")].concat();
     observation.sent(Side::Client, &batch);
     observation.sent(Side::Client, &message(b'S', b""));
     observation.sent(
@@ -148,9 +148,12 @@ async fn a_setting_that_changes_within_a_batch_leaves_its_texts_in_doubt() {
     ]
     .concat();
     observation.sent(Side::Server, &end);
-    for record in taken(&mut queue) {
-        assert_eq!(record["sql"]["withheld"], "encoding", "{record}");
-    }
+    let withheld: Vec<_> = taken(&mut queue)
+        .iter()
+        .map(|record| record["sql"]["withheld"].clone())
+        .collect();
+    // The first is read alike in any encoding.
+    assert_eq!(withheld, [json!(null), json!("encoding")]);
 }
 
 #[tokio::test]

@@ -52,11 +52,16 @@ pub(super) enum Doubt {
 #[derive(Clone, Debug)]
 pub(super) struct Tokens<'text> {
     rest: &'text [u8],
+    /// How many signs `rest` begins with that are operators by themselves.
+    signs: usize,
 }
 
 impl<'text> Tokens<'text> {
     pub(super) fn of(text: &'text [u8]) -> Self {
-        Self { rest: text }
+        Self {
+            rest: text,
+            signs: 0,
+        }
     }
 }
 
@@ -65,7 +70,7 @@ impl<'text> Iterator for Tokens<'text> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let first = *self.rest.first()?;
-        let scanned = scan(first, self.rest).and_then(|(kind, length)| {
+        let scanned = self.scan(first).and_then(|(kind, length)| {
             // No rule yields an empty token; one that did would be an endless loop.
             let length = length.max(1);
             let (text, rest) = self
@@ -87,7 +92,24 @@ impl<'text> Iterator for Tokens<'text> {
     }
 }
 
-/// The kind and length of the token at the start of `text`, whose first byte is `first`.
+impl Tokens<'_> {
+    /// The kind and length of the next token, whose first byte is `first`.
+    fn scan(&mut self, first: u8) -> Result<(Kind, usize), Doubt> {
+        if let Some(left) = self.signs.checked_sub(1) {
+            self.signs = left;
+            return Ok((Kind::Operator, 1));
+        }
+        let (kind, length) = scan(first, self.rest)?;
+        if kind != Kind::Operator {
+            return Ok((kind, length));
+        }
+        let (length, signs) = operator(self.rest);
+        self.signs = signs;
+        Ok((kind, length))
+    }
+}
+
+/// The kind and length of the token at the start of `text`, whose first byte is `first`. An operator's is not known yet.
 fn scan(first: u8, text: &[u8]) -> Result<(Kind, usize), Doubt> {
     let second = text.get(1).copied();
     match first {
@@ -102,7 +124,7 @@ fn scan(first: u8, text: &[u8]) -> Result<(Kind, usize), Doubt> {
         // Two dots are one token, so that the second begins no number.
         b'.' if second == Some(b'.') => Ok((Kind::Symbol, 2)),
         _ if is_word_start(first) => word(first, text),
-        _ if OPERATOR.contains(&first) => Ok((Kind::Operator, operator(text))),
+        _ if OPERATOR.contains(&first) => Ok((Kind::Operator, 1)),
         _ if SELF.contains(&first) => Ok((Kind::Symbol, 1)),
         _ => Err(Doubt::Character),
     }
@@ -307,21 +329,29 @@ fn word(first: u8, text: &[u8]) -> Result<(Kind, usize), Doubt> {
     }
 }
 
-/// Length of an operator: it ends where a comment begins, and loses `+` and `-` at its end as in scan.l.
-fn operator(text: &[u8]) -> usize {
-    let mut length = run(text, |byte| OPERATOR.contains(&byte));
-    let found = text.get(..length).unwrap_or_default();
-    let comment = found
-        .windows(2)
-        .position(|pair| pair == b"--" || pair == b"/*");
-    length = comment.unwrap_or(length);
-    let found = text.get(..length).unwrap_or_default();
-    if !found.iter().any(|byte| BEFORE_SIGN.contains(byte)) {
-        let signs = found.iter().rev();
-        let signs = signs.take_while(|byte| matches!(byte, b'+' | b'-')).count();
-        length = length.saturating_sub(signs);
+/// Length of an operator, and how many signs behind it are operators by themselves: it ends where a comment begins, and loses
+/// `+` and `-` at its end as in scan.l. No further than that is looked, so that each byte is looked at twice at most.
+fn operator(text: &[u8]) -> (usize, usize) {
+    let mut length = 0;
+    let mut keeps_signs = false;
+    let mut signs = 0;
+    while let Some(byte) = text.get(length).filter(|byte| OPERATOR.contains(byte)) {
+        if let (b'-', Some(b'-')) | (b'/', Some(b'*')) = (byte, text.get(length + 1)) {
+            break;
+        }
+        keeps_signs |= BEFORE_SIGN.contains(byte);
+        signs = if matches!(byte, b'+' | b'-') {
+            signs + 1
+        } else {
+            0
+        };
+        length += 1;
     }
-    length.max(1)
+    if keeps_signs {
+        return (length, 0);
+    }
+    let own = length.saturating_sub(signs).max(1);
+    (own, length.saturating_sub(own))
 }
 
 #[cfg(test)]

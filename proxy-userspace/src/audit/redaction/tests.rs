@@ -75,14 +75,19 @@ fn a_text_in_doubt_is_withheld() {
 }
 
 #[test]
-fn settings_that_let_nothing_be_scanned_withhold_any_text() {
+fn a_text_that_the_settings_do_not_let_be_scanned_is_withheld() {
     let cases = [
-        (Scanning::UnsafeEncoding, Withheld::Encoding),
-        (Scanning::EscapeStrings, Withheld::EscapeStrings),
+        (Scanning::UnsafeEncoding, "select 'é'", Withheld::Encoding),
+        (Scanning::UnsafeEncoding, "select '\\'", Withheld::Encoding),
+        (
+            Scanning::EscapeStrings,
+            "select '\\'",
+            Withheld::EscapeStrings,
+        ),
     ];
-    for (scanning, withheld) in cases {
+    for (scanning, text, withheld) in cases {
         let text = SqlText {
-            kept: b"select 'secret'",
+            kept: text.as_bytes(),
             is_cut: false,
             scanning,
         };
@@ -90,6 +95,29 @@ fn settings_that_let_nothing_be_scanned_withhold_any_text() {
             assert_eq!(show(text, redaction), Shown::withheld(withheld));
         }
     }
+}
+
+#[test]
+fn a_text_that_every_setting_reads_alike_is_shown() {
+    for scanning in [Scanning::UnsafeEncoding, Scanning::EscapeStrings] {
+        let text = SqlText {
+            kept: b"select 'secret'",
+            is_cut: false,
+            scanning,
+        };
+        let shown = show(text, Redaction::LiteralsRemoved);
+        assert_eq!(shown.text.as_deref(), Some("select $1"));
+    }
+}
+
+#[test]
+fn a_text_is_as_sent_unless_something_is_left_out() {
+    let is_as_sent = |text: &'static [u8], redaction| shown(text, true, redaction).is_as_sent;
+    assert!(is_as_sent(b"select 'a'", Redaction::Full));
+    assert!(is_as_sent(b"select password", Redaction::Full));
+    assert!(!is_as_sent(b"alter role a password 'x'", Redaction::Full));
+    assert!(!is_as_sent(b"", Redaction::Full));
+    assert!(!is_as_sent(b"select 'a'", Redaction::LiteralsRemoved));
 }
 
 #[test]

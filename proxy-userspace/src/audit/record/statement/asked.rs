@@ -7,7 +7,6 @@ use serde::Serialize;
 use super::Statement;
 use crate::audit::record::values::Values;
 use crate::audit::redaction::{self, SqlText, Withheld};
-use crate::config::Redaction;
 use crate::wire::session::{Prepared, Subject, Target, Text};
 use crate::wire::text::{as_printable, hex};
 
@@ -160,9 +159,9 @@ impl<'a> Asked<'a> {
             },
             redaction,
         );
-        // A hash of the text would let literals be guessed.
+        // Of a text that is not shown as it was sent a hash would let the rest be guessed.
         let sha256 = text.sha256.as_deref();
-        let sha256 = sha256.filter(|_| redaction == Redaction::Full);
+        let sha256 = sha256.filter(|_| shown.is_as_sent);
         Self {
             sql: Some(Some(Sql {
                 text: shown.text,

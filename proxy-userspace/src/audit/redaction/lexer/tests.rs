@@ -148,6 +148,10 @@ fn comments_nest_and_cut_operators() {
             "w:a o:@> w:b o:? w:c o:#>> l:'{a}' o:->> l:'x' o:|| o:`",
         ),
         ("*/ 1", "o:*/ l:1"),
+        ("a=+-+1", "w:a o:= o:+ o:- o:+ l:1"),
+        ("+-+--c", "o:+ o:- o:+ c:--c"),
+        ("*<+@-+ 1", "o:*<+@-+ l:1"),
+        ("=/**/=/**/+-/**/", "o:= c:/**/ o:= c:/**/ o:+ o:- c:/**/"),
         ("/* a /* b */ 'c'", "Unterminated"),
     ];
     for (text, expected) in cases {
@@ -176,6 +180,20 @@ fn what_does_not_end_or_cannot_begin_is_a_doubt() {
     }
 }
 
+/// A scanner that looked at the rest of such a text for each token would take minutes.
+#[test]
+fn a_long_run_of_operators_is_passed_once() {
+    const LENGTH: usize = 4 << 20;
+    for piece in ["+", "+-", "=/**/", "*+", "-+ "] {
+        let text = piece.repeat(LENGTH / piece.len());
+        let tokens = Tokens::of(text.as_bytes());
+        let scanned: usize = tokens
+            .map(|token| token.map_or(0, |token| token.text.len()))
+            .sum();
+        assert_eq!(scanned, text.len(), "{piece}");
+    }
+}
+
 proptest! {
     #[test]
     fn tokens_are_the_whole_text_in_order(text in proptest::collection::vec(any::<u8>(), 0..200)) {
@@ -188,7 +206,7 @@ proptest! {
     }
 
     #[test]
-    fn sql_like_junk_never_hangs_or_panics(text in "[-/*'\"$aEeUu&x01._\\\\\n(), ]{0,60}") {
+    fn sql_like_junk_never_hangs_or_panics(text in "[-+=@/*'\"$aEeUu&x01._\\\\\n(), ]{0,60}") {
         let count = Tokens::of(text.as_bytes()).count();
         prop_assert!(count <= text.len());
     }

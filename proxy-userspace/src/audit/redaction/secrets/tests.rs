@@ -1,0 +1,244 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::audit::redaction::Scanning;
+
+fn shown_as(text: &str, scanning: Scanning, is_cut: bool) -> String {
+    let shown = without_passwords(SqlText {
+        kept: text.as_bytes(),
+        is_cut,
+        scanning,
+    });
+    String::from_utf8(shown.into_owned()).unwrap()
+}
+
+fn check(cases: &[(&str, &str)]) {
+    for (text, expected) in cases {
+        assert_eq!(
+            shown_as(text, Scanning::Certain, false),
+            *expected,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn passwords_go_and_everything_else_stays() {
+    check(&[
+        (
+            "alter role a PASSWORD 'x''y' login",
+            "alter role a PASSWORD '[redacted]' login",
+        ),
+        (
+            "create user a encrypted password /* c */\nE'x\\'y'; drop table t",
+            "create user a encrypted password /* c */\n'[redacted]'; drop table t",
+        ),
+        (
+            "create user mapping for a server s options (user 'u', password 'x')",
+            "create user mapping for a server s options (user 'u', password '[redacted]')",
+        ),
+        (
+            "create user mapping for a server s options (\"password\" 'x', sslkey 'k', SSLPassword 'y')",
+            "create user mapping for a server s options (\"password\" '[redacted]', sslkey 'k', SSLPassword '[redacted]')",
+        ),
+        (
+            "create subscription s connection 'host=h Password = x' publication p",
+            "create subscription s connection '[redacted]' publication p",
+        ),
+        (
+            "select dblink_connect('host=h oauth_client_secret=x')",
+            "select dblink_connect('[redacted]')",
+        ),
+        (
+            "select f(password => 'x', b := 'y'), g(password := 'x')",
+            "select f(password => '[redacted]', b := 'y'), g(password := '[redacted]')",
+        ),
+        (
+            "select 'host=h password=' || 'x' || 'y'",
+            "select '[redacted]' || '[redacted]' || 'y'",
+        ),
+        (
+            "select 1 from t where password = 'x' and name = 'y'",
+            "select 1 from t where password = '[redacted]' and name = 'y'",
+        ),
+    ]);
+}
+
+#[test]
+fn a_text_that_only_speaks_of_passwords_stays() {
+    for text in [
+        "select password from t where a = 'x'",
+        "select 'password', 'x'",
+        "select 'forgot your password?', 'x'",
+        "select passwords, 'x'",
+        "alter role a password null",
+        "update t set password = $1 where name = 'x'",
+        "do $$ begin perform 'password'; end $$",
+        "select 'x",
+    ] {
+        check(&[(text, text)]);
+    }
+}
+
+#[test]
+fn statements_within_strings_keep_no_password() {
+    check(&[
+        (
+            "do $$ begin create role a login password 'x'; drop table t; end $$",
+            "do $$ begin create role a login password '[redacted]'; drop table t; end $$",
+        ),
+        (
+            "do $$ begin execute 'alter role a password ''x'''; drop table t; end $$",
+            "do $$ begin execute '[redacted]'; drop table t; end $$",
+        ),
+        (
+            "do $a$ begin execute $b$ alter role a password 'x' $b$; end $a$",
+            "do $a$ begin execute $b$ alter role a password '[redacted]' $b$; end $a$",
+        ),
+        (
+            "select dblink_connect($$host=h password=x-y port=5432$$)",
+            "select dblink_connect($$host=h password=[redacted] port=5432$$)",
+        ),
+        // What cannot be taken apart goes whole.
+        (
+            "select dblink_connect($$host=h password=12xy$$)",
+            "select dblink_connect('[redacted]')",
+        ),
+        (
+            "do $$ begin if password = v then drop table t; end if; end $$",
+            "do $$ begin if password = [redacted] then drop table t; end if; end $$",
+        ),
+        (
+            "do E'begin create role a password \\'x\\'; end'",
+            "do '[redacted]'",
+        ),
+    ]);
+}
+
+#[test]
+fn strings_that_stand_too_deep_in_one_another_go_whole() {
+    let mut text = "alter role a password 'x'".to_owned();
+    for depth in 0..=MAX_DEPTH {
+        text = format!("do ${depth}a${text}${depth}a$").replace("$0a$", "$a$");
+    }
+    for depth in (0..=MAX_DEPTH).rev() {
+        text = text.replace(&format!("${depth}a$"), &format!("$t{depth}$"));
+    }
+    let shown = shown_as(&text, Scanning::Certain, false);
+    assert!(
+        shown.starts_with("do $t4$do $t3$") && shown.contains("[redacted]"),
+        "{shown}"
+    );
+    assert!(!shown.contains("'x'"), "{shown}");
+}
+
+#[test]
+fn of_a_uri_only_the_password_goes() {
+    check(&[
+        (
+            "create subscription s connection 'postgresql://u:x@h/d' publication p",
+            "create subscription s connection 'postgresql://u:[redacted]@h/d' publication p",
+        ),
+        (
+            "select dblink($$postgres://:x@h$$), 'http://a:1/@b', 'a://b@c:1'",
+            "select dblink($$postgres://:[redacted]@h$$), 'http://a:1/@b', 'a://b@c:1'",
+        ),
+        (
+            "select 'a://b:c@d a://b:e@f' -- a://b:g@h",
+            "select 'a://b:[redacted]@d a://b:[redacted]@f' -- a://b:[redacted]@h",
+        ),
+    ]);
+    let text = "select 'é\\', 'a://b:c@d'";
+    let expected = "select 'é\\', 'a://b:[redacted]@d'";
+    assert_eq!(shown_as(text, Scanning::UnsafeEncoding, false), expected);
+}
+
+#[test]
+fn of_a_text_that_ends_too_early_nothing_is_left_of_a_password() {
+    let cases = [
+        (
+            "alter role a password 'secr",
+            "alter role a password '[redacted]'",
+        ),
+        ("select dblink('password=secr", "select dblink('[redacted]'"),
+        ("do $$ alter role a password 'x", "do '[redacted]'"),
+        ("select password, 'x", "select password, 'x"),
+    ];
+    for (text, expected) in cases {
+        for is_cut in [true, false] {
+            assert_eq!(
+                shown_as(text, Scanning::Certain, is_cut),
+                expected,
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_text_that_cannot_be_scanned_stays_as_it_is() {
+    for (text, scanning) in [
+        ("alter role é password 'x'", Scanning::UnsafeEncoding),
+        ("alter role a password 'x\\'", Scanning::EscapeStrings),
+    ] {
+        assert_eq!(shown_as(text, scanning, false), text);
+    }
+}
+
+#[test]
+fn a_text_that_every_setting_reads_alike_is_scanned() {
+    for scanning in [Scanning::UnsafeEncoding, Scanning::EscapeStrings] {
+        let shown = shown_as("alter role a password 'x'", scanning, false);
+        assert_eq!(shown, "alter role a password '[redacted]'");
+    }
+}
+
+/// What may stand before a statement, whole tokens all of them.
+fn before() -> impl Strategy<Value = String> {
+    let pieces = [
+        "'a''b'",
+        "$$b$$",
+        "$x$'$x$",
+        "\"c'd\"",
+        "-- e'\n",
+        "/* f' */",
+        "1",
+        "=",
+        "||",
+        ":=",
+        "(",
+        "password",
+        "E'\\''",
+        "'password'",
+        "'a://b'",
+        "é",
+    ];
+    proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..6)
+        .prop_map(|pieces| pieces.join(" "))
+}
+
+proptest! {
+    #[test]
+    fn no_password_survives_whatever_stands_around_it(
+        before in before(),
+        secret in "[a-zA-Z0-9 =|;:@/-]{0,12}",
+        form in proptest::sample::select(vec![
+            "alter role a password '{}'",
+            "alter role a password $_${}$_$",
+            "do $q$ begin {before}; alter role a password '{}'; end $q$",
+            "do $q$ begin execute 'alter role a password ''{}'''; end $q$",
+            "select dblink('user=a password={}')",
+            "select dblink('postgres://a:{}@b')",
+        ]),
+    ) {
+        let is_uri = form.contains("://");
+        let secret = secret.chars().filter(|next| !is_uri || next.is_ascii_alphanumeric());
+        let secret: String = secret.collect();
+        let form = form.replace("{before}", &before);
+        let form = form.replace("{}", &format!("SECRET{secret}SECRET"));
+        let text = format!("select {before}; {form}; drop table t");
+        let shown = shown_as(&text, Scanning::Certain, false);
+        prop_assert!(!shown.contains("SECRET"), "{text}: {shown}");
+        prop_assert!(shown.ends_with("; drop table t"), "{text}: {shown}");
+    }
+}
