@@ -29,7 +29,7 @@ pub use event::{
     Copied, CopyDirection, Event, Finished, Outcome, Parameters, Prepared, ServerError, Setting,
     Subject, Target, Text, TransactionStatus, Value, Verdict, Violation,
 };
-pub use tags::{Tag, Tags};
+pub use tags::{Tag, Tags, affected_rows};
 
 pub(super) use server::error_sqlstate;
 

@@ -65,6 +65,7 @@ impl Bench {
                 verdict: Verdict::Completed,
                 tags: Tags::default(),
                 more_tags: 0,
+                more_affected: None,
                 rows: 0,
                 copies: Vec::new(),
                 error: None,

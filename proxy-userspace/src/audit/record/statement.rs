@@ -20,7 +20,8 @@ use crate::audit::tally;
 use crate::config::Redaction;
 use crate::identify::Identity;
 use crate::wire::session::{
-    CopyDirection, Finished, Parameters, Prepared, Subject, Tag, Tags, TransactionStatus, Verdict,
+    CopyDirection, Finished, Outcome, Parameters, Prepared, Subject, Tag, TransactionStatus,
+    Verdict, affected_rows,
 };
 use crate::wire::text::as_printable;
 use asked::Asked;
@@ -248,7 +249,7 @@ impl<'a> From<&'a Statement> for Rendered<'a> {
                 .map(|tag| shown_tag(tag, is_full))
                 .collect(),
             more_tags: outcome.more_tags,
-            rows: affected_rows(&outcome.tags),
+            rows: affected(outcome),
             rows_sent: outcome.rows,
             copies: outcome
                 .copies
@@ -308,15 +309,11 @@ fn shown_tag(tag: &[u8], is_full: bool) -> Cow<'_, str> {
     }
 }
 
-/// The sum of the counts at the end of command tags: `INSERT 0 5`, `UPDATE 3`, `COPY 7`. None where no tag has one.
-fn affected_rows(tags: &Tags) -> Option<u64> {
-    let counts = tags.iter().filter_map(|tag| {
-        let tag = std::str::from_utf8(tag).ok()?;
-        tag.rsplit_once(' ')?.1.parse().ok()
-    });
-    counts.fold(None, |sum: Option<u64>, count: u64| {
-        Some(sum.unwrap_or(0).saturating_add(count))
-    })
+/// The sum of what the command tags say, also those that are not kept. None where none does.
+fn affected(outcome: &Outcome) -> Option<u64> {
+    let kept = outcome.tags.iter().filter_map(|tag| affected_rows(tag));
+    kept.chain(outcome.more_affected)
+        .reduce(u64::saturating_add)
 }
 
 #[cfg(test)]

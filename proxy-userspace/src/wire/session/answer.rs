@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::event::{Copied, CopyDirection, Outcome, ServerError, Verdict};
-use super::tags::Tags;
+use super::tags::{Tags, affected_rows};
 
 /// COPY transfers told apart in one Query.
 pub(in crate::wire) const MAX_COPIES: usize = 64;
@@ -142,6 +142,7 @@ impl Outcome {
             verdict: Verdict::Unanswered,
             tags: Tags::default(),
             more_tags: 0,
+            more_affected: None,
             rows: 0,
             copies: Vec::new(),
             error: None,
@@ -151,6 +152,9 @@ impl Outcome {
     pub(super) fn add_tag(&mut self, tag: &[u8]) {
         if !self.tags.push(tag) {
             self.more_tags += 1;
+            if let Some(rows) = affected_rows(tag) {
+                self.more_affected = Some(self.more_affected.unwrap_or(0).saturating_add(rows));
+            }
         }
     }
 

@@ -178,6 +178,8 @@ pub struct Outcome {
     pub tags: Tags,
     /// Tags that came beyond the number kept.
     pub more_tags: u64,
+    /// The rows that those say were affected.
+    pub more_affected: Option<u64>,
     /// Data rows sent for it.
     pub rows: u64,
     /// COPY transfers within it, in order; what comes beyond the number kept is added to the last of them.

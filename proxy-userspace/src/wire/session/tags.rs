@@ -34,6 +34,12 @@ impl Tag {
     }
 }
 
+/// How many rows a tag says were affected: `INSERT 0 5`, `UPDATE 3`, `COPY 7`. None where it does not say.
+pub fn affected_rows(tag: &[u8]) -> Option<u64> {
+    let (_, count) = std::str::from_utf8(tag).ok()?.rsplit_once(' ')?;
+    count.parse().ok()
+}
+
 impl From<&[u8]> for Tag {
     fn from(bytes: &[u8]) -> Self {
         let mut tag = Self::EMPTY;

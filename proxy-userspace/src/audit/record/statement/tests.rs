@@ -23,6 +23,7 @@ fn outcome(verdict: Verdict) -> Outcome {
         verdict,
         tags: Tags::default(),
         more_tags: 0,
+        more_affected: None,
         rows: 0,
         copies: Vec::new(),
         error: None,

@@ -161,6 +161,7 @@ fn tags_and_copies_beyond_those_kept_are_counted() {
     feed(&mut session, "< Z I", 100, &mut |event| events.push(event));
     let outcome = &finished(events)[0].outcome;
     assert_eq!((outcome.tags.len(), outcome.more_tags), (MAX_TAGS, 1));
+    assert_eq!(outcome.more_affected, Some(1));
     assert_eq!(outcome.copies.len(), MAX_COPIES);
     assert_eq!(outcome.copies.last().unwrap().bytes_from_server, 2);
 }
