@@ -8,7 +8,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, recv};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -178,6 +179,19 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.try_write(bytes),
             Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// Likewise, whatever the runtime has heard of the socket. After `WouldBlock` it waits for the next event.
+    ///
+    /// # Errors
+    /// As [`Stream::try_write`].
+    pub fn try_write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        match send(self, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Ok(written) => Ok(written),
+            // Asked once more in the runtime's name, unless it knows.
+            Err(Errno::AGAIN) => self.try_write(bytes),
+            Err(error) => Err(error.into()),
         }
     }
 

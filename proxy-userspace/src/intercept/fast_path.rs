@@ -104,6 +104,8 @@ pub struct FastPath {
     sockets: SockHash<MapData, u64>,
     bytes: Mutex<HashMap<MapData, u64, u64>>,
     messages: PerCpuArray<MapData, u64>,
+    /// How many of them were those that it was tried with at start.
+    of_probe: FastPathCounts,
     reaches_applications: bool,
     next_session: AtomicU64,
     client_legs: AtomicU64,
@@ -151,6 +153,7 @@ impl FastPath {
             messages: typed(messages, taken(&mut programs, messages)?)?,
             programs,
             sockets,
+            of_probe: FastPathCounts::default(),
             reaches_applications: false,
             next_session: AtomicU64::new(1),
             client_legs: AtomicU64::new(0),
@@ -160,6 +163,7 @@ impl FastPath {
             delayed: AtomicU64::new(0),
         };
         let seen = fast_path.probe().map_err(FastPathError::Probe)?;
+        fast_path.of_probe = fast_path.counts()?;
         if reach == Reach::Unnoticed && !seen.counts_stack_bytes {
             return Err(FastPathError::Noticed);
         }
@@ -284,26 +288,35 @@ impl FastPath {
         (take(End::Client), take(End::Server))
     }
 
+    /// Bytes that have passed us by up to now, in both directions.
+    pub fn passed_by_so_far(&self, session: u64) -> u64 {
+        let all = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = |end| all.get(&key(session, end), 0).unwrap_or_default();
+        bytes(End::Client) + bytes(End::Server)
+    }
+
     /// The counts as they stand.
     ///
     /// # Errors
     /// [`HookError::Map`] when the kernel does not tell.
     pub fn counts(&self) -> Result<FastPathCounts, HookError> {
-        let count = |path: Path| -> Result<u64, HookError> {
-            let name = names::MAP_FAST_COUNTERS;
-            let values = self.messages.get(&(path as u32), 0);
-            let values = values.map_err(|source| HookError::Map { name, source })?;
-            Ok(values.iter().sum())
-        };
         Ok(FastPathCounts {
             client_legs: self.client_legs.load(Ordering::Relaxed),
             server_legs: self.server_legs.load(Ordering::Relaxed),
             direct: self.direct.load(Ordering::Relaxed),
             left_alone: self.left_alone.load(Ordering::Relaxed),
-            redirected: count(Path::Redirect)?,
-            through_stack: count(Path::Stack)?,
+            redirected: self.messages(Path::Redirect)? - self.of_probe.redirected,
+            through_stack: self.messages(Path::Stack)? - self.of_probe.through_stack,
             delayed: self.delayed.load(Ordering::Relaxed),
         })
+    }
+
+    /// Messages that went this way, pgusher's own among them.
+    fn messages(&self, path: Path) -> Result<u64, HookError> {
+        let name = names::MAP_FAST_COUNTERS;
+        let values = self.messages.get(&(path as u32), 0);
+        let values = values.map_err(|source| HookError::Map { name, source })?;
+        Ok(values.iter().sum())
     }
 }
 

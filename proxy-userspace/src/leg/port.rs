@@ -41,6 +41,8 @@ pub struct Port<'a> {
     /// Nothing is written before.
     later: Option<Pin<Box<Sleep>>>,
     pause: Duration,
+    /// A joined socket was found full, and will tell when there is room.
+    awaits_room: bool,
 }
 
 impl<'a> Port<'a> {
@@ -55,6 +57,7 @@ impl<'a> Port<'a> {
             joined,
             later: None,
             pause: FIRST_PAUSE,
+            awaits_room: false,
         }
     }
 
@@ -128,21 +131,40 @@ impl<'a> Port<'a> {
     }
 
     fn try_write_plain(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(gate) = &mut self.joined.gate else {
-            return self.stream.try_write(bytes);
-        };
-        if !gate.admits(bytes.len()) {
+        let gate = self.joined.gate.as_mut();
+        if gate.is_some_and(|gate| !gate.admits(bytes.len())) {
             return Err(self.pause());
         }
-        match self.stream.try_write(bytes) {
+        let written = if self.joined.has_two_queues {
+            self.stream.try_write_now(bytes)
+        } else {
+            self.stream.try_write(bytes)
+        };
+        match written {
             Ok(written) => {
-                gate.wrote(written);
+                if let Some(gate) = &mut self.joined.gate {
+                    gate.wrote(written);
+                }
                 self.pause = FIRST_PAUSE;
                 Ok(written)
             }
-            // Of a redirect: the stack would have waited.
-            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => Err(self.pause()),
+            Err(error) if self.joined.has_two_queues => Err(self.refused(error)),
             Err(error) => Err(error),
+        }
+    }
+
+    /// What becomes of a write that a joined socket refused. Where there is no memory, the stack would have waited and told of
+    /// it in the end; a redirect fails, or says that there is no room and never that there is: it says that with a byte's
+    /// acknowledgement, and no byte is on its way.
+    fn refused(&mut self, error: io::Error) -> io::Error {
+        match error.kind() {
+            io::ErrorKind::OutOfMemory => self.pause(),
+            io::ErrorKind::WouldBlock if self.stream.undelivered() == 0 => self.pause(),
+            io::ErrorKind::WouldBlock => {
+                self.awaits_room = true;
+                error
+            }
+            _ => error,
         }
     }
 
@@ -160,7 +182,13 @@ impl<'a> Port<'a> {
             self.later = None;
         }
         ready!(self.poll_flush(context))?;
-        self.stream.poll_write_ready(context)
+        // A joined socket has room until it says otherwise.
+        if self.joined.has_two_queues && !self.awaits_room {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.stream.poll_write_ready(context))?;
+        self.awaits_room = false;
+        Poll::Ready(Ok(()))
     }
 
     /// Waits until the socket has taken everything that TLS holds.
@@ -276,3 +304,6 @@ impl io::Write for Socket<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

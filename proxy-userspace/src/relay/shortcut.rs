@@ -59,6 +59,12 @@ impl Shortcut {
         self.was_taken = true;
     }
 
+    /// Bytes that have passed us by up to now.
+    pub(super) fn passed_by_so_far(&self) -> u64 {
+        self.direct
+            .map_or(0, |session| self.fast_path.passed_by_so_far(session))
+    }
+
     /// Bytes that passed us by, to the server and to the client. Asked once, at the end.
     pub(super) fn passed_by(&self) -> (u64, u64) {
         self.direct

@@ -195,21 +195,19 @@ impl Session {
         };
         let forth = to_server.wrapping_sub(from_client);
         let back = to_client.wrapping_sub(from_server);
-        // Ours stay as they are: of what they send, nothing is redirected. Nor is anything of theirs before it can be
-        // counted.
-        if !self.client.enter(Pair::new(client, server, forth, direct)) {
-            return Some(Answer::TAKEN);
-        }
-        if self.server.enter(Pair::new(server, client, back, direct)) {
-            if FAST_BYTES.insert(client.1, 0, 0).is_ok()
-                && FAST_BYTES.insert(server.1, 0, 0).is_ok()
-            {
-                return Some(Answer::joined(Wish::DIRECT));
+        // Nothing of theirs is redirected that cannot be counted, so the counters are there first: from when both are in the
+        // map on, either may send to the other, and could not leave without losing that.
+        if FAST_BYTES.insert(client.1, 0, 0).is_ok() && FAST_BYTES.insert(server.1, 0, 0).is_ok() {
+            // Ours stay as they are: of what they send, nothing is redirected.
+            if self.client.enter(Pair::new(client, server, forth, direct)) {
+                if self.server.enter(Pair::new(server, client, back, direct)) {
+                    return Some(Answer::joined(Wish::DIRECT));
+                }
+                self.client.leave();
             }
-            let _ = FAST_BYTES.remove(client.1);
-            self.server.leave();
         }
-        self.client.leave();
+        let _ = FAST_BYTES.remove(client.1);
+        let _ = FAST_BYTES.remove(server.1);
         Some(Answer::TAKEN)
     }
 }
