@@ -198,8 +198,8 @@ impl Relay<'_> {
         stops: Stops<'_>,
     ) -> Ended {
         loop {
-            let before = self.delivered();
             let patience = self.patience(half_closed_timeout);
+            let before = patience.map_or(0, |_| self.progress());
             let (client, client_failed) = (self.client.stream(), self.client_failed);
             tokio::select! {
                 // Shutdown first: a busy session would otherwise never see it.
@@ -222,7 +222,7 @@ impl Relay<'_> {
                 // While the server takes nothing, the client is not read, and only this tells that it is gone.
                 _ = client.ready(Interest::ERROR), if !client_failed => self.client_failed = true,
                 () = wait_for(patience.map(Patience::limit)) => {
-                    if let Some(ended) = patience.and_then(|patience| patience.exhausted(self.delivered() - before, self.first_end)) {
+                    if let Some(ended) = patience.and_then(|patience| patience.exhausted(self.progress() - before, self.first_end)) {
                         return ended;
                     }
                 }
@@ -230,8 +230,10 @@ impl Relay<'_> {
         }
     }
 
-    fn delivered(&self) -> u64 {
-        self.to_server.delivered() + self.to_client.delivered()
+    /// Bytes that have come to the other side, also past us.
+    fn progress(&self) -> u64 {
+        let passed_by = self.shortcut.as_ref().map_or(0, Shortcut::passed_by_so_far);
+        self.to_server.delivered() + self.to_client.delivered() + passed_by
     }
 
     /// How long the session may go on as it stands: for ever while both directions are open and both peers live.
@@ -269,8 +271,10 @@ impl Relay<'_> {
                 self.to_client.source_closed(),
                 self.to_server.source_closed(),
             ) {
-                (true, _) => Some(EndedBy::ServerClosed),
-                (false, true) => Some(EndedBy::ClientClosed),
+                // Of two that are met at once the client's was first: a server closes when its client says goodbye, and a
+                // client that a server says goodbye to hears of it through us.
+                (_, true) => Some(EndedBy::ClientClosed),
+                (true, false) => Some(EndedBy::ServerClosed),
                 (false, false) => None,
             };
         }

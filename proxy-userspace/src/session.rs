@@ -228,10 +228,8 @@ async fn carry(
         if let Err(failure) = outcome {
             guard.login(Login::observed(watch.observation.login()));
             watch.observation.finish(&stages.force).await;
-            let has_answer = passed.1 > 0;
-            let refusal = Box::pin(broken_off(legs, failure, has_answer)).await;
-            let deadline = Instant::now() + stages.limits.startup_timeout;
-            return Box::pin(turn_away(stages, refusal, guard, deadline)).await;
+            let ended = (legs, failure, passed.1 > 0);
+            return Box::pin(end_login(stages, ended, &permit, guard)).await;
         }
     }
     let mut relayed = relay(legs, &mut watch, stages.limits.half_closed_timeout, stops).await;
@@ -295,7 +293,23 @@ async fn log_in(
     (passed, outcome)
 }
 
-/// Ends a session whose login was broken off; `has_answer` says whether the client has heard of the server.
+/// Ends a session whose login was broken off, and closes its record; the last of the three says whether the client has heard of
+/// the server.
+async fn end_login(
+    stages: &Stages,
+    (legs, failure, has_answer): (Legs, LoginFailure, bool),
+    permit: &Permit,
+    mut guard: SessionGuard,
+) {
+    if let (LoginFailure::Revoked, Some(denial)) = (&failure, permit.denial()) {
+        guard.ruled(denial.ruling());
+    }
+    let refusal = broken_off(legs, failure, has_answer).await;
+    let deadline = Instant::now() + stages.limits.startup_timeout;
+    turn_away(stages, refusal, guard, deadline).await;
+}
+
+/// What to tell the client of a session whose login was broken off.
 async fn broken_off(legs: Legs, failure: LoginFailure, has_answer: bool) -> Refusal {
     let (error, reason) = match failure {
         LoginFailure::Authentication(AuthenticationError::Doomed(doomed)) => {

@@ -68,7 +68,12 @@ impl Direction {
         Self {
             source,
             state: State::Copying,
-            pending,
+            // What the opening was read into is much larger than a session may keep.
+            pending: if pending.is_empty() {
+                BytesMut::new()
+            } else {
+                pending
+            },
             delivered: 0,
             reads: 0,
             source_closed: false,
@@ -272,5 +277,19 @@ impl Direction {
         let read = ready!(read);
         self.source_closed = matches!(read, Ok(0)) && !self.source_reset;
         Poll::Ready(read.is_ok_and(|bytes| bytes > 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_openings_buffer_is_not_kept_once_it_is_empty() {
+        let mut opening = BytesMut::with_capacity(BUFFER_BYTES);
+        opening.extend_from_slice(b"request");
+        opening.advance(7);
+        let direction = Direction::new(Side::Client, opening);
+        assert_eq!(direction.pending.capacity(), 0);
     }
 }

@@ -106,6 +106,30 @@ async fn what_startup_left_over_goes_first_and_a_half_close_lets_the_answer_thro
 }
 
 #[tokio::test]
+async fn of_two_closes_that_are_met_at_once_the_clients_was_first() {
+    let (mut client, client_leg) = socket_pair().await;
+    let (upstream_leg, mut server) = socket_pair().await;
+    client.shutdown().await.unwrap();
+    server.shutdown().await.unwrap();
+    client_leg.readable().await.unwrap();
+    upstream_leg.readable().await.unwrap();
+    let legs = Legs {
+        client: client_leg.into(),
+        upstream: upstream_leg.into(),
+        from_client: BytesMut::new(),
+        from_server: BytesMut::new(),
+        shortcut: None,
+    };
+    let never = CancellationToken::new();
+    let stops = Stops {
+        force: &never,
+        revoked: &never,
+    };
+    let relayed = relay(legs, &mut Blind, PATIENT, stops).await;
+    assert_eq!(relayed.ended_by, EndedBy::ClientClosed);
+}
+
+#[tokio::test]
 async fn both_directions_full_at_once_still_deliver_everything() {
     let Session {
         client,

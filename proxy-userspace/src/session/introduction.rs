@@ -6,6 +6,7 @@
 //! has been queued, whatever was done ahead.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy_ebpf::interception::Interception;
 use proxy_ebpf::origin::Origin;
@@ -39,6 +40,8 @@ struct Met {
     way: Way,
     identity: Arc<Identity>,
     first: Result<Packet, StartupError>,
+    /// For how long it waited for us with its first packet said, or to be read.
+    kept_waiting: Duration,
     dialling: Option<Dialling>,
 }
 
@@ -88,7 +91,7 @@ pub(super) async fn introduce(
             rule: Arc::clone(stages.routes.find(&destination)),
             who: Who::new(met.identity, destination),
             way: met.way,
-            deadline,
+            deadline: deadline + met.kept_waiting,
         },
         first,
         dialling: met.dialling,
@@ -115,11 +118,12 @@ async fn meet(
         identity
     };
     // The dial first, if it can be: the server has most to do.
-    let ((first, dialling), identity) = tokio::join!(biased; going_ahead, identifying);
+    let ((first, said, dialling), identity) = tokio::join!(biased; going_ahead, identifying);
     Met {
         way,
         identity,
         first,
+        kept_waiting: said.elapsed(),
         dialling,
     }
 }
@@ -132,6 +136,7 @@ async fn meet_at_unix_socket(
     guard: &mut SessionGuard,
     deadline: Instant,
 ) -> Option<Met> {
+    let since = Instant::now();
     let identity = identify(stages, interception.origin()).await;
     let who = (interception.origin(), &*identity);
     let way = stages
@@ -142,10 +147,12 @@ async fn meet_at_unix_socket(
         guard.identified(Arc::clone(&identity), &way.destination());
     }
     record_start(stages, guard).await;
+    let kept_waiting = since.elapsed();
     Some(Met {
         way: way?,
         identity,
-        first: client.next_packet(deadline).await,
+        first: client.next_packet(deadline + kept_waiting).await,
+        kept_waiting,
         dialling: None,
     })
 }
@@ -163,19 +170,21 @@ async fn record_start(stages: &Stages, guard: &SessionGuard) {
     stages.pace.took(Stage::Record, since.elapsed());
 }
 
-/// Waits for the client's first packet, and begins to dial its server if nothing about its owner could be in the way.
+/// Waits for the client's first packet, and begins to dial its server if nothing about its owner could be in the way. Tells
+/// when the packet was there.
 async fn go_ahead(
     stages: &Arc<Stages>,
     client: &mut ClientLeg,
     way: Way,
     deadline: Instant,
-) -> (Result<Packet, StartupError>, Option<Dialling>) {
+) -> (Result<Packet, StartupError>, Instant, Option<Dialling>) {
     let first = client.next_packet(deadline).await;
+    let said = Instant::now();
     let dialling = match &first {
         Ok(first) => dial_ahead(stages, first, way).await,
         Err(_) => None,
     };
-    (first, dialling)
+    (first, said, dialling)
 }
 
 async fn dial_ahead(stages: &Arc<Stages>, first: &Packet, way: Way) -> Option<Dialling> {

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{STRANGER_LIMIT, Stages, record_opening};
+use super::{GOODBYE_LIMIT, STRANGER_LIMIT, Stages, record_opening};
 use crate::audit::SessionGuard;
 use crate::audit::record::CloseReason;
 use crate::intercept::HandoverError;
@@ -44,6 +44,16 @@ pub(super) enum Refusal {
     Closed(CloseReason),
 }
 
+/// Until when a client may take to hear why it is turned away.
+fn time_to_tell(reason: CloseReason, deadline: Instant, now: Instant) -> Instant {
+    match reason {
+        // A stranger at our own listener gets no time to hold a place with.
+        CloseReason::NoOriginalDestination => deadline.min(now + STRANGER_LIMIT),
+        // Whatever came before may have taken all of the client's time.
+        _ => deadline.max(now + GOODBYE_LIMIT),
+    }
+}
+
 /// The end of a connection that gets no session: tell the client, and close the record.
 pub(super) async fn turn_away(
     stages: &Stages,
@@ -52,11 +62,7 @@ pub(super) async fn turn_away(
     deadline: Instant,
 ) {
     let reason = refusal.reason();
-    // A stranger at our own listener gets no time to hold a place with.
-    let deadline = match reason {
-        CloseReason::NoOriginalDestination => deadline.min(Instant::now() + STRANGER_LIMIT),
-        _ => deadline,
-    };
+    let deadline = time_to_tell(reason, deadline, Instant::now());
     debug!(session = %guard.id(), ?reason, "connection refused");
     stages.sessions.count_refused();
     let answering = async {
@@ -207,5 +213,24 @@ impl Refusal {
             }
             Self::Malformed { .. } | Self::Violation { .. } => CloseReason::MalformedStartup,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn whoever_waited_for_us_hears_why_and_a_stranger_gets_no_time() {
+        let now = Instant::now();
+        let (past, later) = (now, now + Duration::from_secs(60));
+        let denied = CloseReason::PolicyDenied;
+        assert_eq!(time_to_tell(denied, past, now), now + GOODBYE_LIMIT);
+        assert_eq!(time_to_tell(denied, later, now), later);
+        let stranger = CloseReason::NoOriginalDestination;
+        assert_eq!(time_to_tell(stranger, later, now), now + STRANGER_LIMIT);
+        assert_eq!(time_to_tell(stranger, past, now), past);
     }
 }
