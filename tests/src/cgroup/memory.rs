@@ -46,6 +46,12 @@ impl MemoryGroup {
         ["sh", "-c", script, &procs.display().to_string()].map(str::to_owned)
     }
 
+    /// Whether a process can be in it and in a cgroup of version 2 as well.
+    #[must_use]
+    pub fn is_apart(&self) -> bool {
+        self.is_version_1
+    }
+
     /// Sets how many bytes the processes may use; beyond it one of them is killed.
     ///
     /// # Errors

@@ -9,7 +9,8 @@ use pgusher_tests::programs::compiled;
 use super::peers::{Peers, Round};
 use super::{directly_and_on_every_path, on_every_path};
 
-/// What all sockets of pgusher and of the peers may have. Those that want more are slowed down, and lose nothing.
+/// What all sockets of pgusher and of the peers may have. Those that want more are slowed down, and lose nothing. Clients are in
+/// the intercepted cgroup, and not among them where that has the memory controller.
 const SOCKET_MEMORY: u64 = 2 << 20;
 
 #[test]
@@ -32,7 +33,6 @@ fn nothing_is_lost_where_sockets_have_hardly_any_memory() -> Result<()> {
         stage.kill()?;
         let wrapper = group.wrapper();
         stage.restart_below(&wrapper.each_ref().map(String::as_str))?;
-        group.squeeze_sockets(SOCKET_MEMORY)?;
         let program = compiled("torture")?;
         let within = |mut command: Command| {
             command.args(wrapper.iter().skip(1)).arg(&program);
@@ -45,7 +45,13 @@ fn nothing_is_lost_where_sockets_have_hardly_any_memory() -> Result<()> {
             at_once: 16,
             bits: 20,
         };
-        Peers::start_as(&mut within(Command::new(shell)), port)?
-            .play_as(&mut within(stage.cgroup.command(shell)?), round)
+        let peers = Peers::start_as(&mut within(Command::new(shell)), port)?;
+        group.squeeze_sockets(SOCKET_MEMORY)?;
+        let mut clients = if group.is_apart() {
+            within(stage.cgroup.command(shell)?)
+        } else {
+            stage.cgroup.command(&program)?
+        };
+        peers.play_as(&mut clients, round)
     })
 }
