@@ -7,10 +7,15 @@ use anyhow::Result;
 use crate::{build, privilege};
 
 /// First arguments that pgusher understands by themselves; anything else belongs to `pgusher run`.
-const TAKEN_AS_IT_IS: [&str; 8] = [
+const TAKEN_AS_IT_IS: [&str; 13] = [
     "run",
     "status",
     "doctor",
+    "detach",
+    "explain",
+    "learn",
+    "policy",
+    "ca",
     "help",
     "-h",
     "--help",
@@ -47,10 +52,11 @@ mod tests {
 
     #[test]
     fn run_is_implied_unless_a_subcommand_is_named() {
-        let cases: [(&[&str], &[&str]); 4] = [
+        let cases: [(&[&str], &[&str]); 5] = [
             (&[], &["run"]),
             (&["--port", "6432"], &["run", "--port", "6432"]),
             (&["status", "--json"], &["status", "--json"]),
+            (&["ca", "init"], &["ca", "init"]),
             (&["run", "--port", "6432"], &["run", "--port", "6432"]),
         ];
         for (given, expected) in cases {

@@ -128,7 +128,7 @@ pub struct Settings {
     #[serde(deserialize_with = "duration")]
     pub drain_timeout: Option<Duration>,
 
-    /// Sessions at one time; cancel requests do not count unless they are encrypted [default: 10000]
+    /// Sessions at one time; cancel requests do not count, unless encryption that passes through hides them [default: 10000]
     #[arg(long, value_name = "SESSIONS")]
     pub max_sessions: Option<usize>,
 
