@@ -34,6 +34,7 @@ pub mod data_path;
 pub mod dialer;
 pub mod kernel;
 pub mod netns;
+pub mod nonblocking;
 pub mod pgusher;
 pub mod process;
 pub mod programs;

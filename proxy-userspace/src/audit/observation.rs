@@ -181,10 +181,11 @@ impl Recorder {
     /// Hands over a record of each event that is to have one.
     fn take(&mut self, events: &mut Vec<Event>) {
         // A setting is reported behind the statements of its batch, some of which it may have been in force for.
-        let doubt = events.iter().find_map(|event| match event {
+        let doubts = events.iter().filter_map(|event| match event {
             Event::Setting(setting) => ScanSettings::doubt(&setting.name, &setting.value),
             _ => None,
         });
+        let doubt = doubts.max().unwrap_or(Scanning::Certain);
         let now = Moment::now();
         for event in events.drain(..) {
             if let Some(body) = self.body(event, doubt, now) {
@@ -193,7 +194,7 @@ impl Recorder {
         }
     }
 
-    fn body(&mut self, event: Event, doubt: Option<Scanning>, now: Moment) -> Option<Body> {
+    fn body(&mut self, event: Event, doubt: Scanning, now: Moment) -> Option<Body> {
         Some(match event {
             Event::Setting(setting) => {
                 let Setting { name, value } = *setting;
@@ -203,7 +204,7 @@ impl Recorder {
             Event::Finished(finished) => {
                 let encoding = self.settings.encoding().cloned();
                 let scanning = self.settings.scanning(finished.started);
-                let scanning = doubt.unwrap_or(scanning);
+                let scanning = scanning.max(doubt);
                 let statement = Statement::new(&self.author, finished, encoding, scanning, now);
                 Body::Statement(Box::new(statement))
             }

@@ -47,15 +47,15 @@ const SAFE: [&str; 36] = [
 /// No encoding's name is longer; what a server says beyond it is not kept.
 const MAX_NAME_BYTES: usize = 64;
 
-/// Whether a text can be scanned with certainty.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a text can be scanned with certainty; the greater, the less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::audit) enum Scanning {
     /// It can.
     Certain,
-    /// `client_encoding` is none of the safe ones, or not known.
-    UnsafeEncoding,
     /// `standard_conforming_strings` is not on, or not known.
     EscapeStrings,
+    /// `client_encoding` is none of the safe ones, or not known.
+    UnsafeEncoding,
 }
 
 /// A setting as the server last reported it.

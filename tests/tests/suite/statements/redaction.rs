@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use pgusher_tests::cluster::{VERSIONS, Version};
-use pgusher_tests::process::run;
 use pgusher_tests::wire;
 use serde_json::{Value, json};
 
-use super::{audited, bind, exchange, execute, has, leave, log_in, parse, sync};
+use super::{audited, bind, exchange, execute, has, have, leave, log_in, parse, sync};
 
 /// Statements that pg_stat_statements and pgusher normalise alike. Not among them: N'…', of which the server leaves the N; signed numbers, of which the
 /// server takes the sign; TRUE, FALSE and NULL, which are no literals to the scanner; comments; lists of constants,
@@ -168,14 +167,22 @@ fn statements_that_differ_in_literals_share_a_fingerprint() -> Result<()> {
 fn passwords_are_in_no_trail_and_nothing_else_is_missing() -> Result<()> {
     audited(Version::V15).play(|stage| {
         let role = format!("someone_{}", std::process::id());
-        let sql = format!("create role {role} login password 'sec3ret'; drop role {role}");
-        run(&mut stage.psql(&sql)?)?.success()?;
-        let records = stage.pgusher.trail.statements()?;
-        has(&records[0], &json!({"sql": {"text": format!("create role {role} login password '[redacted]'; drop role {role}")}}))?;
+        let mut stream = log_in(stage)?;
+        let simple =
+            |secret: &str| format!("create role {role} login password {secret}; drop role {role}");
         // As migrations do it.
-        let sql = |secret: &str| format!("do $$ begin create role {role} login password {secret}; drop role {role}; end $$");
-        run(&mut stage.psql(&sql("'sec3ret'"))?)?.success()?;
-        let records = stage.pgusher.trail.statements()?;
-        has(&records[1], &json!({"outcome": "completed", "sql": {"text": sql("'[redacted]'")}}))
+        let within = |secret: &str| {
+            format!(
+                "do $$ begin create role {role} login password {secret}; drop role {role}; end $$"
+            )
+        };
+        exchange(&mut stream, &[wire::query(&simple("'sec3ret'"))?])?;
+        exchange(&mut stream, &[wire::query(&within("'sec3ret'"))?])?;
+        leave(stream)?;
+        let shown = |sql: String| json!({"outcome": "completed", "sql": {"text": sql}});
+        have(
+            &stage.pgusher.trail.statements()?,
+            &[shown(simple("'[redacted]'")), shown(within("'[redacted]'"))],
+        )
     })
 }

@@ -20,7 +20,7 @@ fn five_hundred_sessions_at_once_lose_nothing() -> Result<()> {
             seed,
             sessions: 500,
             at_once: 500,
-            bits: 13,
+            bits: 14,
         };
         Peers::start(port)?.play(cgroup, round)
     })

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use fastrand::Rng;
 use pgusher_tests::cgroup::memory::MemoryGroup;
 use pgusher_tests::condition::DEADLINE;
+use pgusher_tests::nonblocking::Nonblocking;
 use pgusher_tests::process::run;
 use pgusher_tests::wire::{self, FAKE_LOGIN};
 
@@ -19,6 +20,8 @@ use super::report::Side;
 
 /// One CopyData message; all are the same, and none is like itself moved.
 const FRAME_BYTES: usize = 64 * 1024;
+/// After so many answers a session is on the fast path, if there is one.
+const EXCHANGES: usize = 16;
 /// A sender that is never held up has sent so much; it is more than all buffers together.
 const FAR_TOO_MUCH: u64 = 3 << 30;
 /// How much more may be queued than directly: there are four socket buffers instead of two, and pgusher's own.
@@ -38,21 +41,31 @@ const HELD_UP: Duration = Duration::from_secs(1);
 
 /// Whoever sends, and whoever is to read.
 struct Pair {
-    sender: TcpStream,
-    reader: TcpStream,
+    sender: Nonblocking,
+    reader: Nonblocking,
     frame: Vec<u8>,
 }
 
 impl Pair {
-    /// Logs in, and begins a COPY in the direction in which `from` sends.
-    fn begin(mut client: TcpStream, at: &TcpListener, from: Side, seed: u64) -> Result<Self> {
-        client.set_read_timeout(Some(DEADLINE))?;
+    /// Logs in, asks often enough to be put on the fast path, and begins a COPY in the direction in which `from` sends.
+    fn begin(client: TcpStream, at: &TcpListener, from: Side, seed: u64) -> Result<Self> {
+        let mut client = Nonblocking::new(client)?;
         client.write_all(&wire::startup("postgres")?)?;
-        let (mut server, _) = at.accept()?;
-        server.set_read_timeout(Some(DEADLINE))?;
+        let mut server = Nonblocking::new(at.accept()?.0)?;
         wire::read_packet(&mut server)?;
         server.write_all(FAKE_LOGIN)?;
         wire::read_through(&mut client, b'Z')?;
+        let question = wire::query("some")?;
+        let answer = [
+            wire::message(b'C', b"SELECT 1\0")?,
+            wire::message(b'Z', b"I")?,
+        ];
+        for _ in 0..EXCHANGES {
+            client.write_all(&question)?;
+            server.read_exact(&mut vec![0; question.len()])?;
+            server.write_all(&answer.concat())?;
+            wire::read_through(&mut client, b'Z')?;
+        }
         let question = wire::query("copy much")?;
         client.write_all(&question)?;
         server.read_exact(&mut vec![0; question.len()])?;
@@ -73,7 +86,7 @@ impl Pair {
 
     /// Sends until nothing has been taken for [`HELD_UP`]; returns how many bytes were.
     fn fill(&mut self) -> Result<u64> {
-        self.sender.set_write_timeout(Some(HELD_UP))?;
+        self.sender.set_patience(HELD_UP);
         let mut sent = 0;
         while sent < FAR_TOO_MUCH {
             match self.sender.write(rest_of(&self.frame, sent)) {
@@ -89,7 +102,7 @@ impl Pair {
     /// Reads what was sent, and [`SLOW_BYTES`] more in portions while they are sent; returns how many were on their way
     /// at most.
     fn read_slowly(&mut self, sent: u64) -> Result<u64> {
-        self.sender.set_write_timeout(Some(DEADLINE))?;
+        self.sender.set_patience(DEADLINE);
         let all = sent + SLOW_BYTES;
         let (sender, frame, so_far) = (&mut self.sender, &self.frame, &AtomicU64::new(sent));
         let reader = &mut self.reader;

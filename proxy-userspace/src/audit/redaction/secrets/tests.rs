@@ -54,8 +54,20 @@ fn passwords_go_and_everything_else_stays() {
             "select f(password => '[redacted]', b := 'y'), g(password := '[redacted]')",
         ),
         (
-            "select 'host=h password=' || 'x' || 'y'",
-            "select '[redacted]' || '[redacted]' || 'y'",
+            "select 'host=h password=' || 'x' || 'y'; select 'z'",
+            "select 'host=h password=' || '[redacted]' || '[redacted]'; select 'z'",
+        ),
+        (
+            "select format('create role %I password %L', 'a', 'x'), 'y'",
+            "select format('create role %I password %L', '[redacted]', '[redacted]'), 'y'",
+        ),
+        (
+            "select f('alter role a password ''' || 'x' || ''''), concat('password=', 'y'), 'z'",
+            "select f('alter role a password ''' || '[redacted]' || '[redacted]'), concat('password=', '[redacted]'), 'z'",
+        ),
+        (
+            "update t set password = crypt('x', gen_salt('bf')) where name = 'y'",
+            "update t set password = crypt('[redacted]', gen_salt('[redacted]')) where name = 'y'",
         ),
         (
             "select 1 from t where password = 'x' and name = 'y'",
@@ -96,22 +108,56 @@ fn statements_within_strings_keep_no_password() {
             "do $a$ begin execute $b$ alter role a password '[redacted]' $b$; end $a$",
         ),
         (
-            "select dblink_connect($$host=h password=x-y port=5432$$)",
-            "select dblink_connect($$host=h password=[redacted] port=5432$$)",
-        ),
-        // What cannot be taken apart goes whole.
-        (
-            "select dblink_connect($$host=h password=12xy$$)",
-            "select dblink_connect('[redacted]')",
+            "do $$ begin execute format('alter role a password %L', 'x'); perform 'y'; end $$",
+            "do $$ begin execute format('alter role a password %L', '[redacted]'); perform 'y'; end $$",
         ),
         (
-            "do $$ begin if password = v then drop table t; end if; end $$",
-            "do $$ begin if password = [redacted] then drop table t; end if; end $$",
+            "do $$ begin execute 'alter role a password ' || quote_literal('x'); perform 'y'; end $$",
+            "do $$ begin execute 'alter role a password ' || quote_literal('[redacted]'); perform 'y'; end $$",
+        ),
+        (
+            "do $$ begin execute 'alter role a password E''x'''; execute 'x (\"password\" ''x'')'; end $$",
+            "do $$ begin execute '[redacted]'; execute '[redacted]'; end $$",
+        ),
+        (
+            "do $$ declare password text; begin password:=v;execute'drop table t'; end $$",
+            "do $$ declare password text; begin password:=v;execute'drop table t'; end $$",
         ),
         (
             "do E'begin create role a password \\'x\\'; end'",
             "do '[redacted]'",
         ),
+    ]);
+}
+
+#[test]
+fn a_connection_string_in_dollars_goes_whole() {
+    for password in [
+        "x-y",
+        "!Secret1",
+        "2024#Winter",
+        "12xy",
+        "abc--def",
+        "'x y'",
+    ] {
+        let text = format!("select dblink_connect($$host=h password={password} port=1$$), 'y'");
+        check(&[(&text, "select dblink_connect('[redacted]'), 'y'")]);
+    }
+}
+
+/// Whoever wants to hide a program would begin it so.
+#[test]
+fn what_no_scanner_understands_hides_a_line_at_most() {
+    check(&[
+        (
+            "do $$ import os\nos.f('it''s')\n# don't\npassword='x'\nos.g() $$",
+            "do $$ import os\nos.f('it''s')\n# don't\n[redacted]\nos.g() $$",
+        ),
+        (
+            "select 1a; drop table t --password=",
+            "select 1a; drop table t --password=",
+        ),
+        ("select {fn f('password=x')}", "select {fn f('[redacted]')}"),
     ]);
 }
 
@@ -147,6 +193,10 @@ fn of_a_uri_only_the_password_goes() {
             "select 'a://b:c@d a://b:e@f' -- a://b:g@h",
             "select 'a://b:[redacted]@d a://b:[redacted]@f' -- a://b:[redacted]@h",
         ),
+        (
+            "select 'a://b:c$d\"e@f', $$a://b:c$$, 'd@e'",
+            "select 'a://b:[redacted]@f', $$a://b:c$$, 'd@e'",
+        ),
     ]);
     let text = "select 'é\\', 'a://b:c@d'";
     let expected = "select 'é\\', 'a://b:[redacted]@d'";
@@ -158,10 +208,13 @@ fn of_a_text_that_ends_too_early_nothing_is_left_of_a_password() {
     let cases = [
         (
             "alter role a password 'secr",
-            "alter role a password '[redacted]'",
+            "alter role a password [redacted]",
         ),
-        ("select dblink('password=secr", "select dblink('[redacted]'"),
-        ("do $$ alter role a password 'x", "do '[redacted]'"),
+        ("select dblink('password=secr", "select dblink([redacted]"),
+        (
+            "do $$ begin\nalter role a password 'x",
+            "do $$ begin\n[redacted]",
+        ),
         ("select password, 'x", "select password, 'x"),
     ];
     for (text, expected) in cases {
@@ -173,6 +226,12 @@ fn of_a_text_that_ends_too_early_nothing_is_left_of_a_password() {
             );
         }
     }
+    let uri = "select 'a://b:secr";
+    assert_eq!(
+        shown_as(uri, Scanning::Certain, true),
+        "select 'a://b:[redacted]"
+    );
+    assert_eq!(shown_as(uri, Scanning::Certain, false), uri);
 }
 
 #[test]
@@ -228,6 +287,8 @@ proptest! {
             "do $q$ begin {before}; alter role a password '{}'; end $q$",
             "do $q$ begin execute 'alter role a password ''{}'''; end $q$",
             "select dblink('user=a password={}')",
+            "select dblink($_$user=a password={}$_$)",
+            "do $q$ begin execute format('alter role %I password %L', 'a', '{}'); end $q$",
             "select dblink('postgres://a:{}@b')",
         ]),
     ) {
