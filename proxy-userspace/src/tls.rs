@@ -12,9 +12,10 @@ mod server;
 mod termination;
 mod verify;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
+use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite};
 
 pub use authority::{DEFAULT_DIRECTORY, export, init};
 pub use certificates::{Certificates, Offer};
@@ -46,7 +47,34 @@ impl TlsError {
 
 /// The one provider of cryptography: docs/decisions/0021-tls-library.md.
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+    Arc::clone(&PROVIDER)
+}
+
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    for suite in &mut provider.cipher_suites {
+        if let SupportedCipherSuite::Tls12(known) = *suite {
+            *suite = SupportedCipherSuite::Tls12(Box::leak(Box::new(without_limit(known))));
+        }
+    }
+    Arc::new(provider)
+});
+
+/// The suite, for sessions of any length. After 2^24 records with AES-GCM rustls says goodbye by itself where keys cannot be
+/// exchanged anew, as in TLS 1.2, and takes what is written from then on without sending it. PostgreSQL and libpq know no such
+/// limit, and a session of short statements meets it within hours.
+fn without_limit(known: &Tls12CipherSuite) -> Tls12CipherSuite {
+    Tls12CipherSuite {
+        common: CipherSuiteCommon {
+            suite: known.common.suite,
+            hash_provider: known.common.hash_provider,
+            confidentiality_limit: u64::MAX,
+        },
+        prf_provider: known.prf_provider,
+        kx: known.kx,
+        sign: known.sign,
+        aead_alg: known.aead_alg,
+    }
 }
 
 #[cfg(test)]

@@ -5,8 +5,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
-use rustls::ClientConfig;
+use base64::Engine as _;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, PublicKeyData as _};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -255,4 +260,110 @@ async fn a_stream_that_ends_without_a_goodbye_is_a_failure() {
         assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
     }
     assert_eq!(buffer, "last words");
+}
+
+#[test]
+fn no_session_ends_because_it_is_long() {
+    let suites = provider().cipher_suites.clone();
+    let of_tls_1_2 = suites.iter().filter_map(|suite| match suite {
+        SupportedCipherSuite::Tls12(suite) => Some(suite.common.confidentiality_limit),
+        // Exchanges its keys anew.
+        _ => None,
+    });
+    let limits: Vec<u64> = of_tls_1_2.collect();
+    assert!(!limits.is_empty() && limits.iter().all(|limit| *limit == u64::MAX));
+}
+
+/// A field of DER: what it is, its length, and its contents.
+fn field(kind: u8, contents: &[&[u8]]) -> Vec<u8> {
+    let contents = contents.concat();
+    let length = u8::try_from(contents.len()).unwrap();
+    let long = [0x81].into_iter().filter(|_| length > 127);
+    [kind]
+        .into_iter()
+        .chain(long)
+        .chain([length])
+        .chain(contents)
+        .collect()
+}
+
+/// A certificate of X.509 version 1 for `localhost`, as `openssl x509 -req` makes it before OpenSSL 3.2 (RFC 5280, 4.1), with
+/// a signature that nobody has made.
+fn of_version_1(key: &KeyPair) -> String {
+    const SEQUENCE: u8 = 0x30;
+    // ecdsa-with-SHA256, commonName
+    let algorithm = field(SEQUENCE, &[b"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02"]);
+    let name = field(
+        SEQUENCE,
+        &[b"\x06\x03\x55\x04\x03", &field(0x0c, &[b"localhost"])],
+    );
+    let name = field(SEQUENCE, &[&field(0x31, &[&name])]);
+    let time = |text: &[u8]| field(0x18, &[text]);
+    let validity = [time(b"20200101000000Z"), time(b"21200101000000Z")].concat();
+    let validity = field(SEQUENCE, &[&validity]);
+    let public = key.subject_public_key_info();
+    let signed = [
+        &field(2, &[b"\x01"])[..],
+        &algorithm,
+        &name,
+        &validity,
+        &name,
+        &public,
+    ];
+    let signed = field(SEQUENCE, &signed);
+    let certificate = field(SEQUENCE, &[&signed, &algorithm, b"\x03\x02\x00\x00"]);
+    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+}
+
+/// What comes of a server that shows that certificate.
+async fn ask_with(
+    tls: &ServerTls,
+    (certificate, key): (&Path, &KeyPair),
+    version: &'static SupportedProtocolVersion,
+) -> Result<Secured, SecureError> {
+    let chain = files::certificates(certificate).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let key = any_supported_type(&key).unwrap();
+    let shown = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(shown));
+    let (stream, mut server) = socket_pair().await;
+    let script = async {
+        server.read_exact(&mut [0; 8]).await.unwrap();
+        server.write_all(b"S").await.unwrap();
+        let greeting = Greeting::read(server.into(), Default::default()).await;
+        let _ = greeting.ok().unwrap().answer(Arc::new(config)).await;
+    };
+    tokio::join!(tls.ask(stream.into(), Some("localhost")), script).0
+}
+
+#[tokio::test]
+async fn a_certificate_of_version_1_is_as_good_as_its_key() {
+    use ServerSslMode::{Prefer, VerifyCa, VerifyFull};
+    let files = Files::new();
+    let key = KeyPair::generate().unwrap();
+    let itself = files.write("itself.crt", &of_version_1(&key), 0o644);
+    let (other, _) = files.self_signed("other");
+    for version in [&TLS12, &TLS13] {
+        let cases = [
+            (Prefer, None, None),
+            (VerifyCa, Some(&itself), None),
+            (VerifyCa, Some(&other), Some("X.509 version 1")),
+            (VerifyFull, Some(&itself), Some("does not name localhost")),
+        ];
+        for (mode, authority, expected) in cases {
+            let tls = ServerTls::load(&settings(mode, authority.map(PathBuf::as_path))).unwrap();
+            let refused = ask_with(&tls, (&itself, &key), version).await.err();
+            let refused = refused.map(|error| error.to_string());
+            match (expected, refused) {
+                (None, None) => {}
+                (Some(expected), Some(refused)) => assert!(refused.contains(expected), "{refused}"),
+                other => panic!("{mode:?}: {other:?}"),
+            }
+        }
+    }
 }

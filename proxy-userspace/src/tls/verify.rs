@@ -4,13 +4,20 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::crypto::{
+    CryptoProvider, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
+};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
+};
+use webpki::RawPublicKeyEntity;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::time::ASN1Time;
+use x509_parser::x509::X509Version;
 
 /// What is checked of a server's certificate besides that it holds the key.
 #[derive(Debug)]
@@ -55,6 +62,9 @@ impl Verifier {
         if trusted.exact.iter().any(|known| known == leaf) {
             return check_time(leaf, now);
         }
+        if is_of_version_1(leaf) {
+            return Err(CertificateError::Other(OtherError(Arc::new(OldVersion))).into());
+        }
         verify_server_cert_signed_by_trust_anchor(
             &ParsedCertificate::try_from(leaf)?,
             &trusted.roots,
@@ -63,6 +73,28 @@ impl Verifier {
             self.provider.signature_verification_algorithms.all,
         )
     }
+}
+
+/// A certificate that webpki takes nothing of.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it is of X.509 version 1; make one with extensions (openssl x509 -req -extfile), or name this one itself in server_ca"
+)]
+struct OldVersion;
+
+/// Whether a certificate has no extensions at all, as PostgreSQL's documentation makes them with OpenSSL before 3.2
+/// (`openssl x509 -req` without `-extfile`).
+fn is_of_version_1(certificate: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(certificate)
+        .is_ok_and(|(_, parsed)| parsed.version() == X509Version::V1)
+}
+
+/// The public key of a certificate of version 1. Where nothing of it has to be believed but that its owner is there, the key is
+/// enough; libpq asks no more either.
+fn key_of_version_1(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let key = parsed.public_key().raw.to_vec();
+    (parsed.version() == X509Version::V1).then(|| key.into())
 }
 
 fn check_time(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
@@ -98,6 +130,10 @@ impl ServerCertVerifier for Verifier {
             }
             Level::Name(trusted) => {
                 self.verify_authority(trusted, end_entity, intermediates, now)?;
+                if is_of_version_1(end_entity) {
+                    // It has no alternative names.
+                    return Err(CertificateError::NotValidForName.into());
+                }
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
             }
         }
@@ -111,7 +147,23 @@ impl ServerCertVerifier for Verifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
+        let Some(key) = key_of_version_1(certificate) else {
+            return verify_tls12_signature(message, certificate, signed, algorithms);
+        };
+        let key = RawPublicKeyEntity::try_from(&key);
+        let key = key.map_err(|_| Error::from(CertificateError::BadEncoding))?;
+        let mut known = algorithms.mapping.iter();
+        let possible = known.find(|(scheme, _)| *scheme == signed.scheme);
+        let mut possible = possible
+            .map_or(&[][..], |(_, algorithms)| algorithms)
+            .iter();
+        possible
+            .any(|algorithm| {
+                let verified = key.verify_signature(*algorithm, message, signed.signature());
+                verified.is_ok()
+            })
+            .then(HandshakeSignatureValid::assertion)
+            .ok_or_else(|| CertificateError::BadSignature.into())
     }
 
     fn verify_tls13_signature(
@@ -121,7 +173,10 @@ impl ServerCertVerifier for Verifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
+        match key_of_version_1(certificate) {
+            Some(key) => verify_tls13_signature_with_raw_key(message, &key, signed, algorithms),
+            None => verify_tls13_signature(message, certificate, signed, algorithms),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -149,6 +204,9 @@ pub(super) fn explain(error: &Error, name: &ServerName<'_>) -> Option<String> {
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "its certificate is not valid yet".to_owned()
+        }
+        CertificateError::Other(OtherError(reason)) => {
+            format!("its certificate is not acceptable: {reason}")
         }
         other => format!("its certificate is not acceptable ({other})"),
     })
