@@ -5,8 +5,12 @@
 //! An attempt is given up for the next only while nothing has been said to the server but the startup packet, and the
 //! server has answered it with nothing but an error: nothing else of a login can be said twice.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 use rustls::pki_types::CertificateDer;
+
+use tokio::time::timeout;
 
 use crate::config::ServerSslMode;
 use crate::leg::Leg;
@@ -18,6 +22,8 @@ use crate::wire::login::{LoginOutcome, LoginWatch};
 /// What libpq takes for an error before authentication at most (`MAX_ERRLEN` in fe-connect.c).
 const MAX_ERROR_BYTES: usize = 30_000;
 const READ_BYTES: usize = 4 * 1024;
+/// How long a server may take to refuse a startup packet; pg_hba.conf does it at once.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(5);
 /// cannot_connect_now: libpq goes on to its next host, and so shall the client.
 const NEXT_HOST: &str = "57P03";
 
@@ -135,10 +141,14 @@ async fn attempt(
     };
     match wanted.startup {
         Some(startup) if !is_last => {
-            let is_refused = upstream.start(startup).await.map_err(|error| {
-                let reason = format!("its connection failed: {error}");
-                ConnectError::Secure(SecureError::Gone(reason))
-            })?;
+            // Whoever has said nothing for so long has not refused it, and may take its time.
+            let is_refused = match timeout(REFUSAL_LIMIT, upstream.start(startup)).await {
+                Ok(started) => started.map_err(|error| {
+                    let reason = format!("its connection failed: {error}");
+                    ConnectError::Secure(SecureError::Gone(reason))
+                })?,
+                Err(_) => false,
+            };
             Ok(if is_refused {
                 Attempted::Refused(upstream)
             } else {
@@ -150,7 +160,11 @@ async fn attempt(
 }
 
 impl Upstream {
-    /// Sends the startup packet and reads until it is known whether the answer is an error that another way may avoid.
+    /// Sends the startup packet and reads until it is known whether the answer is an error that another way may avoid. What
+    /// comes before the server asks for something, such as another version of the protocol, is no choice yet.
+    ///
+    /// # Cancel safety
+    /// Cancel safe once the packet has gone out, which a fresh connection has room for.
     async fn start(&mut self, startup: &[u8]) -> std::io::Result<bool> {
         self.leg.write_all(startup).await?;
         self.started = true;
@@ -162,12 +176,11 @@ impl Upstream {
                 return Ok(false);
             }
             watch.observe(self.from_server.get(before..).unwrap_or_default());
-            match (self.from_server.first(), watch.outcome()) {
-                (Some(b'E'), LoginOutcome::Rejected { sqlstate }) => {
+            match (watch.method(), watch.outcome()) {
+                (None, LoginOutcome::Rejected { sqlstate }) => {
                     return Ok(sqlstate.as_deref() != Some(NEXT_HOST));
                 }
-                (Some(b'E'), LoginOutcome::Unanswered)
-                    if self.from_server.len() < MAX_ERROR_BYTES => {}
+                (None, LoginOutcome::Unanswered) if self.from_server.len() < MAX_ERROR_BYTES => {}
                 _ => return Ok(false),
             }
         }

@@ -70,8 +70,12 @@ fn allow_and_prefer_take_the_other_way_when_the_server_refuses_the_first() -> Re
             .file(terminate(&settings))
             .play(|stage| {
                 let parameters = format!("user={user} sslmode=require");
+                // Asks for a version of the protocol that the server does not have, which answers so before it refuses.
+                let newer = format!("{parameters} max_protocol_version=3.2");
                 match report {
-                    Some(report) => reported(stage, Version::V15, &parameters, report).map(drop),
+                    Some(report) => reported(stage, Version::V15, &parameters, report)
+                        .and_then(|_| reported(stage, Version::V18, &newer, report))
+                        .map(drop),
                     // The server's own words.
                     None => {
                         let record = failed(stage, Version::V15, &parameters, "pg_hba.conf")?;
