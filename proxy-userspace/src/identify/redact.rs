@@ -13,8 +13,11 @@ const MAX_ARGUMENT_CHARS: usize = 512;
 /// Over all arguments: a record must fit into one datagram of the journal's even if every character needs escaping.
 const MAX_COMMAND_LINE_CHARS: usize = 4096;
 
+/// In how many URIs of an argument secrets are looked for; what comes behind them goes.
+const MAX_URIS: usize = 16;
+
 /// Words that make the value beside them a secret.
-const SECRET_WORDS: [&str; 7] = [
+const SECRET_WORDS: [&str; 8] = [
     "pass",
     "pwd",
     "secret",
@@ -22,6 +25,7 @@ const SECRET_WORDS: [&str; 7] = [
     "apikey",
     "api_key",
     "credential",
+    "scram_",
 ];
 
 /// Redacts and bounds a command line.
@@ -66,28 +70,38 @@ fn one(argument: &str) -> String {
     redact_assignments(&without_userinfo).unwrap_or_else(|| redact_sentence(&without_userinfo))
 }
 
-/// `scheme://user:secret@host` → `scheme://user:[redacted]@host`
+/// `scheme://user:secret@host` → `scheme://user:[redacted]@host`, of each URI.
 fn redact_userinfo(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return text.to_owned();
-    };
-    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(authority_end);
-    // A password may hold unencoded delimiters; then everything up to the last @ is suspect.
-    let found = user_and_host(authority)
-        .map(|(user, host)| (user, host, path))
-        .or_else(|| user_and_host(rest).map(|(user, host)| (user, host, "")));
-    match found {
-        Some((user, host, path)) => format!("{scheme}://{user}:{REDACTED}@{host}{path}"),
-        None => text.to_owned(),
+    let mut shown = String::new();
+    let mut rest = text;
+    for _ in 0..MAX_URIS {
+        let Some((scheme, behind)) = rest.split_once("://") else {
+            break;
+        };
+        shown.push_str(scheme);
+        shown.push_str("://");
+        rest = match without_secret(behind) {
+            Some((user, host)) => {
+                shown.push_str(&format!("{user}:{REDACTED}@"));
+                host
+            }
+            None => behind,
+        };
     }
+    shown.push_str(if rest.contains("://") { REDACTED } else { rest });
+    shown
 }
 
-/// Splits `user:secret@host`, leaving the secret out.
-fn user_and_host(text: &str) -> Option<(&str, &str)> {
-    let (userinfo, host) = text.rsplit_once('@')?;
-    let (user, _secret) = userinfo.split_once(':')?;
-    Some((user, host))
+/// The user, and what follows the secret, of what stands behind `://`.
+fn without_secret(text: &str) -> Option<(&str, &str)> {
+    let authority = text.split(['/', '?', '#']).next().unwrap_or_default();
+    // A password may hold unencoded delimiters; then everything up to the last @ is suspect.
+    let whole = text.split("://").next().unwrap_or_default();
+    [authority, whole].into_iter().find_map(|part| {
+        let at = part.rfind('@')?;
+        let (user, _secret) = part.get(..at)?.split_once(':')?;
+        Some((user, text.get(at + 1..)?))
+    })
 }
 
 /// `…password=value…`, in an option, a connection string or a query: everything from the value on goes, because
@@ -144,7 +158,7 @@ mod tests {
 
     #[test]
     fn secrets_go_and_the_rest_stays() {
-        let cases: [(&[&str], &[&str]); 12] = [
+        let cases: [(&[&str], &[&str]); 15] = [
             (
                 &["psql", "-h", "db", "-U", "app"],
                 &["psql", "-h", "db", "-U", "app"],
@@ -172,6 +186,22 @@ mod tests {
             (
                 &["psql", "postgres://u:s3/c@ret@db/x"],
                 &["psql", "postgres://u:[redacted]@db/x"],
+            ),
+            (
+                &["app", "a://u:s3cret@db/x,a://v:s3cret@db/y"],
+                &["app", "a://u:[redacted]@db/x,a://v:[redacted]@db/y"],
+            ),
+            (
+                &["app", "a://u:s3cret@db,a://v:s3cret@db", "a://b,c://d"],
+                &[
+                    "app",
+                    "a://u:[redacted]@db,a://v:[redacted]@db",
+                    "a://b,c://d",
+                ],
+            ),
+            (
+                &["app", "scram_client_key=s3cret"],
+                &["app", "scram_client_key=[redacted]"],
             ),
             (
                 &["psql", "postgres://db/x?user=u&password=s3cret"],

@@ -136,9 +136,8 @@ fn context(question: &Question, now: &jiff::Zoned) -> Value {
 }
 
 fn startup(facts: &StartupFacts) -> Value {
-    // Of a name that comes twice the last counts, for the server too.
-    let last: std::collections::BTreeMap<_, _> = facts.parameters.iter().cloned().collect();
-    let parameters: Vec<_> = last
+    let parameters: Vec<_> = facts
+        .settled()
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect();

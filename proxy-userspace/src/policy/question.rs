@@ -1,5 +1,8 @@
 //! What is asked of a policy: may this process do that, there?
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -82,8 +85,27 @@ impl StartupFacts {
     pub fn last(&self, name: &str) -> Option<&str> {
         let mut from_last = self.parameters.iter().rev();
         from_last
-            .find(|(key, _)| key == name)
+            .find(|(key, _)| spelled(key) == name)
             .map(|(_, value)| value.as_str())
+    }
+
+    /// Each parameter with its last value, by its name as the server looks it up.
+    pub(super) fn settled(&self) -> BTreeMap<Cow<'_, str>, &str> {
+        let each = self.parameters.iter();
+        each.map(|(name, value)| (spelled(name), value.as_str()))
+            .collect()
+    }
+}
+
+/// A parameter's name as the server looks it up: its own four by their letters (`ProcessStartupPacket` in
+/// src/backend/tcop/backend_startup.c), and settings whatever their case (`guc_name_compare` in src/backend/utils/misc/guc.c).
+fn spelled(name: &str) -> Cow<'_, str> {
+    const OWN: [&str; 4] = ["user", "database", "options", "replication"];
+    let lower = name.to_ascii_lowercase();
+    if lower == name || OWN.contains(&lower.as_str()) {
+        Cow::Borrowed(name)
+    } else {
+        Cow::Owned(lower)
     }
 }
 
@@ -199,5 +221,41 @@ impl Question {
             cancel,
             ..self
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_looked_up_as_the_server_does() {
+        let parameters = [
+            ("user", "a"),
+            ("User", "b"),
+            ("application_name", "one"),
+            ("Application_Name", "two"),
+            ("SESSION_replication_role", "replica"),
+        ];
+        let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let facts = StartupFacts {
+            protocol: "3.0".to_owned(),
+            user: Some("a".to_owned()),
+            database: None,
+            parameters: parameters.to_vec(),
+        };
+        assert_eq!(facts.last("application_name"), Some("two"));
+        let settled: Vec<String> = facts
+            .settled()
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let expected = [
+            "User=b",
+            "application_name=two",
+            "session_replication_role=replica",
+            "user=a",
+        ];
+        assert_eq!(settled, expected);
     }
 }
