@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -128,11 +128,13 @@ impl AdminSocket {
 
     /// Answers for as long as the task lives.
     pub async fn serve(self, observed: Observed) {
+        let observed = Arc::new(observed);
         let service = Router::new()
             .route(STATUS_PATH, get(answer_status))
             .route(RELOAD_PATH, post(reload_policy))
             .route(TAKEOVER_PATH, post(takeover::begin))
-            .with_state(Arc::new(observed));
+            // A connection that somebody keeps must not keep what is observed: the trail ends with its last holder.
+            .with_state(Arc::downgrade(&observed));
         let Self {
             listener,
             file: _file,
@@ -181,18 +183,25 @@ fn bind_privately(path: &Path) -> io::Result<UnixListener> {
     UnixListener::from_std(OwnedFd::from(socket).into())
 }
 
+/// What is observed, for as long as there is something to see.
+fn still(observed: &Weak<Observed>) -> Result<Arc<Observed>, (StatusCode, String)> {
+    let over = || (StatusCode::GONE, "this pgusher ends".to_owned());
+    observed.upgrade().ok_or_else(over)
+}
+
 async fn answer_status(
-    State(observed): State<Arc<Observed>>,
+    State(observed): State<Weak<Observed>>,
 ) -> Result<Json<Status>, (StatusCode, String)> {
-    observed
+    still(&observed)?
         .status()
         .map(Json)
         .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
 async fn reload_policy(
-    State(observed): State<Arc<Observed>>,
+    State(observed): State<Weak<Observed>>,
 ) -> Result<Json<Reloaded>, (StatusCode, String)> {
+    let observed = still(&observed)?;
     let failed = |code, text: String| Err((code, text));
     match tokio::task::spawn_blocking(move || observed.reload_policy()).await {
         Ok(Ok(Some(reloaded))) => Ok(Json(reloaded)),

@@ -13,6 +13,7 @@ mod vigil;
 mod workers;
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use crate::audit::Writer;
 use crate::config::{Config, WhenDown};
 use crate::intercept::{Attached, Claim, Heartbeat, Namespaces, OwnProcesses};
 use crate::session::{self, Stage, Stages};
-use crate::succession::{Candidate, Incumbent, Predecessors, Successor, await_successor};
+use crate::succession::{Candidate, Incumbent, Note, Predecessors, Successor, await_successor};
 
 pub use crew::{Crew, explain_refusal};
 pub(crate) use host::{check_kernel, check_pid_namespace};
@@ -54,6 +55,8 @@ struct Running {
     sessions: TaskTracker,
     workers: Workers,
     predecessors: Predecessors,
+    /// There once we are a predecessor ourselves.
+    note: Option<Note>,
     /// What goes on with them, until they have ended.
     lineage: TaskTracker,
     companions: Companions,
@@ -99,7 +102,7 @@ pub async fn run(config: Config, takes_over: bool, crew: Crew) -> Result<()> {
     // Nobody takes over from whoever is about to end.
     drop(candidates);
     if let Some(successor) = successor {
-        running.retire(successor);
+        running.retire(successor, &config.admin_socket);
         // The service manager hears nothing of it: what it is told is stopping, it stops.
         serve_what_is_left(&running, &mut signals).await;
     } else {
@@ -183,7 +186,8 @@ impl Running {
     }
 
     /// Leaves everything new to the successor, and the claim, which it has too; and tells it about what is left here.
-    fn retire(&mut self, successor: Successor) {
+    fn retire(&mut self, successor: Successor, admin_socket: &Path) {
+        self.note = Note::leave(admin_socket);
         self.let_go();
         self.claim = None;
         let (stages, predecessors) = (Arc::clone(&self.stages), self.predecessors.clone());

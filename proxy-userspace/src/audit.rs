@@ -19,6 +19,6 @@ mod writer;
 pub use guard::SessionGuard;
 pub use observation::{AuditLimits, Observation};
 pub use queue::{Audit, AuditStats, ClosingPlace};
-pub use sink::SinkError;
+pub use sink::{SinkError, journal_socket};
 pub use tally::Coverage;
 pub use writer::{Writer, start};

@@ -7,6 +7,7 @@
 
 mod candidates;
 mod channel;
+mod draining;
 mod predecessor;
 mod predecessors;
 mod successor;
@@ -17,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 pub use candidates::{Candidate, Candidates, NoPlace, candidates};
 pub use channel::{Channel, ChannelError};
-pub use predecessor::{Predecessor, TakeoverError};
+pub use draining::{Note, noted};
+pub use predecessor::{Predecessor, Search, TakeoverError};
 pub use predecessors::Predecessors;
 pub use successor::{Incumbent, Successor, await_successor};
 

@@ -49,6 +49,13 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// Whether the instance is about to end.
+    pub fn is_of_one_that_ends(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == StatusCode::GONE)
+    }
+}
+
 /// Asks the instance at `socket` for its status.
 ///
 /// # Errors

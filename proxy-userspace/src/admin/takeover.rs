@@ -1,7 +1,7 @@
 //! How a takeover begins: a request at the admin socket whose connection becomes a [`Channel`].
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::Weak;
 
 use axum::extract::{Request, State};
 use axum::http::header::{CONNECTION, UPGRADE};
@@ -15,8 +15,8 @@ use tokio::net::UnixStream;
 use tracing::warn;
 
 use super::client::{ANSWER_LIMIT, connect};
-use super::{ClientError, Observed, TAKEOVER_PATH};
-use crate::succession::Channel;
+use super::{ClientError, Observed, TAKEOVER_PATH, still};
+use crate::succession::{Channel, NoPlace};
 
 /// What the connection becomes (RFC 9110, section 7.8).
 const PROTOCOL: &str = "pgusher-takeover";
@@ -25,7 +25,14 @@ const PROTOCOL: &str = "pgusher-takeover";
 const MAX_REFUSAL_BYTES: usize = 4096;
 
 /// Answers the request; the running instance gets the channel.
-pub(super) async fn begin(State(observed): State<Arc<Observed>>, mut request: Request) -> Response {
+pub(super) async fn begin(
+    State(observed): State<Weak<Observed>>,
+    mut request: Request,
+) -> Response {
+    let observed = match still(&observed) {
+        Ok(observed) => observed,
+        Err(over) => return over.into_response(),
+    };
     let asked = request.headers().get(UPGRADE);
     if asked.is_none_or(|protocol| protocol != PROTOCOL) {
         let text = "a takeover is an upgrade to pgusher-takeover";
@@ -33,7 +40,11 @@ pub(super) async fn begin(State(observed): State<Arc<Observed>>, mut request: Re
     }
     let place = match observed.candidates().reserve() {
         Ok(place) => place,
-        Err(error) => return (StatusCode::CONFLICT, error.to_string()).into_response(),
+        Err(error @ NoPlace::UnderWay) => {
+            return (StatusCode::CONFLICT, error.to_string()).into_response();
+        }
+        // Whoever asks may wait for that.
+        Err(error @ NoPlace::Over) => return (StatusCode::GONE, error.to_string()).into_response(),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {

@@ -8,15 +8,17 @@ use crate::audit::Audit;
 use crate::audit::record::{Body, CoverageReport, Record};
 use crate::config::{Adopt, Config};
 use crate::intercept::{self, Coverage, Existing, Search, Settled};
-use crate::succession::Predecessors;
+use crate::succession::{self, Predecessors};
 
 /// The most connections named in the log; the audit trail has more.
 const MAX_LOGGED: usize = 10;
 
-/// What to look for: connections of everybody but ourselves, and instances that were here before.
+/// What to look for: connections of everybody but ourselves, and instances that were here before, known or noted.
 pub(super) fn search(config: &Config, predecessors: &Predecessors) -> Search {
     let mut exempt = vec![std::process::id()];
-    exempt.extend(predecessors.processes().iter().map(|process| process.pid));
+    let noted = succession::noted(&config.admin_socket);
+    let others = predecessors.processes().into_iter().chain(noted);
+    exempt.extend(others.map(|process| process.pid));
     Search {
         ports: config.ports.clone(),
         adopt: config.adopt,

@@ -4,6 +4,8 @@ use std::io;
 
 use anyhow::{Context as _, Error, Result};
 
+use crate::admin::AdminError;
+use crate::audit::SinkError;
 use crate::fences::{self, Role, Starter};
 use crate::intercept::Porter;
 
@@ -30,11 +32,14 @@ impl Crew {
     }
 }
 
-/// Says why root is refused something, if that is what ended pgusher.
+/// Says why root is refused a file, if that is what ended pgusher.
 pub fn explain_refusal(error: Error) -> Error {
     let is_refusal = |cause: &io::Error| cause.kind() == io::ErrorKind::PermissionDenied;
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
-    if causes.any(is_refusal) {
+    let is_of_a_file = error.chain().any(|cause| {
+        cause.is::<SinkError>() || matches!(cause.downcast_ref(), Some(AdminError::Bind { .. }))
+    });
+    if is_of_a_file && causes.any(is_refusal) {
         error
             .context("pgusher, root or not, may write only where the directory belongs to its user")
     } else {
@@ -47,15 +52,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_refusal_is_explained() {
-        for (kind, is_explained) in [
-            (io::ErrorKind::PermissionDenied, true),
-            (io::ErrorKind::NotFound, false),
-        ] {
-            let error = Error::from(io::Error::from(kind)).context("cannot open the audit file");
-            let text = format!("{:#}", explain_refusal(error));
+    fn only_the_refusal_of_a_file_is_explained() {
+        let of_the_socket = |kind: io::ErrorKind| {
+            Error::from(AdminError::Bind {
+                path: "/run/pgusher.sock".into(),
+                source: kind.into(),
+            })
+        };
+        let denied = io::ErrorKind::PermissionDenied;
+        let cases = [
+            (of_the_socket(denied), true),
+            (of_the_socket(io::ErrorKind::NotFound), false),
+            (Error::from(io::Error::from(denied)), false),
+        ];
+        for (error, is_explained) in cases {
+            let text = format!("{:#}", explain_refusal(error.context("cannot start")));
             assert_eq!(text.contains("belongs to its user"), is_explained, "{text}");
-            assert!(text.contains("cannot open the audit file"), "{text}");
+            assert!(text.contains("cannot start"), "{text}");
         }
     }
 }

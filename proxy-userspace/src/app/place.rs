@@ -10,7 +10,7 @@ use super::listening::open_others;
 use crate::config::{Config, WhenDown};
 use crate::identify::ProcessId;
 use crate::intercept::{Cgroup, CgroupError, Claim, Namespaces, PinFolder};
-use crate::succession::{ChannelError, Predecessor, TakeoverError};
+use crate::succession::{ChannelError, Predecessor, Search, TakeoverError, noted};
 
 /// How long a start waits for the claim of an instance that ends: its sessions may take drain_timeout.
 const CLAIM_LIMIT: Duration = Duration::from_secs(60);
@@ -21,6 +21,8 @@ pub(super) struct Place {
     pub(super) cgroup: Arc<Cgroup>,
     pub(super) pins: PinFolder,
     holder: Holder,
+    /// Who serves sessions of before a successor that has died.
+    noted: Vec<ProcessId>,
 }
 
 enum Holder {
@@ -31,23 +33,25 @@ enum Holder {
 }
 
 impl Place {
-    pub(super) fn find(config: &Config, predecessor: Option<Predecessor>) -> Result<Self> {
+    pub(super) async fn find(config: &Config, found: Search) -> Result<Self> {
         let cgroup = Cgroup::open(config.cgroup.as_deref())?;
         let pins = PinFolder::of(cgroup.number());
         if config.when_down == WhenDown::Closed {
             pins.check()?;
         }
-        let holder = match predecessor {
-            Some(predecessor) => {
+        let holder = match found {
+            Search::Running(predecessor) => {
                 predecessor.check(cgroup.number())?;
                 Holder::Predecessor(predecessor)
             }
-            None => Holder::Us(cgroup.claim()?),
+            Search::Ended => Holder::Us(claim_when_free(&cgroup).await?),
+            Search::Nobody => Holder::Us(cgroup.claim()?),
         };
         Ok(Self {
             cgroup: Arc::new(cgroup),
             pins,
             holder,
+            noted: noted(&config.admin_socket),
         })
     }
 
@@ -72,10 +76,11 @@ impl Place {
 
     /// Instances besides us that go on serving.
     pub(super) fn others(&self) -> Vec<ProcessId> {
-        match &self.holder {
-            Holder::Us(_) => Vec::new(),
-            Holder::Predecessor(predecessor) => predecessor.processes().collect(),
+        let mut others = self.noted.clone();
+        if let Holder::Predecessor(predecessor) = &self.holder {
+            others.extend(predecessor.processes());
         }
+        others
     }
 
     /// Gets the claim of whoever was here before us, now that our hooks are attached.

@@ -24,7 +24,7 @@ use crate::intercept::{self, Cgroup, FastPath, Handover, Namespaces, NoFastPath,
 use crate::policy::Enforcer;
 use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
-use crate::succession::{Candidate, Predecessor, Predecessors, candidates};
+use crate::succession::{Candidate, Predecessor, Predecessors, Search, candidates};
 use crate::tls::Certificates;
 
 /// Everything but interception itself.
@@ -103,6 +103,7 @@ pub(super) async fn start(
         sessions: TaskTracker::new(),
         workers,
         predecessors: Predecessors::none(),
+        note: None,
         lineage: TaskTracker::new(),
         companions: heart.companions,
         writer,
@@ -132,26 +133,27 @@ async fn prepare(
     Crew { starter, porter }: Crew,
 ) -> Result<Prepared> {
     let policy = Enforcer::load(&config.policy)?;
-    let predecessor = if takes_over {
+    let found = if takes_over {
         Predecessor::find(&config.admin_socket).await?
     } else {
-        None
+        Search::Nobody
     };
-    let admin = match predecessor {
-        Some(_) => AdminSocket::bind_beside(&config.admin_socket)?,
-        None => AdminSocket::bind(&config.admin_socket)?,
+    let admin = match found {
+        Search::Running(_) => AdminSocket::bind_beside(&config.admin_socket)?,
+        Search::Nobody | Search::Ended => AdminSocket::bind(&config.admin_socket)?,
     };
     check_pid_namespace()?;
     let max_connections = Sessions::max_connections(config.limits.max_sessions.get());
     let max_namespaces = config.max_namespaces;
     let raise = move || host::raise_descriptor_limit(max_connections, max_namespaces);
     starter.run(raise).await?;
-    let place = Place::find(config, predecessor)?;
+    let place = Place::find(config, found).await?;
     let (mut loaded, fast_path) = load(config, &place, &starter).await?;
     let port = place.listen_port(config);
     let namespaces =
         open_namespaces(config, &mut loaded.hooks, port, &starter, porter.clone()).await?;
-    let (audit, writer) = audit::start(&config.audit, max_connections)?;
+    let journal = starter.run(audit::journal_socket).await??;
+    let (audit, writer) = audit::start(&config.audit, max_connections, Some(journal))?;
     let router = Router::new(config.limits.dial_timeout, config.unix_socket_guise, porter);
     let handover = loaded.hooks.handover()?;
     let of_the_kernel = (handover, fast_path);

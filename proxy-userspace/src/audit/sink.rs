@@ -44,12 +44,15 @@ pub(super) enum Sink {
     File {
         path: PathBuf,
         file: File,
+        /// Nothing of ours is in it yet: a crash may have cut its last line off.
+        is_as_found: bool,
     },
     Journal(UnixDatagram),
 }
 
 impl Sink {
-    pub(super) fn open(kind: &SinkKind) -> Result<Self, SinkError> {
+    /// Opens it; to the journal, `journal` is connected.
+    pub(super) fn open(kind: &SinkKind, journal: Option<UnixDatagram>) -> Result<Self, SinkError> {
         let opened = match kind {
             SinkKind::Stdout => io::stdout()
                 .as_fd()
@@ -59,8 +62,12 @@ impl Sink {
             SinkKind::File(path) => open_file(path).map(|file| Self::File {
                 path: path.clone(),
                 file,
+                is_as_found: true,
             }),
-            SinkKind::Journald => open_journal().map(Self::Journal),
+            SinkKind::Journald => journal.map_or_else(journal_socket, Ok).and_then(|socket| {
+                socket.connect(JOURNAL_SOCKET)?;
+                Ok(Self::Journal(socket))
+            }),
         };
         opened.map_err(|source| SinkError {
             sink: match kind {
@@ -74,13 +81,19 @@ impl Sink {
 
     /// Called at the start of a line, before a batch of them: a file that was moved away or removed is opened again under its name.
     pub(super) fn refresh(&mut self) -> io::Result<()> {
-        if let Self::File { path, file } = self {
+        if let Self::File {
+            path,
+            file,
+            is_as_found,
+        } = self
+        {
             let same = std::fs::metadata(&*path).is_ok_and(|named| {
                 file.metadata()
                     .is_ok_and(|open| (named.dev(), named.ino()) == (open.dev(), open.ino()))
             });
             if !same {
                 *file = open_file(path)?;
+                *is_as_found = true;
             }
         }
         Ok(())
@@ -89,7 +102,16 @@ impl Sink {
     /// Writes from lines (each with its newline); returns how much was taken. The journal takes one line at a time.
     pub(super) fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Stdout(file) | Self::File { file, .. } => file.write(lines),
+            Self::Stdout(file) => file.write(lines),
+            Self::File {
+                file, is_as_found, ..
+            } => {
+                if *is_as_found {
+                    end_last_line(file)?;
+                    *is_as_found = false;
+                }
+                file.write(lines)
+            }
             Self::Journal(socket) => {
                 let line = lines.split_inclusive(|byte| *byte == b'\n').next();
                 let line = line.unwrap_or_default();
@@ -99,8 +121,8 @@ impl Sink {
                         error.kind(),
                         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotConnected
                     ) {
-                        // journald was restarted: the next attempt finds its new socket.
-                        *socket = open_journal()?;
+                        // journald was restarted: the next attempt finds its new socket. Ours stays, with its large buffer.
+                        socket.connect(JOURNAL_SOCKET)?;
                     }
                     return Err(error);
                 }
@@ -110,14 +132,19 @@ impl Sink {
     }
 }
 
-/// Opens a file for appending. A line that a crash cut off is ended first, so that it spoils no record but its own.
+/// Opens a file for appending.
 fn open_file(path: &Path) -> io::Result<File> {
-    let mut file = OpenOptions::new()
+    OpenOptions::new()
         .read(true)
         .append(true)
         .create(true)
         .mode(FILE_MODE)
-        .open(path)?;
+        .open(path)
+}
+
+/// Ends a line that a crash cut off, so that it spoils no record but its own. Not before there is a record: whoever wrote it may
+/// live, as a predecessor does, and have yet to finish it; and a full disk is no reason not to start.
+fn end_last_line(file: &mut File) -> io::Result<()> {
     if file.metadata()?.is_file() && file.seek(SeekFrom::End(0))? > 0 {
         let mut last = [0];
         file.seek(SeekFrom::End(-1))?;
@@ -126,16 +153,19 @@ fn open_file(path: &Path) -> io::Result<File> {
             file.write_all(b"\n")?;
         }
     }
-    Ok(file)
+    Ok(())
 }
 
-fn open_journal() -> io::Result<UnixDatagram> {
+/// A socket to write to the journal with. To be made while CAP_NET_ADMIN is there: without it no entry can be longer than
+/// what the host allows everybody (net.core.wmem_max), and a long text would be lost for that.
+///
+/// # Errors
+/// The operating system's reason.
+pub fn journal_socket() -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
-    // Beyond what the host allows everybody (net.core.wmem_max): a long text must not be lost for that.
     if nix::sys::socket::setsockopt(&socket, SndBufForce, &JOURNAL_SEND_BUFFER_BYTES).is_err() {
         SockRef::from(&socket).set_send_buffer_size(JOURNAL_SEND_BUFFER_BYTES)?;
     }
-    socket.connect(JOURNAL_SOCKET)?;
     Ok(socket)
 }
 
@@ -156,7 +186,7 @@ mod tests {
     fn a_file_is_private_and_reappears_after_rotation() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
-        let mut sink = Sink::open(&SinkKind::File(path.clone())).unwrap();
+        let mut sink = Sink::open(&SinkKind::File(path.clone()), None).unwrap();
         assert_eq!(
             std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
@@ -178,9 +208,25 @@ mod tests {
         let path = dir.path().join("audit.jsonl");
         std::fs::write(&path, "{\"v\":1}\n{\"v\"").unwrap();
         for _ in 0..2 {
-            Sink::open(&SinkKind::File(path.clone())).unwrap();
+            let mut sink = Sink::open(&SinkKind::File(path.clone()), None).unwrap();
+            sink.refresh().unwrap();
+            sink.write(b"{\"v\":2}\n").unwrap();
         }
-        assert_eq!(std::fs::read(&path).unwrap(), b"{\"v\":1}\n{\"v\"\n");
+        let expected = "{\"v\":1}\n{\"v\"\n{\"v\":2}\n{\"v\":2}\n";
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_line_that_its_writer_ends_meanwhile_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        std::fs::write(&path, "{\"v\"").unwrap();
+        let mut sink = Sink::open(&SinkKind::File(path.clone()), None).unwrap();
+        let mut writer = OpenOptions::new().append(true).open(&path).unwrap();
+        writer.write_all(b":1}\n").unwrap();
+        sink.write(b"{\"v\":2}\n").unwrap();
+        let expected = "{\"v\":1}\n{\"v\":2}\n";
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
     }
 
     #[test]
@@ -192,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_sink_that_cannot_be_opened_is_named() {
-        let Err(error) = Sink::open(&SinkKind::File("/nonexistent/audit".into())) else {
+        let Err(error) = Sink::open(&SinkKind::File("/nonexistent/audit".into()), None) else {
             panic!("a file in a missing folder was opened");
         };
         assert!(error.to_string().contains("/nonexistent/audit"), "{error}");

@@ -8,6 +8,7 @@
 mod batch;
 
 use std::io;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -47,12 +48,17 @@ impl Writer {
     }
 }
 
-/// Opens the sink and starts the writer. `reserved` is how many closing records may wait besides the queue's own.
+/// Opens the sink and starts the writer. `reserved` is how many closing records may wait besides the queue's own, `journal` a
+/// socket from [`journal_socket`](super::journal_socket), should the sink want one.
 ///
 /// # Errors
 /// [`SinkError`] when the sink cannot be opened: no session may start then.
-pub fn start(config: &AuditConfig, reserved: usize) -> Result<(Audit, Writer), SinkError> {
-    let sink = Sink::open(&config.sink)?;
+pub fn start(
+    config: &AuditConfig,
+    reserved: usize,
+    journal: Option<UnixDatagram>,
+) -> Result<(Audit, Writer), SinkError> {
+    let sink = Sink::open(&config.sink, journal)?;
     let (sender, queue) = mpsc::channel(config.queue.get().saturating_add(reserved));
     let counts = Arc::new(Counts::default());
     let writing = Writing {

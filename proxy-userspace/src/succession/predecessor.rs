@@ -3,11 +3,11 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -19,6 +19,9 @@ use crate::identify::ProcessId;
 use crate::intercept::{Claim, OwnProcesses, watch as watch_descriptor};
 use crate::session::{CancelKeys, Inherited};
 
+/// How long one that ends is waited for: its sessions may take drain_timeout. And how often it is asked meanwhile.
+const END_LIMIT: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// How long it may take to let go: longer than it waits itself for what it does it upon.
 const LETTING_GO_LIMIT: Duration = Duration::from_secs(30);
 /// How long after its last word it may end.
@@ -59,26 +62,67 @@ pub enum TakeoverError {
     },
 }
 
+impl TakeoverError {
+    /// Whether an instance says so that is about to end, or does no more in its last moment.
+    fn is_of_one_that_ends(&self, is_known_to: bool) -> bool {
+        match self {
+            Self::Refused(ClientError::Transport(_)) => is_known_to,
+            Self::Refused(error) => error.is_of_one_that_ends(),
+            Self::Channel(error) => matches!(error, ChannelError::Closed),
+            _ => false,
+        }
+    }
+}
+
+/// Who answers at an admin socket.
+pub enum Search {
+    /// Nobody.
+    Nobody,
+    /// Nobody any more; what it held may not be free yet.
+    Ended,
+    /// An instance to take over from.
+    Running(Predecessor),
+}
+
 /// A running instance that has offered itself.
 pub struct Predecessor {
     channel: Channel,
     offer: Offer,
 }
 
+/// Asks whoever answers there to be taken over.
+async fn ask(admin_socket: &Path) -> Result<(Channel, Offer), TakeoverError> {
+    let asked = admin::request_takeover(admin_socket).await;
+    let mut channel = asked.map_err(TakeoverError::Refused)?;
+    let offer = timeout(ANSWER_LIMIT, channel.receive()).await;
+    let offer = offer.map_err(|_| TakeoverError::Silent)??;
+    Ok((channel, offer))
+}
+
 impl Predecessor {
-    /// Finds the instance that answers at this admin socket; none if nobody does.
+    /// Finds the instance that answers at this admin socket. One that is about to end is waited for.
     ///
     /// # Errors
     /// [`TakeoverError`]
-    pub async fn find(admin_socket: &Path) -> Result<Option<Self>, TakeoverError> {
-        let mut channel = match admin::request_takeover(admin_socket).await {
-            Ok(channel) => channel,
-            Err(ClientError::NotRunning { .. }) => return Ok(None),
-            Err(error) => return Err(TakeoverError::Refused(error)),
+    pub async fn find(admin_socket: &Path) -> Result<Search, TakeoverError> {
+        let begin = Instant::now();
+        let mut ends = false;
+        let (channel, offer) = loop {
+            match ask(admin_socket).await {
+                Ok(offered) => break offered,
+                Err(TakeoverError::Refused(ClientError::NotRunning { .. })) => {
+                    return Ok(if ends { Search::Ended } else { Search::Nobody });
+                }
+                Err(error) if begin.elapsed() < END_LIMIT && error.is_of_one_that_ends(ends) => {
+                    if !ends {
+                        warn!("the running pgusher ends; starting without it when it has");
+                    }
+                    ends = true;
+                    sleep(ASK_AGAIN).await;
+                }
+                Err(error) => return Err(error),
+            }
         };
-        let offer: Offer = timeout(ANSWER_LIMIT, channel.receive())
-            .await
-            .map_err(|_| TakeoverError::Silent)??;
         if offer.protocol != PROTOCOL {
             let version = offer.version;
             return Err(TakeoverError::OtherProtocol { version });
@@ -88,7 +132,7 @@ impl Predecessor {
             pid = offer.process.pid,
             "taking over from a running pgusher"
         );
-        Ok(Some(Self { channel, offer }))
+        Ok(Search::Running(Self { channel, offer }))
     }
 
     /// Checks that its hooks are where ours will be.
@@ -222,7 +266,7 @@ async fn ended(process: ProcessId) {
     if let Err(error) = ended_as_told(process).await {
         debug!(%error, pid = process.pid, "the kernel does not tell when a process ends; looking now and then");
         while process.is_running() {
-            tokio::time::sleep(LOOK_EVERY).await;
+            sleep(LOOK_EVERY).await;
         }
     }
 }

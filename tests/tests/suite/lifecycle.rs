@@ -1,7 +1,8 @@
 //! From the first hook to the last: what pgusher finds at start, and what happens to sessions when it ends.
 
 use std::io::ErrorKind::{Interrupted, WouldBlock};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
@@ -38,6 +39,25 @@ fn goes_direct(stage: &Stage) -> Result<()> {
         "the connection is on record: {records:?}"
     );
     Ok(())
+}
+
+#[test]
+fn whoever_keeps_a_connection_with_the_admin_socket_keeps_nothing_else() -> Result<()> {
+    Setup::with(Version::V15).play(|stage| {
+        drop(stage.session()?);
+        stage.settle()?;
+        let mut kept = UnixStream::connect(stage.pgusher.admin_socket())?;
+        kept.write_all(b"GET /v1/status HTTP/1.1\r\nHost: pgusher\r\n\r\n")?;
+        let mut answer = [0; 12];
+        kept.read_exact(&mut answer)?;
+        ensure!(&answer == b"HTTP/1.1 200", "{}", answer.escape_ascii());
+        stage.pgusher.signal(Signal::SIGTERM)?;
+        let finished = stage.pgusher.wait_for_end()?;
+        ensure!(finished.status.code() == Some(0), "{finished:?}");
+        let log = stage.pgusher.log()?;
+        ensure!(!log.contains("the audit sink is stuck"), "{log}");
+        Ok(())
+    })
 }
 
 #[test]

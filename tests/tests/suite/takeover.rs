@@ -218,6 +218,7 @@ fn with_nobody_to_take_over_from_it_is_a_start() -> Result<()> {
 fn a_successor_that_dies_leaves_what_was_declared() -> Result<()> {
     Setup::with(Version::V15)
         .argument("--when-down=closed")
+        .argument("--adopt=reset")
         .play(|stage| {
             let mut open = stage.session()?;
             let predecessor = stage.take_over()?;
@@ -225,7 +226,7 @@ fn a_successor_that_dies_leaves_what_was_declared() -> Result<()> {
             let error = stage.dial().err().context("a connect went through")?;
             ensure!(format!("{error:#}").contains("refused"), "{error:#}");
             ensure!(wire::ask(&mut open, "select 'still'")? == "still");
-            // The next one knows nothing of the first, which serves its session none the less.
+            // The next one hears nothing of the first, which serves its session none the less, and finds its note.
             stage.restart()?;
             drop(stage.session()?);
             ensure!(wire::ask(&mut open, "select 'still'")? == "still");

@@ -40,7 +40,7 @@ async fn every_record_gets_a_line_of_its_own_however_many_are_written_together()
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let config = config(SinkKind::File(path.clone()), OverflowPolicy::Block);
-    let (audit, writer) = start(&config, 1).unwrap();
+    let (audit, writer) = start(&config, 1, None).unwrap();
     for _ in 0..5000 {
         audit.record(record()).await;
     }
@@ -54,7 +54,7 @@ async fn a_gap_is_told_before_the_next_record_and_is_none_itself() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let config = config(SinkKind::File(path.clone()), OverflowPolicy::Drop);
-    let (audit, writer) = start(&config, 1).unwrap();
+    let (audit, writer) = start(&config, 1, None).unwrap();
     audit.lose(&record());
     audit.lose(&record());
     audit.record(record()).await;
@@ -73,7 +73,7 @@ async fn a_gap_is_told_before_the_next_record_and_is_none_itself() {
 #[tokio::test]
 async fn a_record_waits_until_the_sink_has_it_and_not_only_while_it_is_in_the_queue() {
     let failing = config(SinkKind::File("/dev/full".into()), OverflowPolicy::Block);
-    let (audit, writer) = start(&failing, 1).unwrap();
+    let (audit, writer) = start(&failing, 1, None).unwrap();
     audit.record(record()).await;
     // The writer has taken it from the queue by then.
     while audit.stats().failures == 0 {
@@ -86,7 +86,7 @@ async fn a_record_waits_until_the_sink_has_it_and_not_only_while_it_is_in_the_qu
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let working = config(SinkKind::File(path.clone()), OverflowPolicy::Block);
-    let (audit, writer) = start(&working, 1).unwrap();
+    let (audit, writer) = start(&working, 1, None).unwrap();
     for count in 1..=100 {
         audit.record(record()).await;
         while audit.stats().queued > 0 {
@@ -107,7 +107,7 @@ async fn a_record_waits_until_the_sink_has_it_and_not_only_while_it_is_in_the_qu
 async fn a_sink_that_never_works_loses_what_waits_at_the_end_and_ends() {
     for overflow in [OverflowPolicy::Block, OverflowPolicy::Drop] {
         let config = config(SinkKind::File("/dev/full".into()), overflow);
-        let (audit, writer) = start(&config, 1).unwrap();
+        let (audit, writer) = start(&config, 1, None).unwrap();
         for _ in 0..10 {
             audit.record(record()).await;
         }

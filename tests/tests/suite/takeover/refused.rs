@@ -196,6 +196,30 @@ fn a_predecessor_that_is_stopped_meanwhile_is_replaced_all_the_same() -> Result<
 }
 
 #[test]
+fn one_that_ends_already_is_waited_for() -> Result<()> {
+    Setup::with(Version::V15)
+        .argument("--when-down=closed")
+        .play(|stage| {
+            let open = stage.session()?;
+            stage.pgusher.signal(Signal::SIGTERM)?;
+            wait_until("it stops", || {
+                let log = stage.pgusher.log()?;
+                Ok(Seen::when(log.contains("stopping: "), || log))
+            })?;
+            let mut command = stage.run_again()?;
+            command.arg("--takeover");
+            let ends = "the running pgusher ends";
+            let mut predecessor = stage.pgusher.replace_by_after(&mut command, ends, || {
+                drop(open);
+                Ok(())
+            })?;
+            predecessor.wait_for_end()?;
+            drop(stage.session()?);
+            Ok(())
+        })
+}
+
+#[test]
 fn a_successor_that_is_killed_half_way_leaves_whoever_runs_in_place() -> Result<()> {
     Setup::with(Version::V15)
         .argument("--when-down=closed")
