@@ -30,8 +30,8 @@ use crate::identity::PATIENT;
 enum Use {
     /// Some are, or the test proves nothing.
     Some,
-    /// They are too short for that.
-    None,
+    /// They may be too short for that.
+    Perhaps,
 }
 
 /// Plays rounds on a stage for each data path, where a port is intercepted that is the test's own.
@@ -64,7 +64,7 @@ fn was_taken(path: DataPath, path_use: Use, status: &Value) -> Result<()> {
         unserved == Some(&Value::from(0)),
         "not intercepted: {status}"
     );
-    if path.arguments.is_empty() || path_use == Use::None {
+    if path.arguments.is_empty() || path_use == Use::Perhaps {
         return Ok(());
     }
     let state = status.pointer("/fast_path/state").and_then(Value::as_str);

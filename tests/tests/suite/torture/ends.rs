@@ -26,7 +26,7 @@ fn streams_of_every_size_arrive_as_they_would_directly_and_end_so() -> Result<()
 #[test]
 fn two_thousand_short_connections_lose_nothing() -> Result<()> {
     // They are over before a fast path would be worth its while.
-    play_directly_too(Use::None, |cgroup, port, seed| {
+    play_directly_too(Use::Perhaps, |cgroup, port, seed| {
         let round = Round {
             seed,
             sessions: 2000,
@@ -48,7 +48,8 @@ fn whoever_survives_a_peer_that_is_killed_in_the_midst_is_told() -> Result<()> {
 }
 
 fn kill_either_side(killed: Killed, bits: u32) -> Result<()> {
-    directly_and_on_every_path(|cgroup, port, seed| {
+    // They may have said too little by then, or all of it in bulk.
+    play_directly_too(Use::Perhaps, |cgroup, port, seed| {
         for side in [Side::Client, Side::Server] {
             let round = Round {
                 seed,
