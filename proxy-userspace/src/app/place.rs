@@ -44,7 +44,7 @@ impl Place {
                 predecessor.check(cgroup.number())?;
                 Holder::Predecessor(predecessor)
             }
-            Search::Ended => Holder::Us(claim_when_free(&cgroup).await?),
+            Search::Ended | Search::Retired => Holder::Us(claim_when_free(&cgroup).await?),
             Search::Nobody => Holder::Us(cgroup.claim()?),
         };
         Ok(Self {

@@ -139,7 +139,7 @@ async fn prepare(
         Search::Nobody
     };
     let admin = match found {
-        Search::Running(_) => AdminSocket::bind_beside(&config.admin_socket)?,
+        Search::Running(_) | Search::Retired => AdminSocket::bind_beside(&config.admin_socket)?,
         Search::Nobody | Search::Ended => AdminSocket::bind(&config.admin_socket)?,
     };
     check_pid_namespace()?;

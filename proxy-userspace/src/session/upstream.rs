@@ -22,8 +22,8 @@ use crate::wire::login::{LoginOutcome, LoginWatch};
 /// What libpq takes for an error before authentication at most (`MAX_ERRLEN` in fe-connect.c).
 const MAX_ERROR_BYTES: usize = 30_000;
 const READ_BYTES: usize = 4 * 1024;
-/// How long a server may take to refuse a startup packet; pg_hba.conf does it at once.
-const REFUSAL_LIMIT: Duration = Duration::from_secs(5);
+/// How long a server may take to refuse a startup packet for what pg_hba.conf says, which may have names looked up.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(15);
 /// cannot_connect_now: libpq goes on to its next host, and so shall the client.
 const NEXT_HOST: &str = "57P03";
 

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     ANSWER_LIMIT, Attached, Channel, ChannelError, News, Offer, Order, PROTOCOL, Predecessors,
-    Retired, Serving,
+    Retired, Serving, noted,
 };
 use crate::admin::{self, ClientError};
 use crate::identify::ProcessId;
@@ -80,6 +80,8 @@ pub enum Search {
     Nobody,
     /// Nobody any more; what it held may not be free yet.
     Ended,
+    /// One that was taken over from, and whose successor has died. It may serve its sessions for long.
+    Retired,
     /// An instance to take over from.
     Running(Predecessor),
 }
@@ -114,6 +116,9 @@ impl Predecessor {
                     return Ok(if ends { Search::Ended } else { Search::Nobody });
                 }
                 Err(error) if begin.elapsed() < END_LIMIT && error.is_of_one_that_ends(ends) => {
+                    if !noted(admin_socket).is_empty() {
+                        return Ok(Search::Retired);
+                    }
                     if !ends {
                         warn!("the running pgusher ends; starting without it when it has");
                     }

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use super::SqlText;
 use super::lexer::{Doubt, Kind, Token, Tokens};
 use mentions::{Holding, holding, is_connection_string, is_name, mentions_secret};
+use uri::Within;
 
 /// What stands in a record where a string was that is or holds a secret.
 const REDACTED: &[u8] = b"'[redacted]'";
@@ -26,12 +27,20 @@ const MAX_RESUMED: usize = 16;
 /// The text with each password replaced. A text that cannot be scanned stays as it is but for URIs: hiding all of it would
 /// let a client keep any statement out of the trail.
 pub(super) fn without_passwords(text: SqlText<'_>) -> Cow<'_, [u8]> {
-    if text.doubt().is_some() || !mentions_secret(text.kept) {
-        return uri::without_passwords(Cow::Borrowed(text.kept), text.is_cut);
+    if text.doubt().is_some() {
+        return uri::without_passwords(text.kept, Within::Anything);
+    }
+    if !may_hold_secret(text.kept) {
+        return Cow::Borrowed(text.kept);
     }
     let mut redactor = Redactor::new(MAX_DEPTH);
-    redactor.take_all(text.kept);
-    uri::without_passwords(Cow::Owned(redactor.shown), text.is_cut)
+    redactor.take_all(text.kept, text.is_cut);
+    Cow::Owned(redactor.shown)
+}
+
+/// Most texts do not, and need not be scanned.
+fn may_hold_secret(text: &[u8]) -> bool {
+    mentions_secret(text) || uri::is_in(text)
 }
 
 /// What the tokens before one say about it.
@@ -65,7 +74,7 @@ impl Redactor {
     }
 
     /// Shows a whole text. Behind what PostgreSQL's scanner refuses it goes on; what does not end is shown line by line.
-    fn take_all(&mut self, mut text: &[u8]) {
+    fn take_all(&mut self, mut text: &[u8], is_cut: bool) {
         for _ in 0..=MAX_RESUMED {
             let Some((doubt, rest)) = self.take_tokens(text) else {
                 return;
@@ -79,7 +88,7 @@ impl Redactor {
                 _ => break,
             }
         }
-        self.take_lines(text);
+        self.take_lines(text, is_cut);
     }
 
     /// Shows tokens; gives back what is not one, and why.
@@ -97,10 +106,16 @@ impl Redactor {
         None
     }
 
-    fn take_lines(&mut self, text: &[u8]) {
+    fn take_lines(&mut self, text: &[u8], is_cut: bool) {
+        let within = if is_cut {
+            Within::Cut
+        } else {
+            Within::Anything
+        };
         for line in text.split_inclusive(|byte| *byte == b'\n') {
             if self.behind == Behind::Nothing && holding(line) == Holding::Nothing {
-                self.shown.extend_from_slice(line);
+                self.shown
+                    .extend_from_slice(&uri::without_passwords(line, within));
             } else {
                 self.shown.extend_from_slice(REDACTED_LINE);
                 self.shown
@@ -113,14 +128,21 @@ impl Redactor {
     fn take(&mut self, token: Token<'_>) {
         let text = token.text;
         let mut asks_for_more = false;
-        match token.kind {
-            Kind::Literal => asks_for_more = self.take_literal(text),
+        match (token.kind, self.behind) {
+            (Kind::Literal, _) => asks_for_more = self.take_literal(text),
+            (Kind::Comment, _) => self
+                .shown
+                .extend_from_slice(&uri::without_passwords(text, Within::String)),
+            // A string in many other languages.
+            (Kind::Quoted, Behind::Sign) if self.is_within_dollars() => {
+                self.shown.extend_from_slice(REDACTED);
+            }
             _ => self.shown.extend_from_slice(text),
         }
         self.behind = match (token.kind, self.behind) {
             (Kind::Space | Kind::Comment, behind) => behind,
             (Kind::Symbol, _) if text == b";" => Behind::Nothing,
-            (Kind::Symbol, Behind::Function) if text == b"(" => Behind::Parts(0),
+            (Kind::Symbol, Behind::Function | Behind::Sign) if text == b"(" => Behind::Parts(0),
             (Kind::Symbol, Behind::Parts(open)) => match text {
                 b"(" => Behind::Parts(open + 1),
                 b")" => open.checked_sub(1).map_or(Behind::Nothing, Behind::Parts),
@@ -129,7 +151,8 @@ impl Redactor {
             (_, behind @ Behind::Parts(_)) => behind,
             (Kind::Literal, _) if asks_for_more => Behind::Parts(0),
             (Kind::Word | Kind::Quoted, _) if is_name(text) => Behind::Name,
-            (Kind::Word, Behind::Sign) => Behind::Function,
+            (Kind::Word | Kind::Quoted, Behind::Sign | Behind::Function) => Behind::Function,
+            (Kind::Symbol, Behind::Function) if text == b"." => Behind::Function,
             // `:=` comes in pieces.
             (Kind::Symbol, Behind::Name) if text == b":" => Behind::Name,
             (Kind::Operator, Behind::Name) if matches!(text, b"=" | b"=>") => Behind::Sign,
@@ -144,15 +167,22 @@ impl Redactor {
         match self.looked_into(literal) {
             Some(inner) if !is_secret => self.shown.extend_from_slice(&inner),
             _ if is_secret || found == Holding::Secret => self.shown.extend_from_slice(REDACTED),
-            _ => self.shown.extend_from_slice(literal),
+            _ => self
+                .shown
+                .extend_from_slice(&uri::without_passwords(literal, Within::String)),
         }
         found == Holding::Place
+    }
+
+    /// What stands there need not be SQL.
+    fn is_within_dollars(&self) -> bool {
+        self.depth < MAX_DEPTH
     }
 
     /// A string in dollars with the secrets in it replaced; none if it is no such string, or may be a secret altogether.
     fn looked_into(&self, literal: &[u8]) -> Option<Vec<u8>> {
         let (delimiter, body) = in_dollars(literal)?;
-        if !mentions_secret(body) || is_connection_string(body) {
+        if !may_hold_secret(body) || is_connection_string(body) || uri::is_one(body) {
             return None;
         }
         let mut inner = Self::new(self.depth.checked_sub(1)?);
@@ -161,7 +191,7 @@ impl Redactor {
             inner.take_tokens(body);
         } else {
             // Of another language than SQL, in which strings may end elsewhere.
-            inner.take_lines(body);
+            inner.take_lines(body, false);
         }
         inner.shown.extend_from_slice(delimiter);
         Some(inner.shown)

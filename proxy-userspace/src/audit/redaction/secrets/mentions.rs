@@ -12,20 +12,58 @@ const NAMES: [&str; 5] = [
     "scram_server_key",
     "oauth_client_secret",
 ];
-/// What a connection string may begin with (`PQconninfoOptions` in src/interfaces/libpq/fe-connect.c).
-const CONNECTION_OPTIONS: [&str; 12] = [
+/// What a connection string consists of (`PQconninfoOptions` in src/interfaces/libpq/fe-connect.c, versions 15 to 18).
+const CONNECTION_OPTIONS: [&str; 50] = [
+    "application_name",
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "dbname",
+    "fallback_application_name",
+    "gssdelegation",
+    "gssencmode",
+    "gsslib",
     "host",
     "hostaddr",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "sslmode",
-    "service",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "krbsrvname",
+    "load_balance_hosts",
+    "max_protocol_version",
+    "min_protocol_version",
+    "oauth_client_id",
+    "oauth_client_secret",
+    "oauth_issuer",
+    "oauth_scope",
     "options",
-    "application_name",
-    "connect_timeout",
-    "client_encoding",
+    "passfile",
+    "password",
+    "port",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "scram_client_key",
+    "scram_server_key",
+    "service",
+    "servicefile",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcert",
+    "sslcertmode",
+    "sslcompression",
+    "sslcrl",
+    "sslcrldir",
+    "sslkey",
+    "sslkeylogfile",
+    "sslmode",
+    "sslnegotiation",
+    "sslpassword",
+    "sslrootcert",
+    "sslsni",
+    "target_session_attrs",
+    "user",
 ];
 
 /// Finds any of the names, whatever their case.
@@ -91,11 +129,34 @@ fn behind_name(text: &[u8]) -> Holding {
     let value = value.trim_ascii_start();
     let quoted = without_quote(value);
     let has_quote = quoted.len() < value.len();
-    match quoted.first() {
+    let is_left_out = quoted.is_empty() || is_format(quoted);
+    match (is_left_out, has_sign || has_quote) {
+        (true, true) => Holding::Place,
         // Without anything behind it a name alone is one word among others.
-        None | Some(b'%') if has_sign || has_quote || is_apart => Holding::Place,
-        Some(_) if has_sign || has_quote => Holding::Secret,
+        (true, false) if is_apart => Holding::Place,
+        (false, true) => Holding::Secret,
         _ => Holding::Nothing,
+    }
+}
+
+/// Whether a text begins with a place that format() fills: `%L`, `%1$s`, `%-10s`.
+fn is_format(text: &[u8]) -> bool {
+    let Some(mut rest) = text.strip_prefix(b"%") else {
+        return false;
+    };
+    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let number = digits(rest);
+    if rest.get(number) == Some(&b'$') {
+        rest = rest.get(number + 1..).unwrap_or_default();
+    }
+    rest = rest.strip_prefix(b"-").unwrap_or(rest);
+    rest = rest.get(digits(rest)..).unwrap_or_default();
+    let ends = |byte: &u8| {
+        byte.is_ascii_whitespace() || matches!(byte, b'\'' | b'\\' | b'$' | b')' | b',' | b';')
+    };
+    match rest {
+        [b's' | b'L' | b'I', behind @ ..] => behind.first().is_none_or(ends),
+        _ => false,
     }
 }
 
@@ -121,16 +182,40 @@ fn without_quote(text: &[u8]) -> &[u8] {
     }
 }
 
-/// Whether it can be nothing but a connection string: `name=value`, and no bracket, without which no program does anything.
+/// Whether it is a connection string from beginning to end: options that libpq knows with their values, and nothing else.
 pub(super) fn is_connection_string(text: &[u8]) -> bool {
-    let text = text.trim_ascii_start();
-    let length = text
-        .iter()
-        .take_while(|byte| byte.is_ascii_lowercase() || **byte == b'_')
-        .count();
-    let (name, behind) = text.split_at_checked(length).unwrap_or_default();
+    let mut rest = text.trim_ascii();
+    if rest.is_empty() {
+        return false;
+    }
+    while !rest.is_empty() {
+        let Some(behind) = without_option(rest) else {
+            return false;
+        };
+        rest = behind.trim_ascii_start();
+    }
+    true
+}
+
+/// What follows `name = value` (`conninfo_parse` in src/interfaces/libpq/fe-connect.c).
+fn without_option(text: &[u8]) -> Option<&[u8]> {
+    let is_part = |byte: &&u8| byte.is_ascii_lowercase() || **byte == b'_';
+    let (name, behind) = text.split_at_checked(text.iter().take_while(is_part).count())?;
     let mut known = CONNECTION_OPTIONS.iter();
-    known.any(|option| option.as_bytes() == name)
-        && behind.trim_ascii_start().starts_with(b"=")
-        && !text.contains(&b'(')
+    known.find(|option| option.as_bytes() == name)?;
+    let value = behind.trim_ascii_start().strip_prefix(b"=")?;
+    let value = value.trim_ascii_start();
+    let (mut at, quoted) = match value.first() {
+        Some(b'\'') => (1, true),
+        _ => (0, false),
+    };
+    loop {
+        match value.get(at) {
+            Some(b'\\') => at += 2,
+            Some(b'\'') if quoted => return value.get(at + 1..),
+            Some(byte) if !quoted && byte.is_ascii_whitespace() => return value.get(at..),
+            Some(_) => at += 1,
+            None => return (!quoted).then_some(&[]),
+        }
+    }
 }

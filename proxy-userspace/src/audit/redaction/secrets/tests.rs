@@ -70,6 +70,10 @@ fn passwords_go_and_everything_else_stays() {
             "update t set password = crypt('[redacted]', gen_salt('[redacted]')) where name = 'y'",
         ),
         (
+            "update t set password = a.\"crypt\"('x'), b = 'y' where password = ('z') or c = 'y'",
+            "update t set password = a.\"crypt\"('[redacted]'), b = 'y' where password = ('[redacted]') or c = 'y'",
+        ),
+        (
             "select 1 from t where password = 'x' and name = 'y'",
             "select 1 from t where password = '[redacted]' and name = 'y'",
         ),
@@ -124,6 +128,10 @@ fn statements_within_strings_keep_no_password() {
             "do $$ declare password text; begin password:=v;execute'drop table t'; end $$",
         ),
         (
+            "do $$ import x\nx.connect(host=\"h\", password=\"x\") $$",
+            "do $$ import x\nx.connect(host=\"h\", password='[redacted]') $$",
+        ),
+        (
             "do E'begin create role a password \\'x\\'; end'",
             "do '[redacted]'",
         ),
@@ -139,10 +147,44 @@ fn a_connection_string_in_dollars_goes_whole() {
         "12xy",
         "abc--def",
         "'x y'",
+        "Pa(ss",
+        "%s1",
     ] {
         let text = format!("select dblink_connect($$host=h password={password} port=1$$), 'y'");
         check(&[(&text, "select dblink_connect('[redacted]'), 'y'")]);
     }
+}
+
+#[test]
+fn a_uri_hides_nothing_that_stands_beside_it() {
+    for text in [
+        "select $$://:$$;truncate\"t\";select@1",
+        "do $d$ begin perform $$://:$$;truncate\"t\";perform@1; end $d$",
+        "select '://:';truncate\"t\";select@1",
+        "select \"://:\";drop\u{b}table\u{b}t;select@1",
+    ] {
+        check(&[(text, text)]);
+        let shown = shown_as(&format!("{text} -- é"), Scanning::UnsafeEncoding, false);
+        assert_eq!(shown, format!("{text} -- é"));
+    }
+}
+
+#[test]
+fn values_look_like_places_of_format_and_are_none() {
+    check(&[
+        (
+            "create subscription s connection 'host=h password=%Secret1' publication p",
+            "create subscription s connection '[redacted]' publication p",
+        ),
+        (
+            "do $$ begin execute 'alter role a password ''%Secret1'''; end $$",
+            "do $$ begin execute '[redacted]'; end $$",
+        ),
+        (
+            "select format('alter role a password %1$L valid until %2$L', 'x', 'y')",
+            "select format('alter role a password %1$L valid until %2$L', '[redacted]', '[redacted]')",
+        ),
+    ]);
 }
 
 /// Whoever wants to hide a program would begin it so.
@@ -188,6 +230,10 @@ fn of_a_uri_only_the_password_goes() {
         (
             "select dblink($$postgres://:x@h$$), 'http://a:1/@b', 'a://b@c:1'",
             "select dblink($$postgres://:[redacted]@h$$), 'http://a:1/@b', 'a://b@c:1'",
+        ),
+        (
+            "select dblink($$postgres://u@h/d?password=x$$), 'y'",
+            "select dblink('[redacted]'), 'y'",
         ),
         (
             "select 'a://b:c@d a://b:e@f' -- a://b:g@h",
@@ -287,7 +333,7 @@ proptest! {
             "do $q$ begin {before}; alter role a password '{}'; end $q$",
             "do $q$ begin execute 'alter role a password ''{}'''; end $q$",
             "select dblink('user=a password={}')",
-            "select dblink($_$user=a password={}$_$)",
+            "select dblink($_$sslcert=b user=a password='{}'$_$)",
             "do $q$ begin execute format('alter role %I password %L', 'a', '{}'); end $q$",
             "select dblink('postgres://a:{}@b')",
         ]),

@@ -9,18 +9,50 @@ const AUTHORITY: &[u8] = b"://";
 /// What stands for a password.
 const REDACTED: &[u8] = b"[redacted]";
 
+/// What a URI stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Within {
+    /// A string or a comment, whole.
+    String,
+    /// The beginning of one, as far as it was kept.
+    Cut,
+    /// Anything: what ends a string may be the end of one, and what follows a statement.
+    Anything,
+}
+
+/// Whether there may be one.
+pub(super) fn is_in(text: &[u8]) -> bool {
+    memmem::find(text, AUTHORITY).is_some()
+}
+
+/// Whether a text is one and nothing else: no program begins so, or has no white space.
+pub(super) fn is_one(text: &[u8]) -> bool {
+    let text = text.trim_ascii();
+    let scheme = text.iter().take_while(|byte| byte.is_ascii_alphabetic());
+    let length = scheme.count();
+    length > 0
+        && text
+            .get(length..)
+            .is_some_and(|behind| behind.starts_with(AUTHORITY))
+        && !text.iter().any(is_space)
+}
+
 /// The text without what stands between `:` and `@` behind `://`, where libpq would look for a password
 /// (`conninfo_uri_parse_options` in src/interfaces/libpq/fe-connect.c). At a cut the `@` may be missing.
-pub(super) fn without_passwords(text: Cow<'_, [u8]>, is_cut: bool) -> Cow<'_, [u8]> {
+pub(super) fn without_passwords(text: &[u8], within: Within) -> Cow<'_, [u8]> {
     let mut shown = Vec::new();
     let mut taken = 0;
-    for at in memmem::find_iter(&text, AUTHORITY) {
+    for at in memmem::find_iter(text, AUTHORITY) {
         let start = at + AUTHORITY.len();
         let behind = text.get(start..).unwrap_or_default();
-        let ends = |byte: &u8| matches!(byte, b'@' | b'/' | b'\'') || byte.is_ascii_whitespace();
+        let ends = |byte: &u8| match byte {
+            b'@' | b'/' | b'\'' => true,
+            b'"' | b'$' | b';' => within == Within::Anything,
+            byte => is_space(byte),
+        };
         let end = match behind.iter().position(ends) {
             Some(end) if behind.get(end) == Some(&b'@') => end,
-            None if is_cut => behind.len(),
+            None if within == Within::Cut => behind.len(),
             _ => continue,
         };
         let colon = memchr(b':', behind.get(..end).unwrap_or_default());
@@ -31,8 +63,13 @@ pub(super) fn without_passwords(text: Cow<'_, [u8]>, is_cut: bool) -> Cow<'_, [u
         }
     }
     if taken == 0 {
-        return text;
+        return Cow::Borrowed(text);
     }
     shown.extend_from_slice(text.get(taken..).unwrap_or_default());
     Cow::Owned(shown)
+}
+
+/// As scan.l's `space`, from version 16 on.
+fn is_space(byte: &u8) -> bool {
+    byte.is_ascii_whitespace() || *byte == 0x0b
 }
