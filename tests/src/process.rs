@@ -2,7 +2,7 @@
 //!
 //! Output goes to unnamed files, not pipes: no program ever blocks because a test does not read.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::condition::{Seen, wait_until_within};
+use crate::condition::{Seen, wait_until, wait_until_within};
 
 /// Longest a client program may run: bulk transfers on a busy machine included.
 const PROGRAM_DEADLINE: Duration = Duration::from_secs(240);
@@ -99,13 +99,23 @@ impl Running {
         self.child.id()
     }
 
-    /// Sends a signal.
+    /// Sends a signal; if it is to stop, waits until every thread has.
     ///
     /// # Errors
     /// When the process is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.pid())?);
-        kill(pid, signal).with_context(|| format!("cannot send {signal} to {}", self.description))
+        kill(pid, signal)
+            .with_context(|| format!("cannot send {signal} to {}", self.description))?;
+        if signal != Signal::SIGSTOP {
+            return Ok(());
+        }
+        wait_until("every thread has stopped", || {
+            let states = thread_states(self.pid())?;
+            // Stopped, or in the kernel's hands and about to be.
+            let is_over = states.chars().all(|state| matches!(state, 'T' | 'D'));
+            Ok(Seen::when(is_over, || states.clone()))
+        })
     }
 
     /// Writes a line to the program's standard input.
@@ -252,4 +262,15 @@ fn contents(file: &File) -> Result<String> {
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A letter for the state of each thread of a process, as proc(5) has them.
+fn thread_states(pid: u32) -> Result<String> {
+    let mut states = String::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = fs::read_to_string(thread?.path().join("stat"))?;
+        let (_, behind_name) = stat.rsplit_once(')').context("a thread has a name")?;
+        states.extend(behind_name.trim_start().chars().next());
+    }
+    Ok(states)
 }
