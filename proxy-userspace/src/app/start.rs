@@ -17,7 +17,7 @@ use super::workers::Workers;
 use super::{Crew, Running, check_kernel, check_pid_namespace, coverage, host, reload, signals};
 use crate::admin::{AdminSocket, Fixed, Observed, Seen, UnixCoverage};
 use crate::audit::{self, Audit, Writer};
-use crate::config::Config;
+use crate::config::{Config, SinkKind};
 use crate::fences::Starter;
 use crate::identify::Identifier;
 use crate::intercept::{self, Cgroup, FastPath, Handover, Namespaces, NoFastPath, PinFolder};
@@ -152,8 +152,11 @@ async fn prepare(
     let port = place.listen_port(config);
     let namespaces =
         open_namespaces(config, &mut loaded.hooks, port, &starter, porter.clone()).await?;
-    let journal = starter.run(audit::journal_socket).await??;
-    let (audit, writer) = audit::start(&config.audit, max_connections, Some(journal))?;
+    let journal = match config.audit.sink {
+        SinkKind::Journald => Some(starter.run(audit::journal_socket).await??),
+        SinkKind::Stdout | SinkKind::File(_) => None,
+    };
+    let (audit, writer) = audit::start(&config.audit, max_connections, journal)?;
     let router = Router::new(config.limits.dial_timeout, config.unix_socket_guise, porter);
     let handover = loaded.hooks.handover()?;
     let of_the_kernel = (handover, fast_path);

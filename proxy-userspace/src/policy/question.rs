@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};

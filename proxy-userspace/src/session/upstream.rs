@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use rustls::pki_types::CertificateDer;
-
 use tokio::time::timeout;
 
 use crate::config::ServerSslMode;

@@ -62,7 +62,7 @@ impl Verifier {
         if trusted.exact.iter().any(|known| known == leaf) {
             return check_time(leaf, now);
         }
-        if is_of_version_1(leaf) {
+        if key_of_version_1(leaf).is_some() {
             return Err(CertificateError::Other(OtherError(Arc::new(OldVersion))).into());
         }
         verify_server_cert_signed_by_trust_anchor(
@@ -82,19 +82,13 @@ impl Verifier {
 )]
 struct OldVersion;
 
-/// Whether a certificate has no extensions at all, as PostgreSQL's documentation makes them with OpenSSL before 3.2
-/// (`openssl x509 -req` without `-extfile`).
-fn is_of_version_1(certificate: &CertificateDer<'_>) -> bool {
-    X509Certificate::from_der(certificate)
-        .is_ok_and(|(_, parsed)| parsed.version() == X509Version::V1)
-}
-
-/// The public key of a certificate of version 1. Where nothing of it has to be believed but that its owner is there, the key is
-/// enough; libpq asks no more either.
+/// The public key of a certificate of version 1, which has no extensions at all: PostgreSQL's documentation makes such with
+/// OpenSSL before 3.2 (`openssl x509 -req` without `-extfile`). Where nothing of it has to be believed but that its owner is
+/// there, the key is enough; libpq asks no more either.
 fn key_of_version_1(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let key = parsed.public_key().raw.to_vec();
-    (parsed.version() == X509Version::V1).then(|| key.into())
+    let is_old = parsed.version() == X509Version::V1;
+    is_old.then(move || parsed.public_key().raw.to_vec().into())
 }
 
 fn check_time(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
@@ -130,7 +124,7 @@ impl ServerCertVerifier for Verifier {
             }
             Level::Name(trusted) => {
                 self.verify_authority(trusted, end_entity, intermediates, now)?;
-                if is_of_version_1(end_entity) {
+                if key_of_version_1(end_entity).is_some() {
                     // It has no alternative names.
                     return Err(CertificateError::NotValidForName.into());
                 }

@@ -52,15 +52,15 @@ pub(super) enum Doubt {
 #[derive(Clone, Debug)]
 pub(super) struct Tokens<'text> {
     rest: &'text [u8],
-    /// How many signs `rest` begins with that are operators by themselves.
-    signs: usize,
+    /// What stands before `rest` is an operator.
+    behind_operator: bool,
 }
 
 impl<'text> Tokens<'text> {
     pub(super) fn of(text: &'text [u8]) -> Self {
         Self {
             rest: text,
-            signs: 0,
+            behind_operator: false,
         }
     }
 }
@@ -93,23 +93,21 @@ impl<'text> Iterator for Tokens<'text> {
 }
 
 impl Tokens<'_> {
-    /// The kind and length of the next token, whose first byte is `first`.
+    /// The kind and length of the next token, whose first byte is `first`. A sign that an operator has lost is one by itself;
+    /// what follows it is not looked at again for each of them.
     fn scan(&mut self, first: u8) -> Result<(Kind, usize), Doubt> {
-        if let Some(left) = self.signs.checked_sub(1) {
-            self.signs = left;
-            return Ok((Kind::Operator, 1));
-        }
-        let (kind, length) = scan(first, self.rest)?;
-        if kind != Kind::Operator {
-            return Ok((kind, length));
-        }
-        let (length, signs) = operator(self.rest);
-        self.signs = signs;
-        Ok((kind, length))
+        let is_lost = self.behind_operator && is_sign(first) && !self.rest.starts_with(b"--");
+        let scanned = if is_lost {
+            Ok((Kind::Operator, 1))
+        } else {
+            scan(first, self.rest)
+        };
+        self.behind_operator = matches!(scanned, Ok((Kind::Operator, _)));
+        scanned
     }
 }
 
-/// The kind and length of the token at the start of `text`, whose first byte is `first`. An operator's is not known yet.
+/// The kind and length of the token at the start of `text`, whose first byte is `first`.
 fn scan(first: u8, text: &[u8]) -> Result<(Kind, usize), Doubt> {
     let second = text.get(1).copied();
     match first {
@@ -124,7 +122,7 @@ fn scan(first: u8, text: &[u8]) -> Result<(Kind, usize), Doubt> {
         // Two dots are one token, so that the second begins no number.
         b'.' if second == Some(b'.') => Ok((Kind::Symbol, 2)),
         _ if is_word_start(first) => word(first, text),
-        _ if OPERATOR.contains(&first) => Ok((Kind::Operator, 1)),
+        _ if OPERATOR.contains(&first) => Ok((Kind::Operator, operator(text))),
         _ if SELF.contains(&first) => Ok((Kind::Symbol, 1)),
         _ => Err(Doubt::Character),
     }
@@ -135,7 +133,7 @@ fn run(text: &[u8], belongs: impl Fn(u8) -> bool) -> usize {
 }
 
 /// As scan.l's `space`; the vertical tab is none before version 16, and an error there.
-fn is_space(byte: u8) -> bool {
+pub(super) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
 }
 
@@ -329,9 +327,13 @@ fn word(first: u8, text: &[u8]) -> Result<(Kind, usize), Doubt> {
     }
 }
 
-/// Length of an operator, and how many signs behind it are operators by themselves: it ends where a comment begins, and loses
-/// `+` and `-` at its end as in scan.l. No further than that is looked, so that each byte is looked at twice at most.
-fn operator(text: &[u8]) -> (usize, usize) {
+fn is_sign(byte: u8) -> bool {
+    matches!(byte, b'+' | b'-')
+}
+
+/// Length of an operator: it ends where a comment begins, and loses `+` and `-` at its end as in scan.l. No further than
+/// that is looked.
+fn operator(text: &[u8]) -> usize {
     let mut length = 0;
     let mut keeps_signs = false;
     let mut signs = 0;
@@ -340,18 +342,14 @@ fn operator(text: &[u8]) -> (usize, usize) {
             break;
         }
         keeps_signs |= BEFORE_SIGN.contains(byte);
-        signs = if matches!(byte, b'+' | b'-') {
-            signs + 1
-        } else {
-            0
-        };
+        signs = if is_sign(*byte) { signs + 1 } else { 0 };
         length += 1;
     }
     if keeps_signs {
-        return (length, 0);
+        length
+    } else {
+        length.saturating_sub(signs).max(1)
     }
-    let own = length.saturating_sub(signs).max(1);
-    (own, length.saturating_sub(own))
 }
 
 #[cfg(test)]

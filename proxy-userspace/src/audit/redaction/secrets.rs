@@ -17,8 +17,8 @@ use uri::Within;
 
 /// What stands in a record where a string was that is or holds a secret.
 const REDACTED: &[u8] = b"'[redacted]'";
-/// What stands for a line that cannot be taken apart.
-const REDACTED_LINE: &[u8] = b"[redacted]";
+/// What stands for what is no string: a line that cannot be taken apart, a password in a URI.
+const REDACTED_PIECE: &[u8] = b"[redacted]";
 /// How deep strings in dollars are looked into that stand in one another.
 const MAX_DEPTH: usize = 4;
 /// How often a text is taken up again behind what PostgreSQL's scanner refuses.
@@ -117,7 +117,7 @@ impl Redactor {
                 self.shown
                     .extend_from_slice(&uri::without_passwords(line, within));
             } else {
-                self.shown.extend_from_slice(REDACTED_LINE);
+                self.shown.extend_from_slice(REDACTED_PIECE);
                 self.shown
                     .extend(line.last().filter(|last| **last == b'\n'));
             }

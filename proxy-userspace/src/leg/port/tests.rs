@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::UnixStream;
 
 use super::*;
@@ -34,6 +34,16 @@ fn fill(port: &mut Port<'_>) -> usize {
     }
 }
 
+/// Once its peer has read what was taken, there is room again, and what is written arrives.
+async fn takes_more(port: &mut Port<'_>, far: &mut (impl AsyncRead + Unpin), taken: usize) {
+    far.read_exact(&mut vec![0; taken]).await.unwrap();
+    poll_fn(|context| port.poll_write_ready(context))
+        .await
+        .unwrap();
+    assert_eq!(port.try_write(b"more").unwrap(), 4);
+    far.read_exact(&mut [0; 4]).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_full_socket_is_waited_for() {
     let (near, mut far) = socket_pair().await;
@@ -42,12 +52,7 @@ async fn a_full_socket_is_waited_for() {
     let taken = fill(&mut port);
     // Its acknowledgements tell of room.
     assert!(port.awaits_room && port.later.is_none());
-    far.read_exact(&mut vec![0; taken]).await.unwrap();
-    poll_fn(|context| port.poll_write_ready(context))
-        .await
-        .unwrap();
-    assert_eq!(port.try_write(b"more").unwrap(), 4);
-    far.read_exact(&mut [0; 4]).await.unwrap();
+    takes_more(&mut port, &mut far, taken).await;
 }
 
 #[tokio::test]
@@ -58,10 +63,5 @@ async fn a_socket_that_refuses_with_nothing_on_its_way_is_asked_again() {
     let mut port = Port::new(&stream, None, &mut joined);
     let taken = fill(&mut port);
     assert!(!port.awaits_room && port.later.is_some());
-    far.read_exact(&mut vec![0; taken]).await.unwrap();
-    poll_fn(|context| port.poll_write_ready(context))
-        .await
-        .unwrap();
-    assert_eq!(port.try_write(b"more").unwrap(), 4);
-    far.read_exact(&mut [0; 4]).await.unwrap();
+    takes_more(&mut port, &mut far, taken).await;
 }

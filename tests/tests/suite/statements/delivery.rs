@@ -249,13 +249,13 @@ fn a_full_disk_stalls_a_session_until_there_is_room_and_no_line_is_spoiled() -> 
     Ok(())
 }
 
-/// A setting of the kernel's, as it is by default, until dropped.
-struct Default {
+/// A setting of the kernel's, changed until dropped.
+struct Sysctl {
     path: &'static str,
     before: String,
 }
 
-impl Default {
+impl Sysctl {
     fn set(path: &'static str, value: &str) -> Result<Self> {
         let before = fs::read_to_string(path)?;
         fs::write(path, value)?;
@@ -263,7 +263,7 @@ impl Default {
     }
 }
 
-impl Drop for Default {
+impl Drop for Sysctl {
     fn drop(&mut self) {
         let _ = fs::write(self.path, &self.before);
     }
@@ -271,7 +271,7 @@ impl Drop for Default {
 
 #[test]
 fn a_text_that_json_makes_six_times_as_long_reaches_the_journal() -> Result<()> {
-    let _most = Default::set("/proc/sys/net/core/wmem_max", "212992")?;
+    let _most = Sysctl::set("/proc/sys/net/core/wmem_max", "212992")?;
     let wrapper = ["unshare", "--mount", "sh", "-c", WITH_A_JOURNAL, "sh"];
     let mut sunk = start_with(
         &wrapper,

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 
 use memchr::{memchr, memmem};
 
+use super::REDACTED_PIECE;
+use crate::audit::redaction::lexer::is_space;
+
 /// What comes before a URI's user.
 const AUTHORITY: &[u8] = b"://";
-/// What stands for a password.
-const REDACTED: &[u8] = b"[redacted]";
 
 /// What a URI stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub(super) fn is_one(text: &[u8]) -> bool {
         && text
             .get(length..)
             .is_some_and(|behind| behind.starts_with(AUTHORITY))
-        && !text.iter().any(is_space)
+        && !text.iter().any(|byte| is_space(*byte))
 }
 
 /// The text without what stands between `:` and `@` behind `://`, where libpq would look for a password
@@ -48,7 +49,7 @@ pub(super) fn without_passwords(text: &[u8], within: Within) -> Cow<'_, [u8]> {
         let ends = |byte: &u8| match byte {
             b'@' | b'/' | b'\'' => true,
             b'"' | b'$' | b';' => within == Within::Anything,
-            byte => is_space(byte),
+            byte => is_space(*byte),
         };
         let end = match behind.iter().position(ends) {
             Some(end) if behind.get(end) == Some(&b'@') => end,
@@ -58,7 +59,7 @@ pub(super) fn without_passwords(text: &[u8], within: Within) -> Cow<'_, [u8]> {
         let colon = memchr(b':', behind.get(..end).unwrap_or_default());
         if let Some(before) = colon.and_then(|colon| text.get(taken..=start + colon)) {
             shown.extend_from_slice(before);
-            shown.extend_from_slice(REDACTED);
+            shown.extend_from_slice(REDACTED_PIECE);
             taken = start + end;
         }
     }
@@ -67,9 +68,4 @@ pub(super) fn without_passwords(text: &[u8], within: Within) -> Cow<'_, [u8]> {
     }
     shown.extend_from_slice(text.get(taken..).unwrap_or_default());
     Cow::Owned(shown)
-}
-
-/// As scan.l's `space`, from version 16 on.
-fn is_space(byte: &u8) -> bool {
-    byte.is_ascii_whitespace() || *byte == 0x0b
 }
