@@ -60,7 +60,11 @@ impl Explanation {
         policies: Option<&Policies>,
     ) -> Self {
         let now = Zoned::now();
-        let ruling = policies.map(|policies| policies.rule(question, config.policy.mode, &now));
+        let rule = config.routes.find(&question.server);
+        // Whatever the encryption that is asked about: a client that connects now would get pgusher's.
+        let mut question = question.clone();
+        question.tls.could_end_here = rule.can_terminate(&question.server);
+        let ruling = policies.map(|policies| policies.rule(&question, config.policy.mode, &now));
         let texts = ruling.iter().flat_map(|ruling| &ruling.policies);
         let texts = texts.filter_map(|id| policies?.text(id)).collect();
         let startup = question.startup.as_ref();
@@ -81,7 +85,7 @@ impl Explanation {
                 encryption: serde_json::to_value(question.tls.encryption).unwrap_or_default(),
                 time: now.to_string(),
             },
-            route: Route::of(question, config, policies, ruling.as_ref()),
+            route: Route::of(&question, config, policies, ruling.as_ref()),
             summary: summary(config.policy.mode, ruling.as_ref()),
             ruling,
             policies: texts,
@@ -99,7 +103,8 @@ impl Route {
         let rule = config.routes.find(&question.server);
         let asked = policies.and_then(|policies| policies.prospect(question).tls);
         let asked = asked.filter(|_| config.policy.mode == PolicyMode::Enforce);
-        let tls = match rule.termination(asked) {
+        let can_end_here = rule.can_terminate(&question.server);
+        let tls = match rule.termination(asked).filter(|_| can_end_here) {
             Some(_) => TlsMode::Terminate,
             None => TlsMode::Passthrough,
         };

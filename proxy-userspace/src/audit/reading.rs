@@ -166,6 +166,7 @@ impl SessionRecord {
             encryption: self.encryption,
             sni: client.and_then(|client| client.sni.clone()),
             certificate: client.and_then(|client| client.certificate.clone()),
+            ..TlsFacts::default()
         };
         let hidden = Question::opaque(subject, self.server()?, tls);
         // Of a denied session pgusher reads more than it was asked about: it answers in the server's place.

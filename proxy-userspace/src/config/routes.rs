@@ -166,6 +166,11 @@ impl AuditScope {
 }
 
 impl RouteRule {
+    /// Whether TLS with this server can end at pgusher: there is none with one at a unix socket.
+    pub fn can_terminate(&self, server: &Destination) -> bool {
+        self.tls.is_some() && server.path().is_none()
+    }
+
     /// How TLS ends at pgusher, if it does, where policies ask for that mode or for none.
     pub fn termination(&self, asked: Option<TlsMode>) -> Option<&Arc<Termination>> {
         let ends_here = asked.unwrap_or(self.tls_default) == TlsMode::Terminate;

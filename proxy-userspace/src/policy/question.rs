@@ -132,6 +132,8 @@ pub struct TlsFacts {
     pub sni: Option<String>,
     /// The client's certificate, verified by pgusher.
     pub certificate: Option<ClientCertificate>,
+    /// Whether TLS would end at pgusher, were policies that ask for it enforced, though it passes through now.
+    pub could_end_here: bool,
 }
 
 /// The session that a cancel request is aimed at.

@@ -109,7 +109,9 @@ impl Ruling {
             revision: revision.to_owned(),
         };
         let wants_to_see = ruling.obligations.tls == Some(TlsMode::Terminate);
-        if wants_to_see && question.tls.encryption.is_with_the_server() {
+        let passes_through =
+            question.tls.encryption.is_with_the_server() && !question.tls.could_end_here;
+        if wants_to_see && passes_through {
             return ruling.denied(Some(Cause::CannotTerminate));
         }
         ruling

@@ -133,6 +133,7 @@ impl Case {
             encryption: self.encryption,
             sni: self.sni.clone(),
             certificate: None,
+            ..TlsFacts::default()
         };
         let hidden = Question::opaque(subject, self.server.clone(), tls);
         if self.action == Action::Cancel {

@@ -83,8 +83,7 @@ impl Who {
         opening: &Opening,
     ) -> Option<Arc<Termination>> {
         let asked = match opening {
-            // There is no TLS with such a server, so there is none to end.
-            _ if self.server.path().is_some() => return None,
+            _ if !rule.can_terminate(&self.server) => return None,
             // Nothing in it depends on who looks.
             Opening::Cancel { .. } => None,
             // Observing must not change what a client sees.
@@ -96,6 +95,11 @@ impl Who {
             }
         };
         rule.termination(asked).cloned()
+    }
+
+    /// Whether TLS of a session that passes through would end at pgusher if the policies asked for it and were enforced.
+    pub(super) fn could_be_terminated(&self, stages: &Stages, rule: &RouteRule) -> bool {
+        stages.policy.mode() == PolicyMode::Observe && rule.can_terminate(&self.server)
     }
 
     /// Asks for leave to do what a packet at the start of `buffer` asks for; the answer goes on record.

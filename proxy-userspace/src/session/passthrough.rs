@@ -26,6 +26,8 @@ struct Passage<'a> {
     stages: &'a Stages,
     who: Who,
     guard: &'a mut SessionGuard,
+    /// Whether enforced policies could have had TLS end here instead.
+    could_end_here: bool,
     /// Leave to have the session, once it is decided.
     permit: Option<Permit>,
 }
@@ -54,6 +56,7 @@ pub(super) async fn establish(
     };
     let mut passage = Passage {
         stages,
+        could_end_here: who.could_be_terminated(stages, &rule),
         who,
         guard,
         permit: None,
@@ -112,7 +115,7 @@ impl Passage<'_> {
         buffer: &[u8],
         encryption: Encryption,
     ) -> Result<Permit, Denial> {
-        let facts = facts(encryption);
+        let facts = facts(encryption, self.could_end_here);
         self.who
             .decide(self.stages, (packet, buffer), facts, self.guard)
     }
@@ -165,8 +168,10 @@ impl Passage<'_> {
         let deadline = Instant::now() + self.stages.limits.startup_timeout;
         let (stages, who) = (self.stages, &self.who);
         let (guard, permit) = (&mut *self.guard, &mut self.permit);
+        let could_end_here = self.could_end_here;
         let mut may_hide = |encryption| {
-            *permit = Some(who.decide_hidden(stages, facts(encryption), guard)?);
+            let facts = facts(encryption, could_end_here);
+            *permit = Some(who.decide_hidden(stages, facts, guard)?);
             Ok(())
         };
         let outcome = startup::negotiate(client, upstream, deadline, so_far, &mut may_hide).await;
@@ -190,9 +195,10 @@ impl Passage<'_> {
     }
 }
 
-fn facts(encryption: Encryption) -> TlsFacts {
+fn facts(encryption: Encryption, could_end_here: bool) -> TlsFacts {
     TlsFacts {
         encryption,
+        could_end_here,
         ..TlsFacts::default()
     }
 }

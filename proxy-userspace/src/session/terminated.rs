@@ -105,6 +105,7 @@ fn facts(client: &ClientLeg) -> TlsFacts {
         encryption: client.encryption(),
         sni: facts.and_then(|facts| facts.sni.clone()),
         certificate: facts.and_then(|facts| facts.certificate.clone()),
+        ..TlsFacts::default()
     }
 }
 

@@ -158,6 +158,15 @@ fn what_is_to_be_seen_and_cannot_be_is_denied_also_after_a_reload() {
 }
 
 #[test]
+fn what_would_be_seen_if_it_were_enforced_is_no_denial() {
+    let observed = Enforced::new(PolicyMode::Observe, TERMINATED).enforcer;
+    let mut asked = hidden();
+    asked.tls.could_end_here = true;
+    let permit = decided(&observed, asked).unwrap();
+    assert!(permit.ruling().unwrap().permits());
+}
+
+#[test]
 fn observing_records_every_denial_that_enforcing_would_bring() {
     let limited = "@max_sessions(\"1\") permit (principal, action, resource);";
     let enforced = Enforced::new(PolicyMode::Observe, limited);

@@ -306,6 +306,25 @@ fn a_policy_may_ask_for_tls_to_end_at_pgusher() -> Result<()> {
 }
 
 #[test]
+fn observing_denies_nothing_on_record_for_tls_that_would_end_at_pgusher() -> Result<()> {
+    let policy = "@tls(\"terminate\") permit (principal, action, resource);";
+    let authority = LocalAuthority::init()?;
+    let by_policy = format!("[[route]]\ntls = \"by-policy\"\n{}", minted(&authority));
+    for (settings, decision) in [(by_policy, "allow"), (String::new(), "deny")] {
+        Setup::with(Version::V15)
+            .file(settings)
+            .policy("observe", policy)
+            .play(|stage| {
+                works(&psql(stage, "require")?)?;
+                let record = stage.pgusher.trail.only_session()?;
+                field_is(&record, "/encryption", "tls")?;
+                field_is(&record, "/policy/decision", decision)
+            })?;
+    }
+    Ok(())
+}
+
+#[test]
 fn where_tls_cannot_end_as_a_policy_asks_the_session_is_denied() -> Result<()> {
     let policy = "@id(\"seen\") @tls(\"terminate\") permit (principal, action, resource);";
     Setup::with(Version::V15)

@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use pgusher_tests::authority::LocalAuthority;
 use pgusher_tests::cluster::Version;
 use pgusher_tests::pgusher::binary;
 use pgusher_tests::process::{Finished, run};
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use super::{ALL, is_told, psql, works};
 use crate::expect::field_is;
+use crate::tls::minted;
 
 fn pgusher(arguments: &[&str]) -> Result<Finished> {
     run(Command::new(binary()?).args(arguments))
@@ -140,6 +142,50 @@ fn explain_tells_who_a_process_is_and_what_decides() -> Result<()> {
             field_is(&recorded, "/0/ruling/policies/0", "only-here")?;
             field_is(&recorded, "/0/identity/pid/grade", "kernel")
         })
+}
+
+#[test]
+fn explain_knows_where_tls_would_end() -> Result<()> {
+    let authority = LocalAuthority::init()?;
+    let directory = tempfile::tempdir()?;
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    fs::write(
+        path("policy.cedar"),
+        "@tls(\"terminate\") permit (principal, action, resource);",
+    )?;
+    let enforce = "policy_mode = \"enforce\"\n";
+    let route = format!(
+        "{enforce}[[route]]\ntls = \"by-policy\"\n{}",
+        minted(&authority)
+    );
+    fs::write(path("by-policy.toml"), route)?;
+    fs::write(path("plain.toml"), enforce)?;
+    let pid = std::process::id().to_string();
+    for (settings, host, decision, tls) in [
+        ("by-policy.toml", "127.0.0.1", "allow", "terminate"),
+        ("plain.toml", "127.0.0.1", "deny", "passthrough"),
+        // There is no TLS with a server at a unix socket.
+        ("by-policy.toml", "/nowhere", "deny", "passthrough"),
+    ] {
+        let answer = pgusher(&[
+            "explain",
+            "--json",
+            "--pid",
+            &pid,
+            "--host",
+            host,
+            "--encryption",
+            "tls",
+            "--config",
+            &path(settings),
+            "--policy",
+            &path("policy.cedar"),
+        ])?;
+        let answer: Value = serde_json::from_str(answer.success()?)?;
+        field_is(&answer, "/0/ruling/decision", decision)?;
+        field_is(&answer, "/0/route/tls", tls)?;
+    }
+    Ok(())
 }
 
 fn learn(stage: &Stage) -> Result<String> {
