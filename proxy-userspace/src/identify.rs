@@ -79,6 +79,9 @@ const ENRICH_TIMEOUT: Duration = Duration::from_secs(1);
 const HOST_SETTINGS: &str = "/etc";
 /// How many such reads may hang at once before further ones are given up at the start.
 const MAX_CONCURRENT_READS: usize = 64;
+/// How long a connection waits for a place among them: of a burst the last wait for the first, and only reads that hang
+/// keep theirs for so long.
+const PLACE_LIMIT: Duration = Duration::from_millis(100);
 
 /// Identifies processes, a bounded number at a time.
 #[derive(Clone, Debug)]
@@ -167,7 +170,7 @@ impl Identifier {
 
     /// Reads /proc for as long as that may take.
     async fn read(&self, origin: &Origin) -> Enrichment {
-        let Some(permit) = self.permit(origin) else {
+        let Some(permit) = self.permit(origin).await else {
             return Enrichment::default();
         };
         let found = Arc::new(Mutex::new(Enrichment::default()));
@@ -224,7 +227,7 @@ impl Identifier {
     }
 
     async fn names(&self, origin: &Origin, groups: Option<Vec<u32>>) -> Names {
-        let Some(permit) = self.permit(origin) else {
+        let Some(permit) = self.permit(origin).await else {
             return Names::default();
         };
         let (uid, gid) = (origin.uid(), origin.gid());
@@ -254,16 +257,19 @@ impl Identifier {
         Some((sha256.map(graded), file.verity.map(graded)))
     }
 
-    fn permit(&self, origin: &Origin) -> Option<OwnedSemaphorePermit> {
-        let permit = Arc::clone(&self.readers).try_acquire_owned().ok();
-        if permit.is_none() {
-            let pid = origin.tgid();
-            debug!(
-                pid,
-                "too many reads hang; the identity lacks what they tell"
-            );
+    async fn permit(&self, origin: &Origin) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.readers).acquire_owned();
+        match tokio::time::timeout(PLACE_LIMIT, place).await {
+            Ok(place) => place.ok(),
+            Err(_) => {
+                let pid = origin.tgid();
+                debug!(
+                    pid,
+                    "too many reads hang; the identity lacks what they tell"
+                );
+                None
+            }
         }
-        permit
     }
 }
 
@@ -304,5 +310,18 @@ mod tests {
         assert_eq!(identity, Identity::captured(&origin));
         drop(hanging);
         assert!(identifier.identify(&origin).await.exe().is_some());
+    }
+
+    #[tokio::test]
+    async fn of_many_at_once_none_goes_without_what_reading_tells() {
+        let identifier = identifier(false);
+        let origin = Origin::new(std::process::id(), 0, 0, 0, 0);
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..4 * MAX_CONCURRENT_READS {
+            let identifier = identifier.clone();
+            all.spawn(async move { identifier.identify(&origin).await });
+        }
+        let identities = all.join_all().await;
+        assert!(identities.iter().all(|identity| identity.exe().is_some()));
     }
 }
