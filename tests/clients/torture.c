@@ -24,7 +24,7 @@
 #include "torture_script.h"
 
 /* Whoever waits longer is stuck: a byte that is lost shows as this, and so does a lost wake-up. */
-enum { PATIENCE_SECONDS = 150, PORTION = 1 << 18, STACK = 1 << 17 };
+enum { PATIENCE_SECONDS = 400, PORTION = 1 << 18, STACK = 1 << 17 };
 /* After so many bytes the sessions of one program are under way. */
 enum { UNDER_WAY = 4 << 20 };
 

@@ -162,6 +162,7 @@ impl Room {
         Guest {
             kernel: &self.image,
             initramfs: &self.initramfs,
+            is_chosen: self.expected.is_empty(),
         }
     }
 

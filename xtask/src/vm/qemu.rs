@@ -18,8 +18,10 @@ use crate::{interrupt, workspace};
 const QEMU: &str = "qemu-system-x86_64";
 /// What a guest has: its file system is in it, and 400 MiB of that are taken before anything runs.
 const MEMORY_MIB: u32 = 3072;
-/// The longest that a guest may run.
+/// The longest that a guest may run what every guest does.
 const DEADLINE: Duration = Duration::from_secs(40 * 60);
+/// The longest that one may run what somebody has chosen.
+const CHOSEN_DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
 /// The longest that a guest may say nothing: more than a test takes on a busy machine.
 const SILENCE: Duration = Duration::from_secs(10 * 60);
 /// What a guest that only shows that it boots may take: software needs a tenth of it.
@@ -119,6 +121,8 @@ impl End {
 pub(super) struct Guest<'a> {
     pub(super) kernel: &'a Path,
     pub(super) initramfs: &'a Path,
+    /// Whether somebody has chosen what it runs.
+    pub(super) is_chosen: bool,
 }
 
 impl Guest<'_> {
@@ -136,7 +140,12 @@ impl Guest<'_> {
         let mut file =
             File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
         let mut written = Ok(());
-        let end = self.boot(accelerator, &[], DEADLINE, |text| {
+        let deadline = if self.is_chosen {
+            CHOSEN_DEADLINE
+        } else {
+            DEADLINE
+        };
+        let end = self.boot(accelerator, &[], deadline, |text| {
             if written.is_ok() {
                 written = writeln!(file, "{text}");
             }
