@@ -6,7 +6,7 @@ use jiff::Zoned;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::{AuditLevel, Config, TlsMode};
+use crate::config::{AuditLevel, Config, RouteRule, TlsMode};
 use crate::destination::Destination;
 use crate::identify::Identity;
 use crate::policy::{Membership, Policies, PolicyMode, Question, Ruling};
@@ -85,7 +85,7 @@ impl Explanation {
                 encryption: serde_json::to_value(question.tls.encryption).unwrap_or_default(),
                 time: now.to_string(),
             },
-            route: Route::of(&question, config, policies, ruling.as_ref()),
+            route: Route::of(rule, &question, config, policies, ruling.as_ref()),
             summary: summary(config.policy.mode, ruling.as_ref()),
             ruling,
             policies: texts,
@@ -95,16 +95,15 @@ impl Explanation {
 
 impl Route {
     fn of(
+        rule: &RouteRule,
         question: &Question,
         config: &Config,
         policies: Option<&Policies>,
         ruling: Option<&Ruling>,
     ) -> Self {
-        let rule = config.routes.find(&question.server);
         let asked = policies.and_then(|policies| policies.prospect(question).tls);
         let asked = asked.filter(|_| config.policy.mode == PolicyMode::Enforce);
-        let can_end_here = rule.can_terminate(&question.server);
-        let tls = match rule.termination(asked).filter(|_| can_end_here) {
+        let tls = match rule.termination(&question.server, asked) {
             Some(_) => TlsMode::Terminate,
             None => TlsMode::Passthrough,
         };

@@ -77,7 +77,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ENRICH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Where this host says who its users are.
 const HOST_SETTINGS: &str = "/etc";
-/// How many such reads may hang at once before further ones are given up at the start.
+/// How many processes are read at once; those whose reads hang are among them.
 const MAX_CONCURRENT_READS: usize = 64;
 /// How long a connection waits for a place among them: of a burst the last wait for the first, and only reads that hang
 /// keep theirs for so long.

@@ -171,9 +171,14 @@ impl RouteRule {
         self.tls.is_some() && server.path().is_none()
     }
 
-    /// How TLS ends at pgusher, if it does, where policies ask for that mode or for none.
-    pub fn termination(&self, asked: Option<TlsMode>) -> Option<&Arc<Termination>> {
-        let ends_here = asked.unwrap_or(self.tls_default) == TlsMode::Terminate;
+    /// How TLS with this server ends at pgusher, if it does, where policies ask for that mode or for none.
+    pub fn termination(
+        &self,
+        server: &Destination,
+        asked: Option<TlsMode>,
+    ) -> Option<&Arc<Termination>> {
+        let is_wanted = asked.unwrap_or(self.tls_default) == TlsMode::Terminate;
+        let ends_here = is_wanted && self.can_terminate(server);
         self.tls.as_ref().filter(|_| ends_here)
     }
 

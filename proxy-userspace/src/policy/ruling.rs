@@ -109,9 +109,9 @@ impl Ruling {
             revision: revision.to_owned(),
         };
         let wants_to_see = ruling.obligations.tls == Some(TlsMode::Terminate);
-        let passes_through =
+        let stays_hidden =
             question.tls.encryption.is_with_the_server() && !question.tls.could_end_here;
-        if wants_to_see && passes_through {
+        if wants_to_see && stays_hidden {
             return ruling.denied(Some(Cause::CannotTerminate));
         }
         ruling

@@ -94,7 +94,7 @@ impl Who {
                 stages.pace.time(Stage::Policy, prospect).tls
             }
         };
-        rule.termination(asked).cloned()
+        rule.termination(&self.server, asked).cloned()
     }
 
     /// Whether TLS of a session that passes through would end at pgusher if the policies asked for it and were enforced.

@@ -190,7 +190,8 @@ async fn go_ahead(
 async fn dial_ahead(stages: &Arc<Stages>, first: &Packet, way: Way) -> Option<Dialling> {
     let destination = way.destination();
     // Where TLS ends here, the client's handshake comes before the dial.
-    if stages.routes.find(&destination).termination(None).is_some() {
+    let rule = stages.routes.find(&destination);
+    if rule.termination(&destination, None).is_some() {
         return None;
     }
     let clearance = stages.policy.unasked(&destination)?;

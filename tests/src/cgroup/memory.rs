@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::{TestCgroup, root};
-
-/// How often a group is left by those who have come meanwhile.
-const EVICTIONS: usize = 16;
+use crate::condition::{Seen, wait_until};
 
 /// A group of the memory controller, wherever that is: version 1 has a hierarchy of its own.
 #[derive(Debug)]
@@ -100,15 +98,14 @@ impl MemoryGroup {
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
         // pgusher may outlive the group, and goes on in the one above.
-        for _ in 0..EVICTIONS {
-            if fs::remove_dir(&self.path).is_ok() {
-                return;
-            }
-            let members = fs::read_to_string(self.path.join("cgroup.procs"));
-            for member in members.unwrap_or_default().lines() {
+        let _ = wait_until("the memory group can be removed", || {
+            let members = fs::read_to_string(self.path.join("cgroup.procs"))?;
+            for member in members.lines() {
                 // Who has ended meanwhile has left.
                 let _ = fs::write(self.path.with_file_name("cgroup.procs"), member);
             }
-        }
+            let removed = fs::remove_dir(&self.path);
+            Ok(Seen::when(removed.is_ok(), || format!("{removed:?}")))
+        });
     }
 }
