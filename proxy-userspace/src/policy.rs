@@ -8,12 +8,14 @@
 mod check;
 mod document;
 mod enforcer;
+mod interest;
 mod obligations;
 mod permit;
 mod policies;
 mod question;
 mod ruling;
 mod scope;
+mod selection;
 mod source;
 mod status;
 mod subject;

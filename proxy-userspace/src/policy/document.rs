@@ -1,8 +1,9 @@
-//! A question as Cedar reads it: entities, request and context, in Cedar's JSON form. `explain` shows the same.
+//! A question as Cedar reads it: entities, request and context, in Cedar's JSON form, as far as any policy looks at them.
 
 use cedar_policy::EntityUid;
 use serde_json::{Map, Value, json};
 
+use super::interest::Interest;
 use super::question::{Action, Question, StartupFacts, TlsFacts};
 use super::subject::Subject;
 use super::values;
@@ -44,7 +45,12 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn of(question: &Question, groups: &ServerGroups, now: &jiff::Zoned) -> Self {
+    pub(super) fn of(
+        question: &Question,
+        groups: &ServerGroups,
+        now: &jiff::Zoned,
+        interest: &Interest,
+    ) -> Self {
         let dialled = &question.server;
         let server_uid = Document::new("Server", dialled.to_string());
         let resource = match &question.database {
@@ -52,11 +58,14 @@ impl Facts {
             None => server_uid.clone(),
         };
         let principal = Document::new("Process", question.subject.id.clone());
-        let mut entities = process(&question.subject, &principal);
-        entities.extend(server(dialled, &server_uid, groups));
+        let mut entities = vec![
+            process(&question.subject, &principal, interest),
+            server(dialled, &server_uid, groups, interest),
+        ];
         if let Some(database) = &question.database {
             let mut attributes = address(dialled);
             attributes.insert("name".to_owned(), json!(database));
+            let attributes = interest.among(&attributes);
             entities.push(entity(&resource, &attributes, &[server_uid.json()]));
         }
         Self {
@@ -64,7 +73,7 @@ impl Facts {
             action: Document::new("Action", question.action.name()),
             resource,
             entities: Value::Array(entities),
-            context: context(question, now),
+            context: context(question, now, interest),
         }
     }
 }
@@ -73,33 +82,34 @@ fn entity(uid: &Document, attributes: &Map<String, Value>, parents: &[Value]) ->
     json!({ "uid": uid.json(), "attrs": attributes, "parents": parents })
 }
 
-/// Groups, and a member of them.
-fn member(uid: &Document, attributes: &Map<String, Value>, groups: &[Document]) -> Vec<Value> {
-    let parents: Vec<_> = groups.iter().map(Document::json).collect();
-    let none = Map::new();
-    let mut entities: Vec<_> = groups
-        .iter()
-        .map(|group| entity(group, &none, &[]))
-        .collect();
-    entities.push(entity(uid, attributes, &parents));
-    entities
+/// A member of groups, which have nothing to say of themselves and need no entities of their own.
+fn member(uid: &Document, attributes: &Map<String, Value>, groups: &[Document]) -> Value {
+    let groups: Vec<_> = groups.iter().map(Document::json).collect();
+    entity(uid, attributes, &groups)
 }
 
-fn process(subject: &Subject, uid: &Document) -> Vec<Value> {
-    let groups: Vec<_> = subject
-        .memberships
-        .iter()
+fn process(subject: &Subject, uid: &Document, interest: &Interest) -> Value {
+    let groups = subject.memberships.iter();
+    let groups: Vec<_> = groups
+        .filter(|group| interest.in_entity(group.kind, &group.id))
         .map(|group| Document::new(group.kind, group.id.clone()))
         .collect();
-    member(uid, &subject.attributes, &groups)
+    member(uid, &interest.among(&subject.attributes), &groups)
 }
 
-fn server(server: &Destination, uid: &Document, groups: &ServerGroups) -> Vec<Value> {
+fn server(
+    server: &Destination,
+    uid: &Document,
+    groups: &ServerGroups,
+    interest: &Interest,
+) -> Value {
+    const KIND: &str = "ServerGroup";
+    let groups = groups.of(server);
     let groups: Vec<_> = groups
-        .of(server)
-        .map(|name| Document::new("ServerGroup", name))
+        .filter(|name| interest.in_entity(KIND, name))
+        .map(|name| Document::new(KIND, name))
         .collect();
-    member(uid, &address(server), &groups)
+    member(uid, &interest.among(&address(server)), &groups)
 }
 
 fn address(server: &Destination) -> Map<String, Value> {
@@ -113,24 +123,27 @@ fn address(server: &Destination) -> Map<String, Value> {
     Map::from_iter([place, ("port".to_owned(), json!(server.port()))])
 }
 
-fn context(question: &Question, now: &jiff::Zoned) -> Value {
+fn context(question: &Question, now: &jiff::Zoned, interest: &Interest) -> Value {
     let mut context = Map::new();
-    let mut set = |name: &str, value: Value| context.insert(name.to_owned(), value);
-    set("tls", tls(&question.tls));
-    set("grades", json!(question.subject.grades));
-    set("time", time(now));
+    let mut set = |name: &str, value: &dyn Fn() -> Value| {
+        if interest.in_context(name) {
+            context.insert(name.to_owned(), value());
+        }
+    };
+    set("tls", &|| tls(&question.tls));
+    set("grades", &|| json!(question.subject.grades));
+    set("time", &|| time(now));
     if question.action == Action::Cancel {
         let cancel = question.cancel;
-        set(
-            "session",
+        set("session", &|| {
             json!({
                 "known": cancel.known,
                 "same_workload": cancel.same_workload,
                 "may_connect": cancel.may_connect,
-            }),
-        );
+            })
+        });
     } else if let Some(facts) = &question.startup {
-        set("startup", startup(facts));
+        set("startup", &|| startup(facts));
     }
     Value::Object(context)
 }

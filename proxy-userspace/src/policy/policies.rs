@@ -7,15 +7,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use cedar_policy::{Authorizer, Decision, Effect, Entities, PolicySet, Request, Schema};
+use cedar_policy::{Authorizer, Decision, Entities, PolicySet, Request, Response, Schema};
 use sha2::{Digest as _, Sha256};
 
 use super::check::Checking;
 use super::document::{Document, Facts};
+use super::interest::Interest;
 use super::obligations::{Annotations, Obligations};
 use super::question::{Action, Question};
 use super::ruling::{PolicyMode, Ruling};
-use super::scope::Scope;
+use super::scope::Around;
+use super::selection::Selection;
 use super::source::{Mistake, PolicyError, Source};
 use super::values;
 use crate::config::{ServerGroups, TlsMode};
@@ -41,7 +43,8 @@ static COMPILED_SCHEMA: LazyLock<Result<Schema, String>> = LazyLock::new(|| {
 /// Policies that have passed every check.
 #[derive(Debug)]
 pub struct Policies {
-    set: PolicySet,
+    selection: Selection,
+    interest: Interest,
     annotations: BTreeMap<String, Annotations>,
     groups: Arc<ServerGroups>,
     revision: String,
@@ -89,7 +92,8 @@ impl Policies {
         }
         let revision = hex(&digest.finalize());
         Ok(Self {
-            set: checking.set,
+            interest: Interest::of(&checking.set),
+            selection: Selection::of(checking.set),
             annotations: checking.annotations,
             groups,
             revision: revision
@@ -107,7 +111,7 @@ impl Policies {
 
     /// How many policies there are, without the built-in ones.
     pub fn len(&self) -> usize {
-        self.set.policies().count().saturating_sub(1)
+        self.selection.whole().policies().count().saturating_sub(1)
     }
 
     /// Whether there are none but the built-in ones.
@@ -122,9 +126,8 @@ impl Policies {
 
     /// The text of a policy.
     pub fn text(&self, id: &str) -> Option<String> {
-        self.set
-            .policy(&cedar_policy::PolicyId::new(id))?
-            .to_cedar()
+        let whole = self.selection.whole();
+        whole.policy(&cedar_policy::PolicyId::new(id))?.to_cedar()
     }
 
     /// Answers a question in a mode, for records.
@@ -134,9 +137,29 @@ impl Policies {
 
     /// Answers a question, as of `now`.
     pub fn evaluate(&self, question: &Question, now: &jiff::Zoned) -> Verdict {
-        let facts = Facts::of(question, &self.groups, now);
+        let fitting = self.selection.fitting(&self.around(question));
+        self.answer(question, now, &fitting, &self.interest)
+    }
+
+    /// The same from all policies and all there is to know, which must make no difference.
+    #[cfg(test)]
+    pub(super) fn evaluate_all(&self, question: &Question, now: &jiff::Zoned) -> Verdict {
+        self.answer(question, now, self.selection.whole(), &Interest::Everything)
+    }
+
+    fn answer(
+        &self,
+        question: &Question,
+        now: &jiff::Zoned,
+        policies: &PolicySet,
+        interest: &Interest,
+    ) -> Verdict {
+        let facts = Facts::of(question, &self.groups, now, interest);
         match Self::request(&facts) {
-            Ok((request, entities)) => self.verdict(&request, &entities, question.action),
+            Ok((request, entities)) => {
+                let response = Authorizer::new().is_authorized(&request, policies, &entities);
+                self.verdict(&response, question.action)
+            }
             Err(error) => Verdict {
                 permits: false,
                 policies: Vec::new(),
@@ -156,8 +179,7 @@ impl Policies {
         Ok((request.map_err(|error| error.to_string())?, entities))
     }
 
-    fn verdict(&self, request: &Request, entities: &Entities, action: Action) -> Verdict {
-        let response = Authorizer::new().is_authorized(request, &self.set, entities);
+    fn verdict(&self, response: &Response, action: Action) -> Verdict {
         let diagnostics = response.diagnostics();
         let errors: Vec<_> = diagnostics.errors().map(ToString::to_string).collect();
         let permits = response.decision() == Decision::Allow && errors.is_empty();
@@ -191,18 +213,20 @@ impl Policies {
     /// action, server) fits at all, and whether one that does asks for TLS to end here. Conditions are not looked at,
     /// so the answer is no only where no startup packet could make it a yes.
     pub fn prospect(&self, question: &Question) -> Prospect {
-        let scope = Scope::of(question, &self.groups);
         let mut prospect = Prospect::default();
-        let permits = self.set.policies();
-        for policy in permits.filter(|policy| policy.effect() == Effect::Permit) {
+        for policy in self.selection.permits(&self.around(question)) {
             // Whose sessions there are to cancel, [`super::Enforcer`] knows.
-            if AsRef::<str>::as_ref(policy.id()) != OWN_CANCEL && scope.fits(policy) {
+            if AsRef::<str>::as_ref(policy.id()) != OWN_CANCEL {
                 prospect.is_possible = true;
                 let annotations = self.annotations.get(AsRef::<str>::as_ref(policy.id()));
                 prospect.tls = prospect.tls.or(annotations.and_then(|found| found.tls));
             }
         }
         prospect
+    }
+
+    fn around<'a>(&'a self, question: &'a Question) -> Around<'a> {
+        Around::of(question, &self.groups, &self.interest)
     }
 }
 

@@ -1,11 +1,13 @@
 //! Policies against questions: a table of decisions, and what is refused.
 
 mod enforcing;
+mod selecting;
 
 use std::sync::Arc;
 
 use jiff::Zoned;
 
+use super::interest::Interest;
 use super::subject::{Description, Membership};
 use super::*;
 use crate::config::{AuditLevel, ServerGroups, TlsMode};
@@ -164,7 +166,7 @@ fn fits_the_schema(question: &Question) {
     use cedar_policy::{Context, Entities, Request, Schema};
     let (schema, _) = Schema::from_cedarschema_str(SCHEMA).unwrap();
     let groups = ServerGroups::tests_group("prod", SERVER.parse().unwrap());
-    let facts = document::Facts::of(question, &groups, &Zoned::now());
+    let facts = document::Facts::of(question, &groups, &Zoned::now(), &Interest::Everything);
     let entities = Entities::from_json_value(facts.entities.clone(), Some(&schema)).unwrap();
     let action = facts.action.uid().unwrap();
     let context =

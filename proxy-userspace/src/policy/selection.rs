@@ -1,0 +1,88 @@
+//! Policies by what they can have a say about: Cedar evaluates each policy of a set for each question, and of a thousand
+//! a process falls under a few. Leaving those out whose scope does not fit leaves every answer as it is: they would
+//! have been neither satisfied nor in error.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cedar_policy::{Effect, Policy, PolicySet};
+
+use super::scope::{Around, Scope};
+
+/// How many selections are kept as sets; where there are more, all are made anew.
+const MAX_SETS: usize = 64;
+
+/// A policy set, to be asked in part.
+#[derive(Debug)]
+pub(super) struct Selection {
+    whole: Arc<PolicySet>,
+    scoped: Vec<Scoped>,
+    /// Sets made so far, by the positions of their policies in `scoped`.
+    made: Mutex<HashMap<Vec<usize>, Arc<PolicySet>>>,
+}
+
+/// A policy and its scope.
+#[derive(Debug)]
+pub(super) struct Scoped {
+    pub(super) policy: Policy,
+    scope: Scope,
+}
+
+impl Selection {
+    pub(super) fn of(set: PolicySet) -> Self {
+        let scoped = set.policies().map(|policy| Scoped {
+            policy: policy.clone(),
+            scope: Scope::of(policy),
+        });
+        Self {
+            scoped: scoped.collect(),
+            whole: Arc::new(set),
+            made: Mutex::default(),
+        }
+    }
+
+    /// All policies.
+    pub(super) fn whole(&self) -> &PolicySet {
+        &self.whole
+    }
+
+    /// The permits whose scope fits.
+    pub(super) fn permits(&self, around: &Around<'_>) -> impl Iterator<Item = &Policy> {
+        let fitting = self.scoped.iter().filter(|it| it.scope.fits(around));
+        let policies = fitting.map(|it| &it.policy);
+        policies.filter(|policy| policy.effect() == Effect::Permit)
+    }
+
+    /// Every policy whose scope fits, as a set.
+    pub(super) fn fitting(&self, around: &Around<'_>) -> Arc<PolicySet> {
+        let places = self.scoped.iter().enumerate();
+        let fitting = places.filter(|(_, it)| it.scope.fits(around));
+        let fitting: Vec<_> = fitting.map(|(place, _)| place).collect();
+        if fitting.len() == self.scoped.len() {
+            return Arc::clone(&self.whole);
+        }
+        let known = self.lock().get(&fitting).map(Arc::clone);
+        known.unwrap_or_else(|| self.make(fitting))
+    }
+
+    fn make(&self, places: Vec<usize>) -> Arc<PolicySet> {
+        let mut set = PolicySet::new();
+        for scoped in places.iter().filter_map(|place| self.scoped.get(*place)) {
+            if set.add(scoped.policy.clone()).is_err() {
+                // Their names were unique in the whole set. All of them give the same answer.
+                return Arc::clone(&self.whole);
+            }
+        }
+        let set = Arc::new(set);
+        let mut made = self.lock();
+        if made.len() >= MAX_SETS {
+            made.clear();
+        }
+        made.insert(places, Arc::clone(&set));
+        set
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Vec<usize>, Arc<PolicySet>>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
