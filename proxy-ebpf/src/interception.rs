@@ -77,7 +77,7 @@ impl Route {
 
 /// One redirected connect, kept in the socket's own storage and handed over when the SYN leaves.
 ///
-/// Size: 168 bytes, alignment 8.
+/// Size: 352 bytes, alignment 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interception {

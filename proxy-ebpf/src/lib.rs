@@ -24,6 +24,7 @@ pub mod origin;
 mod pod;
 pub mod refusals;
 pub mod serving;
+pub mod standing;
 pub mod unix;
 pub mod verdict;
 pub mod wanted;

@@ -1,12 +1,14 @@
 //! What the kernel knew about the calling process at the moment of connect().
 
+use crate::standing::Standing;
+
 /// The length of a task's command name, including its terminator (`TASK_COMM_LEN` in include/linux/sched.h).
 pub const COMM_LEN: usize = 16;
 
 /// The origin of a connect, captured inside the hook where the caller cannot change it.
 ///
 /// Facts that need kernel structure offsets are absent when the kernel has no BTF; `present` says which are there.
-/// Size: 96 bytes, alignment 8.
+/// Size: 280 bytes, alignment 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -26,6 +28,7 @@ pub struct Origin {
     present: u32,
     reserved: u32,
     comm: [u8; COMM_LEN],
+    standing: Standing,
 }
 
 const HAS_START_TIME: u32 = 1 << 0;
@@ -58,6 +61,7 @@ impl Origin {
             present: 0,
             reserved: 0,
             comm: [0; COMM_LEN],
+            standing: Standing::UNKNOWN,
         }
     }
 
@@ -103,6 +107,17 @@ impl Origin {
         self.parent_tgid = tgid;
         self.parent_start_time_ns = start_time_ns;
         self.present |= HAS_PARENT;
+    }
+
+    /// What the calling thread may do and where it is, to be filled in.
+    #[inline(always)]
+    pub const fn standing_mut(&mut self) -> &mut Standing {
+        &mut self.standing
+    }
+
+    /// What the calling thread may do and where it is.
+    pub const fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// The process id (thread group id) in the initial pid namespace.

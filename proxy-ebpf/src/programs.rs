@@ -11,6 +11,7 @@ mod maps;
 mod origin;
 mod serving;
 mod sock_ops;
+mod standing;
 mod unix;
 
 /// Helpers such as `bpf_probe_read_kernel` are for GPL-compatible programs only.

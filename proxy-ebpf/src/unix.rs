@@ -99,7 +99,7 @@ impl DialledPath {
 
 /// One redirected connect to a unix socket, kept in the connecting socket's own storage.
 ///
-/// Size: 216 bytes, alignment 8.
+/// Size: 400 bytes, alignment 8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnixInterception {

@@ -148,6 +148,7 @@ fn kernel_types() -> Check {
 }
 
 fn absent_facts(offsets: &KernelOffsets) -> Vec<&'static str> {
+    let standing = &offsets.standing;
     let is_absent = |fields: &[FieldOffset]| fields.contains(&FieldOffset::ABSENT);
     let facts = [
         (
@@ -164,6 +165,37 @@ fn absent_facts(offsets: &KernelOffsets) -> Vec<&'static str> {
                 offsets.inode_number,
                 offsets.inode_super_block,
                 offsets.super_block_device,
+            ]
+            .to_vec(),
+        ),
+        (
+            "groups and privileges",
+            [
+                offsets.task_cred,
+                standing.cred_cap_effective,
+                standing.cred_group_info,
+                standing.group_info_count,
+                standing.group_info_ids,
+                standing.task_atomic_flags,
+                standing.task_seccomp_mode,
+                standing.task_ptrace,
+                standing.task_parent,
+            ]
+            .to_vec(),
+        ),
+        (
+            "namespaces",
+            [
+                standing.task_nsproxy,
+                standing.mnt_number,
+                standing.net_number,
+                standing.uts_number,
+                standing.ipc_number,
+                standing.cgroup_number,
+                standing.cred_user_ns,
+                standing.user_number,
+                standing.task_thread_pid,
+                standing.pid_number,
             ]
             .to_vec(),
         ),
@@ -273,11 +305,25 @@ mod tests {
     fn facts_are_absent_when_any_field_on_their_way_is() {
         assert_eq!(
             absent_facts(&KernelOffsets::ABSENT),
-            ["start time", "login uid", "executable"]
+            [
+                "start time",
+                "login uid",
+                "executable",
+                "groups and privileges",
+                "namespaces"
+            ]
         );
         let mut offsets = KernelOffsets::ABSENT;
         offsets.task_group_leader = FieldOffset::new(8);
         offsets.task_start_boottime = FieldOffset::new(16);
-        assert_eq!(absent_facts(&offsets), ["login uid", "executable"]);
+        assert_eq!(
+            absent_facts(&offsets),
+            [
+                "login uid",
+                "executable",
+                "groups and privileges",
+                "namespaces"
+            ]
+        );
     }
 }

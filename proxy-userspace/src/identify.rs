@@ -116,10 +116,10 @@ impl Identifier {
     pub async fn identify(&self, origin: &Origin) -> Identity {
         let mut identity = Identity::captured(origin);
         let mut found = self.read(origin).await;
-        let groups = found.surroundings.groups.as_ref();
-        let groups = groups.map(|groups| groups.value().clone());
         let looked_up = found.names.take();
         let file = self.enrich(&mut identity, found);
+        let groups = identity.groups.as_ref();
+        let groups = groups.map(|groups| groups.value().clone());
         let names = async {
             match looked_up {
                 Some(names) => names,
@@ -197,7 +197,7 @@ impl Identifier {
         std::mem::take(&mut found.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts what was read into the identity, but for the file, which it gives back.
+    /// Puts what was read into the identity, where nothing was captured, but for the file, which it gives back.
     fn enrich(&self, identity: &mut Identity, found: Enrichment) -> Option<RunningFile> {
         let around = found.surroundings;
         if let Some(exe) = found.exe {
@@ -207,22 +207,20 @@ impl Identifier {
         identity.cmdline = found.cmdline;
         identity.script = found.script;
         identity.ancestors = around.ancestors;
-        identity.groups = around.groups;
+        or_read(&mut identity.groups, around.groups);
         identity.cgroup = around.cgroup;
         identity.systemd_unit = around.placement.systemd_unit;
         identity.systemd_slice = around.placement.systemd_slice;
         identity.container = around.placement.container;
         identity.pod = around.placement.pod;
-        let other = around
-            .namespaces
-            .as_ref()
+        or_read(&mut identity.namespaces, around.namespaces);
+        let namespaces = identity.namespaces.as_ref();
+        identity.other_namespaces = namespaces
             .map(|namespaces| namespaces.with(namespaces.value().other_than(&self.our_namespaces)));
-        identity.other_namespaces = other;
-        identity.namespaces = around.namespaces;
-        identity.tracer_pid = around.tracer_pid;
-        identity.capabilities = found.privileges.capabilities;
-        identity.no_new_privs = found.privileges.no_new_privs;
-        identity.seccomp = found.privileges.seccomp;
+        or_read(&mut identity.tracer_pid, around.tracer_pid);
+        or_read(&mut identity.capabilities, found.privileges.capabilities);
+        or_read(&mut identity.no_new_privs, found.privileges.no_new_privs);
+        or_read(&mut identity.seccomp, found.privileges.seccomp);
         found.file
     }
 
@@ -271,6 +269,11 @@ impl Identifier {
             }
         }
     }
+}
+
+/// What was captured, or else what was read.
+fn or_read<T>(captured: &mut Option<Fact<T>>, read: Option<Fact<T>>) {
+    *captured = captured.take().or(read);
 }
 
 #[cfg(test)]

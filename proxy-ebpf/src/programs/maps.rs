@@ -55,7 +55,7 @@ static UNIX_SOCKETS: SkStorage<UnixInterception> = SkStorage::new();
 /// Set by the loader. Not `aya_ebpf::Global`: the union inside it gets a name (`MaybeUninit<…>`) that bpf-linker
 /// 0.10 does not mangle and the kernel's BTF check refuses ("Invalid name").
 #[unsafe(no_mangle)]
-static OFFSETS: KernelOffsets = KernelOffsets::ABSENT;
+pub(super) static OFFSETS: KernelOffsets = KernelOffsets::ABSENT;
 
 /// Set by the loader, as [`OFFSETS`] is.
 #[unsafe(no_mangle)]
@@ -116,19 +116,17 @@ impl InterceptionState for Maps<'_> {
     }
 }
 
-/// How far into a `unix_sock` its peer is, read by itself: the verifier knows the value of a read-only word, not that
-/// of one that went through the stack.
-#[inline(always)]
-pub(super) fn unix_sock_peer() -> Option<usize> {
-    // SAFETY: as above.
-    unsafe { core::ptr::read_volatile(&raw const OFFSETS.unix_sock_peer) }.get()
+/// One of [`OFFSETS`], read by itself: the verifier knows the value of a read-only word, not that of one that went
+/// through the stack, of which there is little besides.
+macro_rules! offset {
+    ($($field:ident).+) => {
+        // SAFETY: reads a part of a static; volatile because the loader changes it behind the compiler's back.
+        unsafe {
+            core::ptr::read_volatile(&raw const $crate::programs::maps::OFFSETS.$($field).+)
+        }
+    };
 }
-
-#[inline(always)]
-pub(super) fn offsets() -> KernelOffsets {
-    // SAFETY: reads a static; volatile because the loader changes it behind the compiler's back.
-    unsafe { core::ptr::read_volatile(&raw const OFFSETS) }
-}
+pub(super) use offset;
 
 #[inline(always)]
 pub(super) fn count(verdict: Verdict) {

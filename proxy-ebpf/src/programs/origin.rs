@@ -5,8 +5,11 @@ use aya_ebpf::helpers::bpf_get_current_comm;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task};
 use aya_ebpf::programs::SockAddrContext;
 use proxy_ebpf::kernel::read;
-use proxy_ebpf::offsets::{KernelOffsets, NANOSECONDS_PER_TICK};
+use proxy_ebpf::offsets::NANOSECONDS_PER_TICK;
 use proxy_ebpf::origin::Origin;
+
+use super::maps::offset;
+use super::standing;
 
 /// Captures the calling process. A field whose offset is unknown or whose read faults stays absent.
 #[inline(always)]
@@ -23,14 +26,11 @@ pub(super) fn capture(context: &SockAddrContext, netns_cookie: u64, origin: &mut
     if let Ok(comm) = bpf_get_current_comm() {
         origin.set_comm(comm);
     }
-    let task = Task {
-        address: task,
-        kernel: super::maps::offsets(),
-    };
+    let task = Task { address: task };
     if let Some(start_time) = task.start_time_ns() {
         origin.set_start_time_ns(start_time);
     }
-    if let Some(login_uid) = read(task.address, task.kernel.task_loginuid) {
+    if let Some(login_uid) = read(task.address, offset!(task_loginuid)) {
         origin.set_login_uid(login_uid);
     }
     if let Some((uid, gid)) = task.effective_ids() {
@@ -42,6 +42,7 @@ pub(super) fn capture(context: &SockAddrContext, netns_cookie: u64, origin: &mut
     if let Some((device, inode)) = task.executable() {
         origin.set_exe(device, inode);
     }
+    standing::capture(task.address, origin.standing_mut());
 }
 
 /// When the calling process was started, in clock ticks since boot as /proc/PID/stat has it.
@@ -50,31 +51,29 @@ pub(super) fn started_at_ticks() -> Option<u64> {
     let task = Task {
         // SAFETY: a helper without preconditions.
         address: unsafe { bpf_get_current_task() },
-        kernel: super::maps::offsets(),
     };
     Some(task.start_time_ns()? / NANOSECONDS_PER_TICK)
 }
 
-/// A task in kernel memory, with the offsets to read it by.
+/// A task in kernel memory.
 struct Task {
     address: u64,
-    kernel: KernelOffsets,
 }
 
 impl Task {
     /// Start time of the thread group's leader: a thread's own start time would not match /proc/PID/stat.
     #[inline(always)]
     fn start_time_ns(&self) -> Option<u64> {
-        let leader: u64 = read(self.address, self.kernel.task_group_leader)?;
-        read(leader, self.kernel.task_start_boottime)
+        let leader: u64 = read(self.address, offset!(task_group_leader))?;
+        read(leader, offset!(task_start_boottime))
     }
 
     /// The ids of the calling thread itself: its threads may act with different ones.
     #[inline(always)]
     fn effective_ids(&self) -> Option<(u32, u32)> {
-        let credentials: u64 = read(self.address, self.kernel.task_cred)?;
-        let uid = read(credentials, self.kernel.cred_euid)?;
-        let gid = read(credentials, self.kernel.cred_egid)?;
+        let credentials: u64 = read(self.address, offset!(task_cred))?;
+        let uid = read(credentials, offset!(cred_euid))?;
+        let gid = read(credentials, offset!(cred_egid))?;
         Some((uid, gid))
     }
 
@@ -83,22 +82,21 @@ impl Task {
     #[inline(always)]
     fn parent(&self) -> Option<(u32, u64)> {
         let parent = Self {
-            address: read(self.address, self.kernel.task_real_parent)?,
-            kernel: self.kernel,
+            address: read(self.address, offset!(task_real_parent))?,
         };
-        let tgid = read(parent.address, self.kernel.task_tgid)?;
+        let tgid = read(parent.address, offset!(task_tgid))?;
         Some((tgid, parent.start_time_ns()?))
     }
 
     /// Device and inode of the file the process runs.
     #[inline(always)]
     fn executable(&self) -> Option<(u32, u64)> {
-        let mm: u64 = read(self.address, self.kernel.task_mm)?;
-        let file: u64 = read(mm, self.kernel.mm_exe_file)?;
-        let inode: u64 = read(file, self.kernel.file_inode)?;
-        let number: u64 = read(inode, self.kernel.inode_number)?;
-        let super_block: u64 = read(inode, self.kernel.inode_super_block)?;
-        let device: u32 = read(super_block, self.kernel.super_block_device)?;
+        let mm: u64 = read(self.address, offset!(task_mm))?;
+        let file: u64 = read(mm, offset!(mm_exe_file))?;
+        let inode: u64 = read(file, offset!(file_inode))?;
+        let number: u64 = read(inode, offset!(inode_number))?;
+        let super_block: u64 = read(inode, offset!(inode_super_block))?;
+        let device: u32 = read(super_block, offset!(super_block_device))?;
         Some((device, number))
     }
 }

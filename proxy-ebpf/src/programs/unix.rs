@@ -27,9 +27,7 @@ use proxy_ebpf::unix::{
 use proxy_ebpf::verdict::Verdict;
 
 use super::connect::{refuse, tell};
-use super::maps::{
-    Maps, count, forget_unix_socket, offsets, unix_record, unix_record_or_new, unix_sock_peer,
-};
+use super::maps::{Maps, count, forget_unix_socket, offset, unix_record, unix_record_or_new};
 use super::origin;
 
 /// The hook's return value: go on with the address as it is now.
@@ -170,9 +168,8 @@ fn address_of(context: &SockAddrContext) -> Option<Address> {
     // Read back from the stack: to the verifier it is a plain number then, and may be reckoned with.
     let kernel_context = kernel_context(context);
     let base = read_back(&kernel_context)?;
-    let kernel = offsets();
-    let start: u64 = read(base, kernel.sock_addr_uaddr)?;
-    let length: u32 = read(base, kernel.sock_addr_uaddrlen)?;
+    let start: u64 = read(base, offset!(sock_addr_uaddr))?;
+    let length: u32 = read(base, offset!(sock_addr_uaddrlen))?;
     Some(Address {
         path: start.wrapping_add(PATH_AT as u64),
         room: u64::from(length).saturating_sub(PATH_AT as u64),
@@ -220,7 +217,7 @@ fn socket_of(context: &SockAddrContext) -> *mut bpf_sock {
 /// The socket at the other end of the context's own; null where there is none.
 #[inline(always)]
 fn peer_of(context: &SockAddrContext) -> *mut bpf_sock {
-    let Some(offset) = unix_sock_peer() else {
+    let Some(offset) = offset!(unix_sock_peer).get() else {
         return core::ptr::null_mut();
     };
     // SAFETY: the helper takes any socket, and answers null for one that is not of this family.

@@ -1,4 +1,4 @@
-//! Capabilities, as /proc writes them and as records and policies name them.
+//! Capabilities, as the kernel holds them and /proc writes them and as records and policies name them.
 
 use std::borrow::Cow;
 
@@ -59,6 +59,16 @@ impl Capabilities {
     /// Reads a line's mask, in hexadecimal.
     pub(super) fn from_mask(digits: &str) -> Option<Self> {
         u64::from_str_radix(digits, 16).ok().map(Self)
+    }
+
+    /// Takes a mask by number.
+    pub(super) const fn from_bits(mask: u64) -> Self {
+        Self(mask)
+    }
+
+    /// The mask by number.
+    pub(super) const fn bits(self) -> u64 {
+        self.0
     }
 
     /// Whether the one of this name is in it.

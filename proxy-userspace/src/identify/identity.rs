@@ -60,6 +60,8 @@ impl Identity {
     pub(super) fn captured(origin: &Origin) -> Self {
         let exe = origin.exe();
         let effective = origin.effective_ids();
+        let standing = origin.standing();
+        let seccomp = standing.seccomp_mode().and_then(Seccomp::from_mode);
         Self {
             pid: Fact::kernel(origin.tgid()),
             start_time_ns: origin.start_time_ns().map(Fact::kernel),
@@ -70,7 +72,9 @@ impl Identity {
             gid: Fact::kernel(origin.gid()),
             egid: effective.map(|(_, gid)| Fact::kernel(gid)),
             group: None,
-            groups: None,
+            groups: standing
+                .groups()
+                .map(|groups| Fact::kernel(groups.to_vec())),
             group_names: None,
             login_uid: origin.login_uid().map(Fact::kernel),
             comm: Fact::kernel(printable(origin.comm())),
@@ -90,12 +94,14 @@ impl Identity {
             container: None,
             pod: None,
             netns_cookie: Some(Fact::kernel(origin.netns_cookie())),
-            namespaces: None,
+            namespaces: Namespaces::captured(standing).map(Fact::kernel),
             other_namespaces: None,
-            capabilities: None,
-            no_new_privs: None,
-            seccomp: None,
-            tracer_pid: None,
+            capabilities: standing
+                .capabilities()
+                .map(|mask| Fact::kernel(Capabilities::from_bits(mask))),
+            no_new_privs: standing.no_new_privs().map(Fact::kernel),
+            seccomp: seccomp.map(Fact::kernel),
+            tracer_pid: standing.tracer().map(Fact::kernel),
         }
     }
 

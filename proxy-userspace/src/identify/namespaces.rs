@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use proxy_ebpf::standing::{Namespace, Standing};
 use serde::{Deserialize, Serialize};
 
 /// Inode numbers of a process's namespaces (/proc/PID/ns); none where one could not be read.
@@ -40,6 +41,40 @@ impl Namespaces {
             cgroup: number("cgroup"),
         };
         (found != Self::default()).then_some(found)
+    }
+
+    /// The namespaces that were captured; none unless all were.
+    pub(super) fn captured(standing: &Standing) -> Option<Self> {
+        let number = |kind| standing.namespace(kind).map(u64::from);
+        let found = Self {
+            pid: number(Namespace::Pid),
+            mnt: number(Namespace::Mnt),
+            user: number(Namespace::User),
+            net: number(Namespace::Net),
+            uts: number(Namespace::Uts),
+            ipc: number(Namespace::Ipc),
+            cgroup: number(Namespace::Cgroup),
+        };
+        let is_complete = found.by_kind().iter().all(|(_, number)| number.is_some());
+        is_complete.then_some(found)
+    }
+
+    /// Tells them as the hook would have captured them.
+    pub(super) fn show(&self, standing: &mut Standing) {
+        let all = [
+            (Namespace::Pid, self.pid),
+            (Namespace::Mnt, self.mnt),
+            (Namespace::User, self.user),
+            (Namespace::Net, self.net),
+            (Namespace::Uts, self.uts),
+            (Namespace::Ipc, self.ipc),
+            (Namespace::Cgroup, self.cgroup),
+        ];
+        for (kind, number) in all {
+            if let Some(number) = number.and_then(|number| u32::try_from(number).ok()) {
+                standing.set_namespace(kind, number);
+            }
+        }
     }
 
     /// Those that count as ours: pgusher's own, and the host's, which are those of the first process and of the kernel's
@@ -95,6 +130,16 @@ mod tests {
         assert!(own.mnt.is_some());
         let ours = std::slice::from_ref(&own);
         assert_eq!(own.other_than(ours), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_the_hook_captures_is_what_proc_shows_and_a_part_is_nothing() {
+        let own = Namespaces::of("self").unwrap();
+        let mut standing = Standing::UNKNOWN;
+        own.show(&mut standing);
+        assert_eq!(Namespaces::captured(&standing), Some(own));
+        standing.set_namespace(Namespace::Ipc, 0);
+        assert_eq!(Namespaces::captured(&standing), None);
     }
 
     #[test]

@@ -8,8 +8,10 @@ use std::path::Path;
 use nix::sched::{CloneFlags, setns};
 use proxy_ebpf::offsets::NANOSECONDS_PER_TICK;
 use proxy_ebpf::origin::{COMM_LEN, Origin};
+use proxy_ebpf::standing::Standing;
 
 use super::held::Held;
+use super::namespaces::Namespaces;
 use super::pinned::Pinned;
 use super::status::Status;
 use super::{cgroup, executable};
@@ -64,6 +66,7 @@ pub(super) fn observe(pid: u32, cgroup_root: &Path) -> Result<Observed, UnknownP
     if let Some((device, inode)) = running_file(pid) {
         origin.set_exe(device, inode);
     }
+    set_standing(origin.standing_mut(), pid, &status);
     if !process.is_alive() {
         return Err(UnknownProcess::Gone(pid));
     }
@@ -71,6 +74,30 @@ pub(super) fn observe(pid: u32, cgroup_root: &Path) -> Result<Observed, UnknownP
         origin,
         knows_netns: netns_cookie.is_some(),
     })
+}
+
+fn set_standing(standing: &mut Standing, pid: u32, status: &Status) {
+    if let Some(held) = status.capabilities {
+        standing.set_capabilities(held.bits());
+    }
+    if let Some(is_set) = status.no_new_privs {
+        standing.set_no_new_privs(is_set);
+    }
+    if let Some(seccomp) = status.seccomp {
+        standing.set_seccomp_mode(seccomp.mode());
+    }
+    standing.set_tracer(status.tracer_pid.unwrap_or_default());
+    let groups = status.groups.as_deref().unwrap_or_default();
+    if let (Some(room), true) = (
+        standing.groups_mut().get_mut(..groups.len()),
+        status.groups.is_some(),
+    ) {
+        room.copy_from_slice(groups);
+        standing.set_group_count(u32::try_from(groups.len()).unwrap_or_default());
+    }
+    if let Some(namespaces) = Namespaces::of(&pid.to_string()) {
+        namespaces.show(standing);
+    }
 }
 
 fn started_at_ns(process: &Pinned) -> u64 {

@@ -102,8 +102,9 @@ impl Reader<'_> {
         }
         let groups = {
             let found = lock(found);
-            let groups = found.surroundings.groups.as_ref();
-            groups.map(|groups| groups.value().clone())
+            let read = found.surroundings.groups.as_ref();
+            let captured = self.origin.standing().groups().map(<[u32]>::to_vec);
+            captured.or_else(|| read.map(|groups| groups.value().clone()))
         };
         // Here and not as an errand of its own: handing one to another thread takes longer than most look-ups.
         let (uid, gid) = (self.origin.uid(), self.origin.gid());
@@ -113,8 +114,7 @@ impl Reader<'_> {
 
     fn read_pinned(&self, process: &Pinned, grade: Grade, found: &Mutex<Enrichment>) {
         let pid = process.pid();
-        let status = Status::of(pid).unwrap_or_default();
-        let has_captured_ids = status.has_ids_of(self.origin);
+        let status = self.status(pid);
         let link = executable::link(pid);
         let surroundings = self.surroundings(process, &status, grade);
         let unchecked = link.as_deref().map(executable::unchecked);
@@ -126,7 +126,8 @@ impl Reader<'_> {
         });
         // From here on a file system may be asked that the process itself serves.
         let checked = link.map(|link| executable::checked(&link, self.origin, grade));
-        let is_unchanged = has_captured_ids && executable::runs_captured(pid, self.origin);
+        let is_unchanged =
+            status.has_ids_of(self.origin) && executable::runs_captured(pid, self.origin);
         let privileges = privileges_of(&status, if is_unchanged { grade } else { Grade::Late });
         let exe = checked.as_ref().map(|exe| exe.path.value().clone());
         publish(process, found, |found| {
@@ -148,6 +149,14 @@ impl Reader<'_> {
             found.script = script.and_then(redact::script).map(Fact::late);
             found.cmdline = arguments.map(|arguments| Fact::late(redact::arguments(arguments)));
         });
+    }
+
+    /// What the process's status says, where the hook has not captured all of it.
+    fn status(&self, pid: u32) -> Status {
+        if self.origin.standing().is_complete() {
+            return Status::default();
+        }
+        Status::of(pid).unwrap_or_default()
     }
 
     /// Pins the process and checks that it is the captured one.
@@ -174,6 +183,11 @@ impl Reader<'_> {
         let placement = cgroup
             .as_ref()
             .map(|path| Placement::of(path, &self.host.pod_logs));
+        let namespaces = match Namespaces::captured(self.origin.standing()) {
+            Some(_) => None,
+            // A process may enter others at any time.
+            None => Namespaces::of(&pid.to_string()).map(Fact::late),
+        };
         Surroundings {
             ancestors: ancestry::ancestors(process, self.origin, &self.host.held),
             cgroup,
@@ -182,8 +196,8 @@ impl Reader<'_> {
                 .groups
                 .clone()
                 .map(|groups| Fact::new(groups, groups_grade)),
-            // A process may enter others at any time, and a tracer come and go.
-            namespaces: Namespaces::of(&pid.to_string()).map(Fact::late),
+            namespaces,
+            // A tracer may come and go.
             tracer_pid: status.tracer_pid.map(Fact::late),
         }
     }

@@ -27,6 +27,25 @@ pub enum Seccomp {
     Filter,
 }
 
+impl Seccomp {
+    pub(super) const fn from_mode(mode: u32) -> Option<Self> {
+        match mode {
+            0 => Some(Self::Disabled),
+            1 => Some(Self::Strict),
+            2 => Some(Self::Filter),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn mode(self) -> u32 {
+        match self {
+            Self::Disabled => 0,
+            Self::Strict => 1,
+            Self::Filter => 2,
+        }
+    }
+}
+
 /// User or group ids, as the kernel writes them in one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ids {
@@ -69,7 +88,7 @@ impl Status {
                 "Groups" => status.groups = groups(value),
                 "CapEff" => status.capabilities = Capabilities::from_mask(value),
                 "NoNewPrivs" => status.no_new_privs = Some(value == "1"),
-                "Seccomp" => status.seccomp = seccomp(value),
+                "Seccomp" => status.seccomp = value.parse().ok().and_then(Seccomp::from_mode),
                 "TracerPid" => status.tracer_pid = value.parse().ok().filter(|pid| *pid != 0),
                 _ => {}
             }
@@ -116,15 +135,6 @@ fn groups(value: &str) -> Option<Vec<u32>> {
         return None;
     }
     Some(all)
-}
-
-fn seccomp(value: &str) -> Option<Seccomp> {
-    match value {
-        "0" => Some(Seccomp::Disabled),
-        "1" => Some(Seccomp::Strict),
-        "2" => Some(Seccomp::Filter),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use proxy_ebpf::fast_path::SocketOffsets;
-use proxy_ebpf::offsets::{FieldOffset, KernelOffsets};
+use proxy_ebpf::offsets::{FieldOffset, KernelOffsets, StandingOffsets};
 
 /// Where the kernel shows its type information.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -129,6 +129,47 @@ fn offsets_from(types: &Types<'_>) -> KernelOffsets {
         sock_addr_uaddr: field("bpf_sock_addr_kern", "uaddr"),
         sock_addr_uaddrlen: field("bpf_sock_addr_kern", "uaddrlen"),
         unix_sock_peer: field("unix_sock", "peer"),
+        standing: standing_offsets_from(types),
+    }
+}
+
+fn standing_offsets_from(types: &Types<'_>) -> StandingOffsets {
+    let field = |structure, member| types.field(structure, member);
+    let nested = |structure, member, inner, last| {
+        let outer = types.member_offset(structure, member);
+        let found = outer.zip(types.member_offset(inner, last));
+        found.map_or(FieldOffset::ABSENT, |(outer, inner)| {
+            FieldOffset::new(outer + inner)
+        })
+    };
+    let number = |namespace| nested(namespace, "ns", "ns_common", "inum");
+    StandingOffsets {
+        task_parent: field("task_struct", "parent"),
+        task_ptrace: field("task_struct", "ptrace"),
+        task_atomic_flags: field("task_struct", "atomic_flags"),
+        task_seccomp_mode: nested("task_struct", "seccomp", "seccomp", "mode"),
+        task_nsproxy: field("task_struct", "nsproxy"),
+        task_thread_pid: field("task_struct", "thread_pid"),
+        cred_cap_effective: field("cred", "cap_effective"),
+        cred_user_ns: field("cred", "user_ns"),
+        cred_group_info: field("cred", "group_info"),
+        group_info_count: field("group_info", "ngroups"),
+        group_info_ids: field("group_info", "gid"),
+        nsproxy_mnt: field("nsproxy", "mnt_ns"),
+        nsproxy_net: field("nsproxy", "net_ns"),
+        nsproxy_uts: field("nsproxy", "uts_ns"),
+        nsproxy_ipc: field("nsproxy", "ipc_ns"),
+        nsproxy_cgroup: field("nsproxy", "cgroup_ns"),
+        mnt_number: number("mnt_namespace"),
+        net_number: number("net"),
+        uts_number: number("uts_namespace"),
+        ipc_number: number("ipc_namespace"),
+        cgroup_number: number("cgroup_namespace"),
+        user_number: number("user_namespace"),
+        pid_number: number("pid_namespace"),
+        pid_level: field("pid", "level"),
+        pid_numbers: field("pid", "numbers"),
+        upid_ns: field("upid", "ns"),
     }
 }
 

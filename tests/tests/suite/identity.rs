@@ -110,7 +110,7 @@ fn a_program_that_replaces_the_one_that_connected_lends_no_name() -> Result<()> 
         fact_is(&record, "comm", "kernel", "connect")?;
         is_at_most_late(&record, "exe")?;
         is_at_most_late(&record, "cmdline")?;
-        is_at_most_late(&record, "capabilities")?;
+        fact(&record, "capabilities", "kernel")?;
         let inode = fact(&record, "exe_inode", "kernel")?
             .as_u64()
             .context("a number")?;

@@ -85,7 +85,7 @@ fn the_server_sees_the_clients_own_address() -> Result<()> {
             })?;
             accepted_session(&record, "postgres")?;
             field_is(&record, "/destination/port", stage.cluster.port)?;
-            let others = fact(&record, "other_namespaces", "late")?;
+            let others = fact(&record, "other_namespaces", "kernel")?;
             ensure!(*others == serde_json::json!(["net"]), "{others}");
         }
         Ok(())

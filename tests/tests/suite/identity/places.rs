@@ -207,12 +207,12 @@ fn a_process_like_pgusher_itself_is_in_no_other_namespace() -> Result<()> {
         let dialled = stage.dial()?;
         let record = identified(stage, stage.dialer()?.pid())?;
         drop(dialled);
-        fact_is(&record, "other_namespaces", "late", json!([]))?;
+        fact_is(&record, "other_namespaces", "kernel", json!([]))?;
         let own = fs::metadata("/proc/self/ns/mnt").context("namespaces can be read")?;
         let inode = std::os::unix::fs::MetadataExt::ino(&own);
         let found = &record["origin"]["namespaces"];
         ensure!(
-            found["grade"] == "late" && found["value"]["mnt"] == inode,
+            found["grade"] == "kernel" && found["value"]["mnt"] == inode,
             "{record}"
         );
         Ok(())

@@ -196,7 +196,7 @@ fn a_namespace_that_belongs_to_a_user_namespace_is_intercepted() -> Result<()> {
         let finished = client.end()?;
         ensure!(finished.value("refused")? == "57P03", "{finished:?}");
         let record = stage.pgusher.trail.only_session()?;
-        let others = fact(&record, "other_namespaces", "late")?;
+        let others = fact(&record, "other_namespaces", "kernel")?;
         ensure!(*others == serde_json::json!(["user", "net"]), "{others}");
         Ok(())
     })

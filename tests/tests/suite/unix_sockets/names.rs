@@ -101,7 +101,7 @@ fn a_client_in_another_network_namespace_is_intercepted() -> Result<()> {
             ensure!(redirected(stage)? == before.0 + 1, "went direct");
             let record = record_of(stage, &finished)?;
             field_is(&record, "/destination/path", path.clone())?;
-            let others = fact(&record, "other_namespaces", "late")?;
+            let others = fact(&record, "other_namespaces", "kernel")?;
             ensure!(*others == serde_json::json!(["net"]), "{others}");
         }
         Ok(())

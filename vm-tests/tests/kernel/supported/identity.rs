@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use vm_tests::facts;
 
 /// What every supported kernel gives of each fact: a kernel that cannot is to be named here, with the reason.
-const GRADES: [(&str, &str); 19] = [
+const GRADES: [(&str, &str); 20] = [
     ("pid", "kernel"),
     ("start_time_ns", "kernel"),
     ("parent_pid", "kernel"),
@@ -22,7 +22,7 @@ const GRADES: [(&str, &str); 19] = [
     ("gid", "kernel"),
     ("euid", "kernel"),
     ("egid", "kernel"),
-    ("groups", "verified"),
+    ("groups", "kernel"),
     ("login_uid", "kernel"),
     ("comm", "kernel"),
     ("exe", "verified"),
@@ -32,8 +32,9 @@ const GRADES: [(&str, &str); 19] = [
     ("cgroup_id", "kernel"),
     ("cgroup", "verified"),
     ("netns_cookie", "kernel"),
-    ("capabilities", "verified"),
-    ("seccomp", "verified"),
+    ("capabilities", "kernel"),
+    ("seccomp", "kernel"),
+    ("namespaces", "kernel"),
 ];
 
 #[test]
@@ -125,7 +126,18 @@ fn truths(pid: u32) -> Result<Vec<(&'static str, Value)>> {
         ("cgroup", json!(path)),
         ("cgroup_id", json!(fs::metadata(directory)?.ino())),
         ("seccomp", json!("disabled")),
+        ("namespaces", namespaces(&folder)?),
     ])
+}
+
+/// Every namespace by its number.
+fn namespaces(process: &Path) -> Result<Value> {
+    let mut all = serde_json::Map::new();
+    for kind in ["pid", "mnt", "user", "net", "uts", "ipc", "cgroup"] {
+        let number = fs::metadata(process.join("ns").join(kind))?.ino();
+        all.insert(kind.to_owned(), json!(number));
+    }
+    Ok(Value::Object(all))
 }
 
 /// The start of a process in hundredths of a second since boot: field 22 of proc_pid_stat(5).
