@@ -5,6 +5,7 @@
 //! about encryption and has not said what it wants; and for one that nobody knows yet, where policies only observe. Both can
 //! be made only here, so no path leads to a server past this stage. Previous stage: [`crate::startup`]; next: [`crate::route`].
 
+mod attributes;
 mod check;
 mod document;
 mod enforcer;

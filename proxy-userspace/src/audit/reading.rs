@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, Read as _};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -160,7 +161,8 @@ impl SessionRecord {
     /// The question that the policies were asked about it, as far as the record tells: none where it lacks process or
     /// destination. The database of a session to cancel is in that session's record.
     pub fn question(&self) -> Option<Question> {
-        let subject = std::sync::Arc::new(Subject::of(self.origin.as_ref()?));
+        let identity = Arc::new(self.origin.clone()?);
+        let subject = Arc::new(Subject::of(&identity));
         let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref());
         let tls = TlsFacts {
             encryption: self.encryption,

@@ -257,7 +257,7 @@ fn asked(arguments: &ExplainArguments, config: &Config) -> Result<Vec<Inquiry>> 
     let identity = runtime.block_on(identifier.identify_running(pid));
     // A read that hangs must not hold up the answer.
     runtime.shutdown_background();
-    let identity = identity?;
+    let identity = Arc::new(identity?);
     let subject = Arc::new(Subject::of(&identity));
     let tls = TlsFacts {
         encryption: arguments.encryption.unwrap_or(if arguments.is_hidden() {
@@ -271,7 +271,10 @@ fn asked(arguments: &ExplainArguments, config: &Config) -> Result<Vec<Inquiry>> 
         .into_iter()
         .map(|server| {
             let hidden = Question::opaque(Arc::clone(&subject), server, tls.clone());
-            (Some(identity.clone()), with_startup(hidden, arguments))
+            (
+                Some(Identity::clone(&identity)),
+                with_startup(hidden, arguments),
+            )
         })
         .collect())
 }

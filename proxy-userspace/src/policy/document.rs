@@ -94,7 +94,7 @@ fn process(subject: &Subject, uid: &Document, interest: &Interest) -> Value {
         .filter(|group| interest.in_entity(group.kind, &group.id))
         .map(|group| Document::new(group.kind, group.id.clone()))
         .collect();
-    member(uid, &interest.among(&subject.attributes), &groups)
+    member(uid, &subject.attributes(interest), &groups)
 }
 
 fn server(

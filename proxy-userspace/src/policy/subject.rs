@@ -3,9 +3,13 @@
 //! **Invariant:** a membership is made only of facts graded `kernel` or `verified`. What is merely `late` can be read
 //! among the attributes, where a policy has to ask for it by name.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::attributes::Attributes;
+use super::interest::Interest;
 use crate::identify::{Fact, Identity};
 
 /// A group that a process is a member of, as policies name it.
@@ -23,8 +27,8 @@ pub struct Membership {
 pub struct Subject {
     pub(super) id: String,
     pub(super) memberships: Vec<Membership>,
-    pub(super) attributes: Map<String, Value>,
     pub(super) grades: Map<String, Value>,
+    attributes: Attributes,
     workload: Workload,
 }
 
@@ -87,13 +91,13 @@ impl Workload {
 
 impl Subject {
     /// Reads an identity as policies see it.
-    pub fn of(identity: &Identity) -> Self {
+    pub fn of(identity: &Arc<Identity>) -> Self {
         let started = identity.start_time_ns().map(|started| *started.value());
         let pid = identity.process_id();
         let mut subject = Self {
             id: process_id(pid, started),
             memberships: Vec::new(),
-            attributes: Map::new(),
+            attributes: Attributes::Of(Arc::clone(identity)),
             grades: Map::new(),
             workload: Workload {
                 process: (pid, started),
@@ -103,7 +107,6 @@ impl Subject {
         subject.add_user(identity);
         subject.add_program(identity);
         subject.add_cgroup(identity);
-        subject.add_surroundings(identity);
         subject
     }
 
@@ -112,14 +115,11 @@ impl Subject {
         let mut subject = Self {
             id: "described".to_owned(),
             memberships: Vec::new(),
-            attributes: Map::new(),
+            attributes: Attributes::Described(description.attributes()),
             grades: Map::new(),
             workload: Workload::default(),
         };
-        let (uid, gid) = (
-            description.uid.unwrap_or(NOBODY),
-            description.gid.unwrap_or(NOBODY),
-        );
+        let (uid, gid) = description.ids();
         if description.uid.is_some() {
             subject.join("User", format!("#{uid}"));
         }
@@ -148,24 +148,6 @@ impl Subject {
         if let Some(digest) = &description.sha256 {
             subject.join("Executable", format!("sha256:{digest}"));
         }
-        subject.set("pid", 1);
-        subject.set("uid", uid);
-        subject.set("gid", gid);
-        subject.set("is_traced", false);
-        subject.set("ancestors", Vec::<Value>::new());
-        let texts = [
-            ("executable", &description.executable),
-            ("sha256", &description.sha256),
-            ("script", &description.script),
-        ];
-        for (attribute, text) in texts {
-            if let Some(text) = text {
-                subject.set(attribute, text.as_str());
-            }
-        }
-        if let Some(login_uid) = description.login_uid {
-            subject.set("login_uid", login_uid);
-        }
         let given = [
             ("executable", description.executable.is_some()),
             ("cgroup", description.unit.is_some()),
@@ -182,12 +164,17 @@ impl Subject {
 
     /// The executable's path, whatever its grade.
     pub fn program(&self) -> Option<&str> {
-        self.attributes.get("executable").and_then(Value::as_str)
+        self.attributes.program()
     }
 
     /// Whether the program is an interpreter that was told to run a script.
     pub fn runs_a_script(&self) -> bool {
-        self.attributes.contains_key("script")
+        self.attributes.has_script()
+    }
+
+    /// What is to be said of it in answer to policies, as far as they look at it.
+    pub(super) fn attributes(&self, interest: &Interest) -> Map<String, Value> {
+        self.attributes.told(interest)
     }
 
     /// What it is a member of.
@@ -207,29 +194,12 @@ impl Subject {
         });
     }
 
-    fn set(&mut self, attribute: &str, value: impl Into<Value>) {
-        self.attributes.insert(attribute.to_owned(), value.into());
-    }
-
     fn grade<T>(&mut self, name: &str, fact: &Fact<T>) {
         let grade = Value::from(fact.grade().name());
         self.grades.insert(name.to_owned(), grade);
     }
 
-    /// Sets an attribute, if there is one.
-    fn tell<T: Clone + Into<Value>>(&mut self, attribute: &str, fact: Option<&Fact<T>>) {
-        if let Some(fact) = fact {
-            self.set(attribute, fact.value().clone());
-        }
-    }
-
     fn add_user(&mut self, identity: &Identity) {
-        self.tell("pid", identity.pid());
-        self.tell("uid", identity.uid());
-        self.tell("gid", identity.gid());
-        self.tell("effective_uid", identity.euid());
-        self.tell("effective_gid", identity.egid());
-        self.tell("login_uid", identity.login_uid());
         if let Some(uid) = identity.uid() {
             self.join("User", format!("#{}", uid.value()));
         }
@@ -263,11 +233,6 @@ impl Subject {
     }
 
     fn add_program(&mut self, identity: &Identity) {
-        self.tell("executable", identity.exe());
-        self.tell("sha256", identity.exe_sha256());
-        if let Some(script) = identity.script() {
-            self.set("script", script.value().path.as_str());
-        }
         if let Some(exe) = identity.exe() {
             self.grade("executable", exe);
             if exe.grade().is_attested() {
@@ -300,7 +265,6 @@ impl Subject {
     }
 
     fn add_cgroup(&mut self, identity: &Identity) {
-        self.tell("cgroup", identity.cgroup());
         if let Some(cgroup) = identity.cgroup() {
             self.grade("cgroup", cgroup);
         }
@@ -325,19 +289,36 @@ impl Subject {
             }
         }
     }
+}
 
-    fn add_surroundings(&mut self, identity: &Identity) {
-        self.tell("capabilities", identity.capabilities());
-        self.tell("no_new_privs", identity.no_new_privs());
-        self.tell("foreign_namespaces", identity.other_namespaces());
-        let is_traced = identity.tracer_pid().is_some_and(|pid| *pid.value() != 0);
-        self.set("is_traced", is_traced);
-        let ancestors: Vec<_> = identity
-            .ancestors()
-            .iter()
-            .filter_map(|ancestor| ancestor.value().exe.clone())
-            .collect();
-        self.set("ancestors", ancestors);
+impl Description {
+    fn ids(&self) -> (u32, u32) {
+        (self.uid.unwrap_or(NOBODY), self.gid.unwrap_or(NOBODY))
+    }
+
+    fn attributes(&self) -> Map<String, Value> {
+        let mut all = Map::new();
+        let mut set = |name: &str, value: Value| all.insert(name.to_owned(), value);
+        let (uid, gid) = self.ids();
+        set("pid", 1.into());
+        set("uid", uid.into());
+        set("gid", gid.into());
+        set("is_traced", false.into());
+        set("ancestors", Value::Array(Vec::new()));
+        let texts = [
+            ("executable", &self.executable),
+            ("sha256", &self.sha256),
+            ("script", &self.script),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                set(name, text.as_str().into());
+            }
+        }
+        if let Some(login_uid) = self.login_uid {
+            set("login_uid", login_uid.into());
+        }
+        all
     }
 }
 

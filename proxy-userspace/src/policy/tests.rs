@@ -199,6 +199,7 @@ async fn a_real_process_fits_the_schema() {
         .identify_running(std::process::id())
         .await
         .unwrap();
+    let identity = Arc::new(identity);
     let subject = Arc::new(Subject::of(&identity));
     let exe = std::env::current_exe().unwrap().display().to_string();
     let asked = Question {

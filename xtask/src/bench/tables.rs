@@ -88,7 +88,7 @@ pub(super) const PLAIN: Table = Table {
         Workload::always("select prepared x1", select("prepared", 1)),
         Workload::always("select prepared x8", select("prepared", 8)),
         Workload::always("select prepared x64", select("prepared", 64)),
-        Workload::thorough("select prepared x512", select("prepared", 512)),
+        Workload::always("select prepared x512", select("prepared", 512)),
         Workload::thorough("TPC-B x1", Work::Pgbench(Script::tpc_b(1))),
         Workload::always("TPC-B x8", Work::Pgbench(Script::tpc_b(8))),
         Workload::always("connect, select x1", Work::Pgbench(Script::reconnect(1))),
