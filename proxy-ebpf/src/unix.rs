@@ -104,16 +104,28 @@ impl DialledPath {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnixInterception {
     origin: Origin,
+    /// 0 while the rest is written.
     connected_at_ns: u64,
     path: DialledPath,
 }
 
 impl UnixInterception {
-    /// Starts the record anew, in place, and gives out what is to be filled in.
+    /// Gives out what is to be filled in, once: a record is never written anew, because its reader takes no lock.
     #[inline(always)]
-    pub const fn restart(&mut self, connected_at_ns: u64) -> (&mut Origin, &mut DialledPath) {
-        self.connected_at_ns = connected_at_ns;
+    pub const fn parts(&mut self) -> (&mut Origin, &mut DialledPath) {
         (&mut self.origin, &mut self.path)
+    }
+
+    /// Says that everything is filled in, with the time since boot.
+    #[inline(always)]
+    pub const fn settle(&mut self, connected_at_ns: u64) {
+        self.connected_at_ns = connected_at_ns;
+    }
+
+    /// Whether everything is filled in.
+    #[inline(always)]
+    pub const fn is_settled(&self) -> bool {
+        self.connected_at_ns != 0
     }
 
     /// Who asked.

@@ -8,6 +8,7 @@ forget    sends a startup packet and is gone at once
 half      sends all it has to say, ends its direction, and prints what comes
 abort     logs in and closes with bytes unread when standard input has a line
 hold      logs in and waits until standard input ends
+again     connects; a child that is nobody tries the same socket again, and another path; with a line more it asks
 dial      connects and says what came of it
 rights    tries to send a descriptor, then asks"""
 import array
@@ -100,6 +101,26 @@ elif way == "rights":
         print(f"refused={error.strerror}")
     connection.sendall(STARTUP)
     through(connection, b"Z")
+    print(f"answer={ask(connection, 'select 42')[0]}")
+elif way == "again":
+    connection = connect(path)
+    child = os.fork()
+    if child == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+        said = []
+        for name in (path, "/nonexistent/socket"):
+            try:
+                connection.connect(name)
+            except OSError as error:
+                said.append(error.strerror)
+        print(f"again={said}", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    sys.stdin.readline()
+    connection.sendall(STARTUP)
+    through(connection, b"Z")
+    print(f"peer={connection.getpeername()}")
     print(f"answer={ask(connection, 'select 42')[0]}")
 elif way in ("ask", "relative"):
     name = path

@@ -65,8 +65,11 @@ fn pgusher_getpeername_unix(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(connect4)]
 fn pgusher_getsockname_unix(context: SockAddrContext) -> i32 {
     let maps = Maps { context: &context };
+    // Another connect of the same socket may be writing its record now: half of one is nobody's. The helper's call keeps
+    // the compiler from copying before it has looked.
     if maps.is_own_process(context.tgid())
         && let Some(record) = unix_record(peer_of(&context))
+        && record.is_settled()
         && let Some(copy) = unix_record_or_new(socket_of(&context))
     {
         *copy = *record;
@@ -85,6 +88,10 @@ struct Address {
 /// Decides, records, counts, and redirects.
 #[inline(always)]
 fn intercept(context: &SockAddrContext) -> UnixDecision {
+    if is_connected(context) {
+        // The kernel will say so. What the socket was redirected for stays as it is, whoever tries again.
+        return UnixDecision::Ignore;
+    }
     let Some(address) = address_of(context) else {
         return UnixDecision::Ignore;
     };
@@ -139,15 +146,16 @@ fn redirect(
     length: u64,
     (netns_cookie, listener): (u64, ListenerName),
 ) -> bool {
-    let Some(record) = unix_record_or_new(socket_of(context)) else {
+    let socket = socket_of(context);
+    // A new one: who reads the old one goes on reading it as it was.
+    forget_unix_socket(socket);
+    let Some(record) = unix_record_or_new(socket) else {
         return false;
     };
     if length == 0 || length > PATH_BYTES as u64 {
         return false;
     }
-    // SAFETY: a helper without preconditions.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    let (origin, path) = record.restart(now);
+    let (origin, path) = record.parts();
     origin::capture(context, netns_cookie, origin);
     let room = path.restart(length as u32);
     // SAFETY: the length was checked against the room just now.
@@ -158,6 +166,9 @@ fn redirect(
             address.path as *const c_void,
         )
     };
+    // SAFETY: a helper without preconditions. Its call keeps the compiler from settling what is not written yet.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    record.settle(now);
     let name = listener.bytes();
     read == 0 && set_path(context, name.as_ptr(), LISTENER_NAME_BYTES as u64)
 }
@@ -206,6 +217,16 @@ fn listener_in(tail: &[u8; TAIL_BYTES], length: u64) -> Option<ListenerName> {
         at += 1;
     }
     Some(ListenerName::new(name))
+}
+
+/// Whether the socket has a connection already.
+#[inline(always)]
+fn is_connected(context: &SockAddrContext) -> bool {
+    /// Of a socket of any family (include/net/tcp_states.h)
+    const TCP_ESTABLISHED: u32 = 1;
+    let socket = socket_of(context);
+    // SAFETY: the verifier allows word reads of a full socket.
+    !socket.is_null() && unsafe { (*socket).state } == TCP_ESTABLISHED
 }
 
 #[inline(always)]

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use pgusher_tests::cluster::{VERSIONS, Version};
 use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::process::{Running, run};
@@ -13,6 +14,7 @@ use pgusher_tests::stage::{Setup, Stage};
 
 use super::{PYTHON, client, psql, record_of, server, socket_path};
 use crate::expect::{fact_is, field_is};
+use crate::identity::PATIENT;
 
 /// Users of every Debian system who own nothing.
 const DAEMON: u32 = 1;
@@ -51,6 +53,27 @@ fn peer_authentication_knows_the_client() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Whoever shares a socket may call connect() on it as often as he likes.
+#[test]
+fn a_connect_that_comes_to_nothing_does_not_change_whose_socket_it_is() -> Result<()> {
+    let patient = Setup::with(Version::V15).argument(PATIENT);
+    patient.play(|stage| {
+        stage.pgusher.signal(Signal::SIGSTOP)?;
+        let path = socket_path(stage);
+        let mut asking = Running::start(&mut client(stage, "again", &path)?)?;
+        let said = asking.wait_for_value("again")?;
+        stage.pgusher.signal(Signal::SIGCONT)?;
+        let refused = "['Transport endpoint is already connected', 'No such file or directory']";
+        ensure!(said == refused, "{said}");
+        asking.say("go on")?;
+        let finished = asking.finish()?;
+        ensure!(finished.value("answer")? == "42", "{finished:?}");
+        ensure!(finished.value("peer")? == path, "{finished:?}");
+        let record = record_of(stage, &finished)?;
+        fact_is(&record, "uid", "kernel", 0)
+    })
 }
 
 #[test]
