@@ -123,12 +123,9 @@ impl Standing {
         number.filter(|number| *number != 0)
     }
 
-    /// The process that traces the task; `None` where that is not known or nobody does.
-    pub const fn tracer(&self) -> Option<u32> {
-        match self.tracer {
-            0 => None,
-            tgid => Some(tgid),
-        }
+    /// The process that traces the task; 0 if none does.
+    pub fn tracer(&self) -> Option<u32> {
+        self.has(HAS_TRACER).then_some(self.tracer)
     }
 
     /// Whether exec can no longer give the task privileges.
@@ -168,6 +165,7 @@ mod tests {
         assert_eq!(standing.groups(), None);
         assert_eq!(standing.seccomp_mode(), None);
         assert_eq!(standing.no_new_privs(), None);
+        assert_eq!(standing.tracer(), None);
         assert_eq!(standing.namespace(Namespace::User), None);
         standing.set_capabilities(0);
         standing.set_seccomp_mode(0);
@@ -180,7 +178,7 @@ mod tests {
         assert_eq!(standing.groups(), Some([].as_slice()));
         assert_eq!(standing.seccomp_mode(), Some(0));
         assert_eq!(standing.no_new_privs(), Some(false));
-        assert_eq!(standing.tracer(), None);
+        assert_eq!(standing.tracer(), Some(0));
     }
 
     #[test]

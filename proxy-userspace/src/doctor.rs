@@ -126,7 +126,7 @@ fn kernel_types() -> Check {
         Ok(offsets) => offsets,
         Err(error) => {
             let detail = format!(
-                "{error}; start time, executable and login uid will be absent from records"
+                "{error}; start time, executable and login uid will be absent from records; groups, privileges and namespaces are read later"
             );
             return Check::new(NAME, Verdict::Limited, detail);
         }
@@ -136,7 +136,7 @@ fn kernel_types() -> Check {
         Check::new(
             NAME,
             Verdict::Ok,
-            "start time, executable and login uid can be captured",
+            "start time, executable, login uid, groups, privileges and namespaces can be captured",
         )
     } else {
         Check::new(
@@ -180,21 +180,32 @@ fn absent_facts(offsets: &KernelOffsets) -> Vec<&'static str> {
                 standing.task_seccomp_mode,
                 standing.task_ptrace,
                 standing.task_parent,
+                offsets.task_group_leader,
+                offsets.task_tgid,
             ]
             .to_vec(),
         ),
         (
             "namespaces",
             [
-                standing.task_nsproxy,
-                standing.mnt_number,
-                standing.net_number,
-                standing.uts_number,
-                standing.ipc_number,
-                standing.cgroup_number,
+                offsets.task_cred,
                 standing.cred_user_ns,
                 standing.user_number,
+                standing.task_nsproxy,
+                standing.nsproxy_mnt,
+                standing.mnt_number,
+                standing.nsproxy_net,
+                standing.net_number,
+                standing.nsproxy_uts,
+                standing.uts_number,
+                standing.nsproxy_ipc,
+                standing.ipc_number,
+                standing.nsproxy_cgroup,
+                standing.cgroup_number,
                 standing.task_thread_pid,
+                standing.pid_level,
+                standing.pid_numbers,
+                standing.upid_ns,
                 standing.pid_number,
             ]
             .to_vec(),

@@ -175,21 +175,32 @@ static void *connect_as_nobody(void *unused)
     return NULL;
 }
 
-static void thread_as_nobody(void)
+static void *connect_as_it_is(void *unused)
+{
+    (void)unused;
+    connect_and_hold();
+    return NULL;
+}
+
+static void in_a_thread(void *(*what)(void *))
 {
     pthread_t thread;
-    pthread_create(&thread, NULL, connect_as_nobody, NULL);
+    pthread_create(&thread, NULL, what, NULL);
     pthread_join(thread, NULL);
 }
 
-static void traced(void)
+/* The tracer does not ask for threads to come, so that only the first is traced. */
+static void traced(int connects_in_a_thread)
 {
     int status;
     pid_t child = check(fork(), "fork");
     if (child == 0) {
         check(ptrace(PTRACE_TRACEME, 0, NULL, NULL), "ptrace");
         raise(SIGSTOP);
-        connect_and_hold();
+        if (connects_in_a_thread)
+            in_a_thread(connect_as_it_is);
+        else
+            connect_and_hold();
         exit(0);
     }
     waitpid(child, &status, 0);
@@ -297,9 +308,11 @@ int main(int argc, char **argv)
     } else if (!strcmp(mode, "drop-ids")) {
         drop_ids();
     } else if (!strcmp(mode, "thread-as-nobody")) {
-        thread_as_nobody();
+        in_a_thread(connect_as_nobody);
     } else if (!strcmp(mode, "traced")) {
-        traced();
+        traced(0);
+    } else if (!strcmp(mode, "traced-elsewhere")) {
+        traced(1);
     } else if (!strcmp(mode, "orphan")) {
         orphan();
     } else if (!strcmp(mode, "reuse")) {

@@ -35,9 +35,18 @@ pub(super) fn capture(task: u64, standing: &mut Standing) {
     }
 }
 
-/// The process that traces the task; 0 if none does.
+/// The process that traces the calling thread, or else the first of its process: a thread that nobody traces may have
+/// been put there by who traces another. 0 if neither is traced.
 #[inline(always)]
 fn tracer(task: u64) -> Option<u32> {
+    match tracer_of(task)? {
+        0 => tracer_of(read(task, offset!(task_group_leader))?),
+        tgid => Some(tgid),
+    }
+}
+
+#[inline(always)]
+fn tracer_of(task: u64) -> Option<u32> {
     let traced: u32 = read(task, offset!(standing.task_ptrace))?;
     if traced == 0 {
         return Some(0);

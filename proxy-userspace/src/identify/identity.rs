@@ -61,6 +61,7 @@ impl Identity {
         let exe = origin.exe();
         let effective = origin.effective_ids();
         let standing = origin.standing();
+        let tracer = standing.tracer().filter(|tgid| *tgid != 0);
         let seccomp = standing.seccomp_mode().and_then(Seccomp::from_mode);
         Self {
             pid: Fact::kernel(origin.tgid()),
@@ -101,7 +102,7 @@ impl Identity {
                 .map(|mask| Fact::kernel(Capabilities::from_bits(mask))),
             no_new_privs: standing.no_new_privs().map(Fact::kernel),
             seccomp: seccomp.map(Fact::kernel),
-            tracer_pid: standing.tracer().map(Fact::kernel),
+            tracer_pid: tracer.map(Fact::kernel),
         }
     }
 

@@ -188,6 +188,11 @@ impl Reader<'_> {
             // A process may enter others at any time.
             None => Namespaces::of(&pid.to_string()).map(Fact::late),
         };
+        let tracer_pid = match self.origin.standing().tracer() {
+            Some(_) => None,
+            // One may come and go.
+            None => status.tracer_pid.map(Fact::late),
+        };
         Surroundings {
             ancestors: ancestry::ancestors(process, self.origin, &self.host.held),
             cgroup,
@@ -197,8 +202,7 @@ impl Reader<'_> {
                 .clone()
                 .map(|groups| Fact::new(groups, groups_grade)),
             namespaces,
-            // A tracer may come and go.
-            tracer_pid: status.tracer_pid.map(Fact::late),
+            tracer_pid,
         }
     }
 

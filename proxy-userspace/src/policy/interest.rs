@@ -86,28 +86,25 @@ impl Named {
         Some(())
     }
 
-    /// Walks a policy in Cedar's JSON form. `attr` has the names of attributes, wherever it stands: one, or those of
-    /// `a has b.c`. What else is called so only adds names.
+    /// Walks a policy in Cedar's JSON form. What is under `.` and `has` there has the names of attributes in `attr` (one, or
+    /// those of `a has b.c`), and in `left` what is asked for them.
     fn walk(&mut self, expression: &Value) {
         match expression {
             Value::Object(fields) => {
-                let names = fields.get("attr");
-                if let Some(names) = names {
-                    self.take_names(names);
-                }
                 for (key, value) in fields {
-                    let is_asked_for_an_attribute = names.is_some() && key == "left";
-                    if is_asked_for_an_attribute && is_context(value) {
-                        continue;
+                    match access(key, value) {
+                        Some((left, names)) => {
+                            self.take_names(names);
+                            if !is_context(left) {
+                                self.walk(left);
+                            }
+                        }
+                        None => self.walk(value),
                     }
-                    self.whole_context |= is_context(value);
-                    self.walk(value);
                 }
+                self.whole_context |= is_context(expression);
             }
-            Value::Array(items) => {
-                self.whole_context |= items.iter().any(is_context);
-                items.iter().for_each(|item| self.walk(item));
-            }
+            Value::Array(items) => items.iter().for_each(|item| self.walk(item)),
             _ => {}
         }
     }
@@ -121,6 +118,15 @@ impl Named {
             _ => {}
         }
     }
+}
+
+/// What is asked for attributes, and their names, if this is a look at some. A field of a record may be called `has` too,
+/// but its value has one key, its operator.
+fn access<'a>(key: &str, value: &'a Value) -> Option<(&'a Value, &'a Value)> {
+    if !matches!(key, "." | "has") {
+        return None;
+    }
+    value.get("left").zip(value.get("attr"))
 }
 
 fn is_context(expression: &Value) -> bool {
@@ -179,6 +185,8 @@ mod tests {
             "(if principal.uid == 0 then context else context).tls.encryption == \"tls\"",
             "[context].contains(context)",
             "{ a: context }.a has tls",
+            "{ attr: 1, left: context }.left has tls",
+            "{ has: { attr: \"tls\", left: context } }.has.left has tls",
         ] {
             let text = format!("permit (principal, action, resource) when {{ {condition} }};");
             assert!(interest(&text).whole_context, "{condition}");

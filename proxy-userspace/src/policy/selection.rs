@@ -3,7 +3,8 @@
 //! have been neither satisfied nor in error.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cedar_policy::{Effect, Policy, PolicySet};
 
@@ -75,14 +76,20 @@ impl Selection {
         }
         let set = Arc::new(set);
         let mut made = self.lock();
-        if made.len() >= MAX_SETS {
-            made.clear();
-        }
+        let is_full = made.len() >= MAX_SETS;
+        let left = if is_full {
+            mem::take(&mut *made)
+        } else {
+            HashMap::new()
+        };
         made.insert(places, Arc::clone(&set));
+        drop(made);
+        // Which takes its time, and holds up nobody else here.
+        drop(left);
         set
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Vec<usize>, Arc<PolicySet>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Vec<usize>, Arc<PolicySet>>> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -126,16 +126,25 @@ fn a_parent_that_has_exited_is_a_number_and_the_foster_parent_is_late() -> Resul
     })
 }
 
-#[test]
-fn a_traced_process_shows_its_tracer_and_is_itself() -> Result<()> {
+fn shows_its_tracer(mode: &str) -> Result<()> {
     Setup::with(Version::V15).play(|stage| {
-        let mut client = disguise(stage, "traced", &[])?;
+        let mut client = disguise(stage, mode, &[])?;
         let pid: u32 = client.wait_for_value("connected")?.parse()?;
         let record = identified(stage, pid)?;
         fact_is(&record, "tracer_pid", "kernel", client.pid())?;
         runs_disguise(&record)?;
         end(stage, client, pid)
     })
+}
+
+#[test]
+fn a_traced_process_shows_its_tracer_and_is_itself() -> Result<()> {
+    shows_its_tracer("traced")
+}
+
+#[test]
+fn a_thread_that_nobody_traces_shows_who_traces_the_first() -> Result<()> {
+    shows_its_tracer("traced-elsewhere")
 }
 
 #[test]
