@@ -3,9 +3,11 @@
 //! Codes and layouts are those of the documentation's section "Message Formats".
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 use anyhow::{Context, Result, ensure};
+
+use crate::condition::DEADLINE;
 
 /// Protocol version 3.0.
 pub const PROTOCOL_3_0: u32 = 0x0003_0000;
@@ -162,6 +164,22 @@ pub fn ask(stream: &mut TcpStream, sql: &str) -> Result<String> {
         .context("no row")?;
     // DataRow: number of columns (2 bytes), length of the first (4 bytes), its text.
     Ok(String::from_utf8_lossy(row.body.get(6..).unwrap_or_default()).into_owned())
+}
+
+/// Accepts a connection for a fake server and reads the packet that it begins with. A connection that ends without a word
+/// is not the one: pgusher dials ahead, and leaves a server to which it has had nothing to say for half a second.
+///
+/// # Errors
+/// When nobody can be accepted, or the packet is not complete.
+pub fn accept(server: &TcpListener) -> Result<TcpStream> {
+    loop {
+        let (mut stream, _) = server.accept()?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        if stream.peek(&mut [0])? > 0 {
+            read_packet(&mut stream)?;
+            return Ok(stream);
+        }
+    }
 }
 
 /// Reads the StartupMessage (or another packet without type) that a fake server gets.

@@ -154,8 +154,7 @@ fn a_server_that_stops_reading_stalls_the_client_not_pgusher() -> Result<()> {
     Setup::with(Version::V15).port(port).play(|stage| {
         let mut stream = stage.dialer()?.dial(port)?;
         stream.write_all(&wire::startup("postgres")?)?;
-        let (mut accepted, _) = server.accept()?;
-        wire::read_packet(&mut accepted)?;
+        let mut accepted = wire::accept(&server)?;
         accepted.write_all(FAKE_LOGIN)?;
         wire::read_through(&mut stream, b'Z')?;
         let before = stage.pgusher.resident_kib()?;
@@ -254,9 +253,8 @@ fn a_server_may_send_a_byte_at_a_time() -> Result<()> {
     let expected = login.clone();
     Setup::with(Version::V15).port(port).play(|stage| {
         let fake = thread::spawn(move || -> Result<()> {
-            let (mut accepted, _) = server.accept()?;
+            let mut accepted = wire::accept(&server).context("SSLRequest")?;
             accepted.set_nodelay(true)?;
-            wire::read_packet(&mut accepted).context("SSLRequest")?;
             accepted.write_all(b"N")?;
             wire::read_packet(&mut accepted).context("StartupMessage")?;
             trickle(&mut accepted, &login)

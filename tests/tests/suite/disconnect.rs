@@ -32,9 +32,7 @@ fn with_fake_server(
     Setup::with(Version::V15).port(port).play(|stage| {
         let mut client = stage.dialer()?.dial(port)?;
         client.write_all(&wire::startup("postgres")?)?;
-        let (mut accepted, _) = server.accept()?;
-        accepted.set_read_timeout(Some(pgusher_tests::condition::DEADLINE))?;
-        wire::read_packet(&mut accepted)?;
+        let mut accepted = wire::accept(&server)?;
         accepted.write_all(FAKE_LOGIN)?;
         wire::read_through(&mut client, b'Z')?;
         test(stage, client, accepted)
@@ -153,9 +151,7 @@ fn a_client_that_stays_after_the_server_left_is_closed_in_the_end() -> Result<()
         .play(|stage| {
             let mut client = stage.dialer()?.dial(port)?;
             client.write_all(&wire::startup("postgres")?)?;
-            let (mut accepted, _) = server.accept()?;
-            wire::read_packet(&mut accepted)?;
-            drop(accepted);
+            drop(wire::accept(&server)?);
             ensure!(read_to_close(&mut client)?.0.is_empty());
             let record = stage.pgusher.trail.only_session()?;
             field_is(&record, "/close", "half_closed_timeout")?;

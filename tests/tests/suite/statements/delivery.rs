@@ -331,8 +331,7 @@ fn a_server_that_breaks_the_protocol_is_relayed_and_recorded() -> Result<()> {
     let port = server.local_addr()?.port();
     audited(Version::V15).port(port).play(|stage| {
         let fake = thread::spawn(move || -> Result<()> {
-            let (mut accepted, _) = server.accept()?;
-            wire::read_packet(&mut accepted).context("StartupMessage")?;
+            let mut accepted = wire::accept(&server).context("StartupMessage")?;
             accepted.write_all(FAKE_LOGIN)?;
             Ok(accepted.write_all(b"!nonsense")?)
         });

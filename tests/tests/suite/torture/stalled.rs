@@ -51,8 +51,7 @@ impl Pair {
     fn begin(client: TcpStream, at: &TcpListener, from: Side, seed: u64) -> Result<Self> {
         let mut client = Nonblocking::new(client)?;
         client.write_all(&wire::startup("postgres")?)?;
-        let mut server = Nonblocking::new(at.accept()?.0)?;
-        wire::read_packet(&mut server)?;
+        let mut server = Nonblocking::new(wire::accept(at)?)?;
         server.write_all(FAKE_LOGIN)?;
         wire::read_through(&mut client, b'Z')?;
         let question = wire::query("some")?;
