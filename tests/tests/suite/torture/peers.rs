@@ -6,8 +6,8 @@ use std::process::Command;
 use anyhow::{Error, Result, ensure};
 use nix::sys::signal::Signal;
 use pgusher_tests::cgroup::TestCgroup;
-use pgusher_tests::condition::{Seen, wait_until};
-use pgusher_tests::process::Running;
+use pgusher_tests::condition::{Seen, wait_until_within};
+use pgusher_tests::process::{PROGRAM_DEADLINE, Running};
 use pgusher_tests::programs::compiled;
 
 use super::report::{Report, Side, cancelled, reports};
@@ -158,8 +158,9 @@ impl Peers {
     }
 }
 
+/// As long as for a program: a session that is stuck says so itself, when its peers' patience is at its end.
 fn wait_for_sessions(program: &Running, round: Round) -> Result<()> {
-    wait_until("every session is told of", || {
+    wait_until_within(PROGRAM_DEADLINE, "every session is told of", || {
         let told = program.stdout()?.matches("session ").count();
         Ok(Seen::when(told == round.sessions as usize, || {
             format!("{told} of {round:?}")
