@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use crate::condition::{Seen, wait_until, wait_until_within};
 
 /// Longest a client program may run: bulk transfers in an emulated guest on a busy machine included.
-pub const PROGRAM_DEADLINE: Duration = Duration::from_secs(540);
+const PROGRAM_DEADLINE: Duration = Duration::from_secs(540);
 
 /// What a program left behind.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::condition::DEADLINE;
 
@@ -172,14 +172,24 @@ pub fn ask(stream: &mut TcpStream, sql: &str) -> Result<String> {
 /// # Errors
 /// When nobody can be accepted, or the packet is not complete.
 pub fn accept(server: &TcpListener) -> Result<TcpStream> {
-    loop {
-        let (mut stream, _) = server.accept()?;
+    let mut stream = accept_spoken(server)?;
+    read_packet(&mut stream)?;
+    Ok(stream)
+}
+
+/// The same without reading the packet.
+///
+/// # Errors
+/// When nobody can be accepted, or two connections end without a word.
+pub fn accept_spoken(server: &TcpListener) -> Result<TcpStream> {
+    for _ in 0..2 {
+        let (stream, _) = server.accept()?;
         stream.set_read_timeout(Some(DEADLINE))?;
         if stream.peek(&mut [0])? > 0 {
-            read_packet(&mut stream)?;
             return Ok(stream);
         }
     }
+    bail!("two connections ended without a word")
 }
 
 /// Reads the StartupMessage (or another packet without type) that a fake server gets.

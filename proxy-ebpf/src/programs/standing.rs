@@ -1,4 +1,4 @@
-//! Captures what the calling task may do and where it is. All of it is the calling thread's own.
+//! Captures what the calling task may do and where it is. All of it is the calling thread's own, but for the tracer.
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use proxy_ebpf::kernel::read;

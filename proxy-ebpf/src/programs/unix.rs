@@ -45,7 +45,9 @@ fn pgusher_connect_unix(context: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(connect4)]
 fn pgusher_getpeername_unix(context: SockAddrContext) -> i32 {
-    if let Some(record) = unix_record(peer_of(&context)) {
+    if let Some(record) = unix_record(peer_of(&context))
+        && record.is_settled()
+    {
         let path = record.path();
         let length = u64::from(path.length());
         // As the kernel tells a path: with the zero behind it, if there is room for one.

@@ -28,6 +28,11 @@ pub enum HandoverError {
         "no original destination is known for this connection: it was made to pgusher's own listener"
     )]
     Unknown,
+    /// Another connect of the same unix socket has put its record in the place of this connection's.
+    #[error(
+        "who made this connection is not known: another process called connect() on its socket at the same time"
+    )]
+    Another,
     /// The client reset it before it was accepted.
     #[error("the connection was reset before it was accepted")]
     Reset,

@@ -186,7 +186,7 @@ mod tests {
             "[context].contains(context)",
             "{ a: context }.a has tls",
             "{ attr: 1, left: context }.left has tls",
-            "{ has: { attr: \"tls\", left: context } }.has.left has tls",
+            "{ \"has\": { attr: \"tls\", left: context } }[\"has\"].left has tls",
         ] {
             let text = format!("permit (principal, action, resource) when {{ {condition} }};");
             assert!(interest(&text).whole_context, "{condition}");

@@ -289,7 +289,7 @@ fn a_client_that_leaves_when_encryption_is_refused_is_on_record_as_refused() -> 
     Setup::with(Version::V15).port(port).play(|stage| {
         let mut client = stage.dialer()?.dial(port)?;
         client.write_all(&SSL_REQUEST)?;
-        let (mut accepted, _) = server.accept()?;
+        let mut accepted = wire::accept_spoken(&server)?;
         let mut request = [0; 8];
         accepted.read_exact(&mut request)?;
         ensure!(request == SSL_REQUEST, "{request:?}");

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Error, Result, ensure};
 use nix::sys::signal::Signal;
 use pgusher_tests::cgroup::TestCgroup;
 use pgusher_tests::condition::{Seen, wait_until_within};
-use pgusher_tests::process::{PROGRAM_DEADLINE, Running};
+use pgusher_tests::process::Running;
 use pgusher_tests::programs::compiled;
 
 use super::report::{Report, Side, cancelled, reports};
@@ -158,9 +159,11 @@ impl Peers {
     }
 }
 
-/// As long as for a program: a session that is stuck says so itself, when its peers' patience is at its end.
+/// A session that is stuck says so itself, when its peers' patience (400 s, `clients/torture.c`) is at its end.
+const PEERS_PATIENCE: Duration = Duration::from_secs(430);
+
 fn wait_for_sessions(program: &Running, round: Round) -> Result<()> {
-    wait_until_within(PROGRAM_DEADLINE, "every session is told of", || {
+    wait_until_within(PEERS_PATIENCE, "every session is told of", || {
         let told = program.stdout()?.matches("session ").count();
         Ok(Seen::when(told == round.sessions as usize, || {
             format!("{told} of {round:?}")
