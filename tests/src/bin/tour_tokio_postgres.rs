@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail};
 use futures_util::sink::SinkExt;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, future, stream};
 use openssl::ssl::{SslConnector, SslMethod};
-use postgres_openssl::MakeTlsConnector;
+use postgres_openssl::{MakeTlsConnector, TlsConnector};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::types::Type;
@@ -29,16 +31,19 @@ fn sqlstate<T>(result: Result<T, Error>) -> Option<String> {
     )
 }
 
-fn tls() -> Result<MakeTlsConnector> {
+fn variable(name: &str) -> Result<String> {
+    env::var(name).with_context(|| format!("{name} is not set"))
+}
+
+fn tls() -> Result<SslConnector> {
     let mut connector = SslConnector::builder(SslMethod::tls())?;
     if let Some(authority) = env::var_os("PGSSLROOTCERT") {
         connector.set_ca_file(authority)?;
     }
-    Ok(MakeTlsConnector::new(connector.build()))
+    Ok(connector.build())
 }
 
 async fn connect() -> Result<(Client, UnboundedReceiver<AsyncMessage>)> {
-    let variable = |name: &str| env::var(name).with_context(|| format!("{name} is not set"));
     let mut config = Config::new();
     config
         .host(variable("PGHOST")?)
@@ -50,7 +55,7 @@ async fn connect() -> Result<(Client, UnboundedReceiver<AsyncMessage>)> {
             "disable" => SslMode::Disable,
             _ => SslMode::Require,
         });
-    let (client, mut connection) = config.connect(tls()?).await?;
+    let (client, mut connection) = config.connect(MakeTlsConnector::new(tls()?)).await?;
     let (sender, receiver) = unbounded_channel();
     let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
     tokio::spawn(async move {
@@ -258,6 +263,23 @@ async fn notifications(
     bail!("the session ended without a notification")
 }
 
+/// Cancels what runs, and waits for the end of the connection that asked for it, as libpq does and this driver does not: the
+/// server signals a process twice (`signal_child` in src/backend/postmaster/postmaster.c) before it closes that
+/// connection, and the second signal may cancel what comes next.
+async fn cancel(client: &Client) -> Result<()> {
+    let host = variable("PGHOST")?;
+    let address = (host.as_str(), variable("PGPORT")?.parse()?);
+    let stream = TcpStream::connect(address).await?.into_std()?;
+    let mut same = TcpStream::from_std(stream.try_clone()?)?;
+    let connector = TlsConnector::new(tls()?.configure()?, &host);
+    let token = client.cancel_token();
+    let stream = TcpStream::from_std(stream)?;
+    token.cancel_query_raw(stream, connector).await?;
+    // A reset is an end too: the server does not read that TLS has ended.
+    same.read_to_end(&mut Vec::new()).await.ok();
+    Ok(())
+}
+
 async fn cancellations(
     client: &Client,
     messages: &mut UnboundedReceiver<AsyncMessage>,
@@ -273,7 +295,7 @@ async fn cancellations(
     let cancelled = async {
         while let Some(message) = messages.recv().await {
             if matches!(&message, AsyncMessage::Notice(notice) if notice.message() == "running") {
-                return Ok(client.cancel_token().cancel_query(tls()?).await?);
+                return cancel(client).await;
             }
         }
         bail!("the session ended without a notice")
