@@ -118,14 +118,14 @@ impl Identifier {
         let mut found = self.read(origin).await;
         let looked_up = found.names.take();
         let file = self.enrich(&mut identity, found);
-        let groups = identity.groups.as_ref();
-        let groups = groups.map(|groups| groups.value().clone());
         let names = async {
-            match looked_up {
-                Some(names) => names,
-                // A process that holds up what is read of it does not hide whose it is: they have a time of their own.
-                None => self.names(origin, groups).await,
+            if let Some(names) = looked_up {
+                return names;
             }
+            // A process that holds up what is read of it does not hide whose it is: they have a time of their own.
+            let groups = identity.groups.as_ref();
+            let groups = groups.map(|groups| groups.value().clone());
+            self.names(origin, groups).await
         };
         let (names, digest) = tokio::join!(names, self.digest(file));
         identity.name(names);

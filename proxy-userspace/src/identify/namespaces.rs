@@ -27,26 +27,22 @@ pub struct Namespaces {
 impl Namespaces {
     /// Reads the namespaces of the process with this name in /proc; none if not one could be read.
     pub(super) fn of(process: &str) -> Option<Self> {
-        let number = |kind: &str| {
-            let link = fs::read_link(format!("/proc/{process}/ns/{kind}")).ok()?;
+        let found = Self::each(|kind| {
+            let link = fs::read_link(format!("/proc/{process}/ns/{}", name(kind))).ok()?;
             number_in(link.to_str()?)
-        };
-        let found = Self {
-            pid: number("pid"),
-            mnt: number("mnt"),
-            user: number("user"),
-            net: number("net"),
-            uts: number("uts"),
-            ipc: number("ipc"),
-            cgroup: number("cgroup"),
-        };
+        });
         (found != Self::default()).then_some(found)
     }
 
     /// The namespaces that were captured; none unless all were.
     pub(super) fn captured(standing: &Standing) -> Option<Self> {
-        let number = |kind| standing.namespace(kind).map(u64::from);
-        let found = Self {
+        let found = Self::each(|kind| standing.namespace(kind).map(u64::from));
+        let is_complete = found.by_kind().iter().all(|(_, number)| number.is_some());
+        is_complete.then_some(found)
+    }
+
+    fn each(number: impl Fn(Namespace) -> Option<u64>) -> Self {
+        Self {
             pid: number(Namespace::Pid),
             mnt: number(Namespace::Mnt),
             user: number(Namespace::User),
@@ -54,23 +50,12 @@ impl Namespaces {
             uts: number(Namespace::Uts),
             ipc: number(Namespace::Ipc),
             cgroup: number(Namespace::Cgroup),
-        };
-        let is_complete = found.by_kind().iter().all(|(_, number)| number.is_some());
-        is_complete.then_some(found)
+        }
     }
 
     /// Tells them as the hook would have captured them.
     pub(super) fn show(&self, standing: &mut Standing) {
-        let all = [
-            (Namespace::Pid, self.pid),
-            (Namespace::Mnt, self.mnt),
-            (Namespace::User, self.user),
-            (Namespace::Net, self.net),
-            (Namespace::Uts, self.uts),
-            (Namespace::Ipc, self.ipc),
-            (Namespace::Cgroup, self.cgroup),
-        ];
-        for (kind, number) in all {
+        for (kind, number) in self.by_kind() {
             if let Some(number) = number.and_then(|number| u32::try_from(number).ok()) {
                 standing.set_namespace(kind, number);
             }
@@ -95,22 +80,35 @@ impl Namespaces {
             let mut known = known.peekable();
             let is_known = theirs.is_some() && known.peek().is_some();
             if is_known && known.all(|number| Some(number) != theirs) {
-                differing.push(kind.to_owned());
+                differing.push(name(kind).to_owned());
             }
         }
         differing
     }
 
-    fn by_kind(&self) -> [(&'static str, Option<u64>); 7] {
+    fn by_kind(&self) -> [(Namespace, Option<u64>); 7] {
         [
-            ("pid", self.pid),
-            ("mnt", self.mnt),
-            ("user", self.user),
-            ("net", self.net),
-            ("uts", self.uts),
-            ("ipc", self.ipc),
-            ("cgroup", self.cgroup),
+            (Namespace::Pid, self.pid),
+            (Namespace::Mnt, self.mnt),
+            (Namespace::User, self.user),
+            (Namespace::Net, self.net),
+            (Namespace::Uts, self.uts),
+            (Namespace::Ipc, self.ipc),
+            (Namespace::Cgroup, self.cgroup),
         ]
+    }
+}
+
+/// What a kind is called, in /proc/PID/ns and in records.
+fn name(kind: Namespace) -> &'static str {
+    match kind {
+        Namespace::Pid => "pid",
+        Namespace::Mnt => "mnt",
+        Namespace::User => "user",
+        Namespace::Net => "net",
+        Namespace::Uts => "uts",
+        Namespace::Ipc => "ipc",
+        Namespace::Cgroup => "cgroup",
     }
 }
 
