@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use direction::BUFFER_BYTES;
 use direction::{Direction, End};
+pub use ending::EndedBy;
 use ending::{Closing, close_both};
 use patience::Patience;
 pub use shortcut::Shortcut;
@@ -84,25 +85,6 @@ pub struct Stops<'a> {
     pub revoked: &'a CancellationToken,
 }
 
-/// Who ended a session, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndedBy {
-    /// The client closed its side first.
-    ClientClosed,
-    /// The server closed its side first.
-    ServerClosed,
-    /// The client's connection was reset or failed.
-    ClientReset,
-    /// The server's connection was reset or failed.
-    ServerReset,
-    /// The server closed and the client said nothing more for too long.
-    HalfClosedTimeout,
-    /// pgusher is shutting down.
-    Shutdown,
-    /// The session's permit was taken back.
-    Revoked,
-}
-
 /// What a relay did.
 #[derive(Debug)]
 pub struct Relayed {
@@ -141,6 +123,7 @@ pub async fn relay(
         to_client: Direction::new(Side::Server, from_server),
         first_end: None,
         client_failed: false,
+        client_stalled: false,
         server_first: false,
         revoked: false,
         shortcut,
@@ -183,6 +166,8 @@ struct Relay<'a> {
     first_end: Option<EndedBy>,
     /// The client's socket has an error pending, whether or not it is being read.
     client_failed: bool,
+    /// The client was found to take nothing of what there is for it; whether it still does is looked at when its time is up.
+    client_stalled: bool,
     /// Whose turn it is to be polled first.
     server_first: bool,
     /// Nothing more of the client's is delivered, and of the server's only what it has begun.
@@ -216,13 +201,13 @@ impl Relay<'_> {
                 }
                 ended = poll_fn(|context| self.poll(context, observer)) => match ended {
                     Progress::Ended(ended) => return ended,
-                    // One direction has ended: how long the other may take has changed.
-                    Progress::HalfEnded => {}
+                    // How long the session may go on has changed.
+                    Progress::HalfEnded | Progress::Stalled => {}
                 },
                 // While the server takes nothing, the client is not read, and only this tells that it is gone.
                 _ = client.ready(Interest::ERROR), if !client_failed => self.client_failed = true,
                 () = wait_for(patience.map(Patience::limit)) => {
-                    if let Some(ended) = patience.and_then(|patience| patience.exhausted(self.progress() - before, self.first_end)) {
+                    if let Some(ended) = patience.and_then(|patience| self.outlived(patience, before)) {
                         return ended;
                     }
                 }
@@ -236,6 +221,18 @@ impl Relay<'_> {
         self.to_server.delivered() + self.to_client.delivered() + passed_by
     }
 
+    /// The end, if patience is exhausted; of a session that had come so far when it began.
+    fn outlived(&mut self, patience: Patience, before: u64) -> Option<Ended> {
+        if let Patience::StalledClient(_) = patience {
+            self.client_stalled = self.to_client.is_stalled();
+            // Behind what the client does not take nothing is read that would tell.
+            if !self.client_stalled || !self.upstream.stream().has_ended() {
+                return None;
+            }
+        }
+        patience.exhausted(self.progress() - before, self.first_end)
+    }
+
     /// How long the session may go on as it stands: for ever while both directions are open and both peers live.
     fn patience(&self, half_closed_timeout: Duration) -> Option<Patience> {
         match (self.to_server.end(), self.to_client.end()) {
@@ -244,6 +241,7 @@ impl Relay<'_> {
             _ if self.client_failed => Some(Patience::DeadClient),
             (Some(End::WriteFailed), _) => Some(Patience::DeadServer(half_closed_timeout)),
             (None, Some(End::Eof)) => Some(Patience::ClosedServer(half_closed_timeout)),
+            _ if self.client_stalled => Some(Patience::StalledClient(half_closed_timeout)),
             _ => None,
         }
     }
@@ -281,6 +279,10 @@ impl Relay<'_> {
         match self.ended() {
             Some(ended) => Poll::Ready(Progress::Ended(ended)),
             None if self.ended_directions() > ended_before => Poll::Ready(Progress::HalfEnded),
+            None if self.to_client.is_stalled() && !self.client_stalled => {
+                self.client_stalled = true;
+                Poll::Ready(Progress::Stalled)
+            }
             None => Poll::Pending,
         }
     }
@@ -387,6 +389,7 @@ impl Ended {
 enum Progress {
     Ended(Ended),
     HalfEnded,
+    Stalled,
 }
 
 async fn wait_for(limit: Option<Duration>) {

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
@@ -77,6 +78,16 @@ impl Stream {
             }
             Self::Tcp(_) | Self::Unix(_) => 0,
         }
+    }
+
+    /// Whether the peer has closed or reset, whatever of its is still to be read.
+    pub fn has_ended(&self) -> bool {
+        let asked = PollFlags::RDHUP;
+        let mut polled = [PollFd::new(self, asked)];
+        let told = poll(&mut polled, Some(&Timespec::default()));
+        let [polled] = polled;
+        let ends = asked | PollFlags::HUP | PollFlags::ERR;
+        told.is_ok() && polled.revents().intersects(ends)
     }
 
     /// Ends our direction.

@@ -60,6 +60,8 @@ pub(super) struct Direction {
     destination_reset: bool,
     /// Nothing is read beyond the message that has begun.
     stops_at_boundary: bool,
+    /// The destination takes nothing of what there is for it.
+    is_stalled: bool,
 }
 
 impl Direction {
@@ -80,6 +82,7 @@ impl Direction {
             source_reset: false,
             destination_reset: false,
             stops_at_boundary: false,
+            is_stalled: false,
         }
     }
 
@@ -115,6 +118,11 @@ impl Direction {
     /// Whether everything read has been taken by the destination, and neither side has ended.
     pub(super) fn is_at_rest(&self) -> bool {
         self.state == State::Copying && self.pending.is_empty()
+    }
+
+    /// Whether something waits for a destination that takes nothing.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.is_stalled && self.end().is_none()
     }
 
     /// How often something was read.
@@ -161,7 +169,7 @@ impl Direction {
             State::Flushing(End::Eof) => self.shut_down(context, to),
             State::Flushing(end) => {
                 // What TLS still holds of the source's last words.
-                if let Err(error) = ready!(to.poll_flush(context)) {
+                if let Err(error) = ready!(self.noted(to.poll_flush(context))) {
                     self.fail(&error);
                 } else {
                     self.state = State::Ended(end);
@@ -182,7 +190,7 @@ impl Direction {
         observer: &mut dyn Observer,
     ) -> Poll<bool> {
         ready!(observer.poll_ready(self.source, context));
-        if let Err(error) = ready!(to.poll_flush(context)) {
+        if let Err(error) = ready!(self.noted(to.poll_flush(context))) {
             self.fail(&error);
             return Poll::Ready(true);
         }
@@ -219,7 +227,7 @@ impl Direction {
 
     /// Passes the source's close on.
     fn shut_down(&mut self, context: &mut Context<'_>, to: &mut Port<'_>) -> Poll<bool> {
-        self.state = match ready!(to.poll_shutdown(context)) {
+        self.state = match ready!(self.noted(to.poll_shutdown(context))) {
             Ok(()) => State::Ended(End::Eof),
             Err(_) => State::Ended(End::WriteFailed),
         };
@@ -240,7 +248,7 @@ impl Direction {
 
     /// Writes pending bytes once.
     fn flush(&mut self, context: &mut Context<'_>, to: &mut Port<'_>) -> Poll<bool> {
-        if let Err(error) = ready!(to.poll_write_ready(context)) {
+        if let Err(error) = ready!(self.noted(to.poll_write_ready(context))) {
             self.fail(&error);
             return Poll::Ready(true);
         }
@@ -256,6 +264,12 @@ impl Direction {
             Err(error) => self.fail(&error),
         }
         Poll::Ready(true)
+    }
+
+    /// Notes whether the destination takes anything.
+    fn noted<T>(&mut self, polled: Poll<T>) -> Poll<T> {
+        self.is_stalled = polled.is_pending();
+        polled
     }
 
     /// The destination is dead. A source that had failed as well stays the reason.

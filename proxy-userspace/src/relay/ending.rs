@@ -15,6 +15,25 @@ const LONGEST_DELIVERY: Duration = Duration::from_secs(3600);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 
+/// Who ended a session, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The client closed its side first.
+    ClientClosed,
+    /// The server closed its side first.
+    ServerClosed,
+    /// The client's connection was reset or failed.
+    ClientReset,
+    /// The server's connection was reset or failed.
+    ServerReset,
+    /// The server closed and the client said nothing more for too long.
+    HalfClosedTimeout,
+    /// pgusher is shutting down.
+    Shutdown,
+    /// The session's permit was taken back.
+    Revoked,
+}
+
 /// How the sockets of a session that is over are to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closing {

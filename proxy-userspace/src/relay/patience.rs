@@ -17,6 +17,8 @@ pub(super) enum Patience {
     DeadServer(Duration),
     /// The server closed its side; PostgreSQL never answers after that, but the client may not have noticed.
     ClosedServer(Duration),
+    /// The client takes nothing, which is its own affair for as long as there is a server.
+    StalledClient(Duration),
     /// The client may take its time to read what the server has begun, but not for ever.
     Revoked,
 }
@@ -25,7 +27,9 @@ impl Patience {
     pub(super) fn limit(self) -> Duration {
         match self {
             Self::DeadClient | Self::Revoked => ABORT_GRACE,
-            Self::DeadServer(limit) | Self::ClosedServer(limit) => limit,
+            Self::DeadServer(limit) | Self::ClosedServer(limit) | Self::StalledClient(limit) => {
+                limit
+            }
         }
     }
 
@@ -42,7 +46,13 @@ impl Patience {
                 Closing::ResetClient,
             ),
             (Self::ClosedServer(_), 0) => (EndedBy::HalfClosedTimeout, Closing::Orderly),
-            (Self::DeadServer(_) | Self::ClosedServer(_), _) => return None,
+            (Self::StalledClient(_), 0) => (
+                first_end.unwrap_or(EndedBy::HalfClosedTimeout),
+                Closing::ResetClient,
+            ),
+            (Self::DeadServer(_) | Self::ClosedServer(_) | Self::StalledClient(_), _) => {
+                return None;
+            }
         };
         Some(Ended { by, closing })
     }

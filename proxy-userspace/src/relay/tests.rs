@@ -290,3 +290,26 @@ async fn a_reset_that_only_answers_the_clients_close_ends_the_session_as_closed_
     let relayed = tokio::time::timeout(Duration::from_secs(5), session.relay).await;
     assert_eq!(relayed.unwrap().unwrap().ended_by, EndedBy::ClientClosed);
 }
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_left_some_time_after_its_server_has_ended() {
+    let mut session = session_with(b"", Duration::from_millis(50)).await;
+    let sent = pattern(64 * MEBIBYTE);
+    let some_time = Duration::from_millis(500);
+    let mut accepted = 0;
+    while let Ok(Ok(written)) =
+        tokio::time::timeout(some_time, session.server.write(&sent[accepted..])).await
+    {
+        accepted += written;
+    }
+    // As long as there is a server, the client may take its time.
+    assert!(!session.relay.is_finished());
+    reset(session.server);
+    assert_eq!(
+        session.relay.await.unwrap().ended_by,
+        EndedBy::HalfClosedTimeout
+    );
+    let (received, end) = read_all(&mut session.client).await;
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert!(received.len() < accepted);
+}
