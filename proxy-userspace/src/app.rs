@@ -202,7 +202,7 @@ async fn serve_what_is_left(running: &Running, signals: &mut Signals) {
     let ended = async {
         sleep(LAST_ARRIVALS).await;
         // No hook guards them any more.
-        running.namespaces.close_all();
+        running.namespaces.close_all().await;
         running.sessions.wait().await;
         running.lineage.wait().await;
     };
@@ -232,9 +232,11 @@ async fn accept_forever(running: &Running) {
 
 async fn accept_each(running: &Running) -> Infallible {
     loop {
+        let held = running.namespaces.intake().hold();
         let room = running.stages.sessions.room().await;
         // Before accepting: while the audit trail is stuck, connections wait in the accept queue.
         let place = running.stages.audit.closing_place().await;
+        drop(held);
         let desk = running.workers.desk();
         let accepted = running.namespaces.accept(desk.runtime()).await;
         let connection = running.stages.sessions.accepted(room);

@@ -15,6 +15,7 @@ mod fast_path;
 mod handover;
 mod heartbeat;
 mod hooks;
+mod intake;
 mod listener;
 mod log;
 mod namespace;
@@ -39,6 +40,7 @@ pub use fast_path::{
 pub use handover::{Handover, HandoverError, MAX_ENTRY_AGE, Taken, sweep_forever};
 pub use heartbeat::{Heartbeat, MIN_STALL_TIMEOUT, beat_forever};
 pub use hooks::{HookError, Loaded, Terms};
+pub use intake::Intake;
 pub(crate) use listener::is_lack_of_ours;
 pub use listener::{ListenAddress, try_to_listen};
 pub use log::{HookLog, forward_log};

@@ -135,6 +135,11 @@ impl Doors {
         }
     }
 
+    /// Whether anybody waits to be accepted.
+    pub(super) fn has_callers(&self) -> bool {
+        first_ready(self.poll.get_ref()).is_ok()
+    }
+
     /// Accepts from the listener with this number, for this runtime.
     pub(super) fn accept(&self, number: u64, runtime: &Handle) -> Result<Accepted, NotAccepted> {
         let numbered = self.lock();

@@ -13,12 +13,14 @@ use tracing::{debug, warn};
 
 use super::clock::boot_time_ns;
 use super::doors::{Accepted, Ends};
+use super::intake::Intake;
 use super::unix::UnixRecords;
 use crate::stream::Stream;
 
-/// How old an entry may get: far longer than a SYN waits in an accept queue, far shorter than it takes to fill the
-/// table with connects that died on the way.
+/// How old an entry may get: far longer than a SYN waits in an accept queue that is served ([`Intake`] knows when it was not),
+/// far shorter than it takes to fill the table with connects that died on the way.
 pub const MAX_ENTRY_AGE: Duration = Duration::from_secs(120);
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// Why an accepted connection has no record.
 #[derive(Debug, thiserror::Error)]
@@ -121,11 +123,11 @@ impl Handover {
         Ok(interception)
     }
 
-    /// Removes entries older than [`MAX_ENTRY_AGE`]; returns how many.
-    fn sweep(&self, now_ns: u64) -> usize {
+    /// Removes entries that were older than [`MAX_ENTRY_AGE`] then; returns how many.
+    fn sweep(&self, then_ns: u64) -> usize {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let is_old = |interception: &Interception| {
-            let age = now_ns.saturating_sub(interception.connected_at_ns());
+            let age = then_ns.saturating_sub(interception.connected_at_ns());
             u128::from(age) > MAX_ENTRY_AGE.as_nanos()
         };
         let old: Vec<HandoverKey> = entries
@@ -139,11 +141,17 @@ impl Handover {
 }
 
 /// Sweeps the table for as long as the task lives.
-pub async fn sweep_forever(handover: Arc<Handover>) {
-    let mut ticks = tokio::time::interval(MAX_ENTRY_AGE / 4);
+pub async fn sweep_forever(handover: Arc<Handover>, intake: Arc<Intake>) {
+    let mut last = boot_time_ns();
     loop {
-        ticks.tick().await;
-        match handover.sweep(boot_time_ns()) {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let now = boot_time_ns();
+        if u128::from(now.saturating_sub(last)) > (2 * SWEEP_EVERY).as_nanos() {
+            // The process was stopped, or the host: nobody was accepted either.
+            intake.paused(last, now);
+        }
+        last = now;
+        match handover.sweep(intake.settled_at(now)) {
             0 => debug!("hand-over table swept, nothing was left behind"),
             swept => warn!(
                 swept,

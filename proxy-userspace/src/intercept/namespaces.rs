@@ -2,6 +2,7 @@
 //!
 //! Design: docs/decisions/0040-network-namespaces.md.
 
+mod arrivals;
 mod failure;
 mod look;
 
@@ -12,7 +13,6 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use proxy_ebpf::unix::ListenerName;
 use proxy_ebpf::wanted::WantedNetns;
@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, error, warn};
 
 use super::census::{self, Census};
-use super::doors::{Accepted, Doors, NotAccepted};
+use super::doors::Doors;
+use super::intake::Intake;
 use super::listener::{
     Families, ListenAddress, Listener, cookie_here, listen_for_unix_here, listen_here,
 };
@@ -28,9 +29,6 @@ use super::namespace::{Entrance, Namespace};
 use super::porter::{Porter, apart_and_wait};
 use super::tables::ListenerTable;
 use super::unix::Guise;
-
-const FIRST_BACKOFF: Duration = Duration::from_millis(5);
-const LAST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Counts for the status document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +49,7 @@ pub use look::look_forever;
 /// The namespaces with listeners of ours.
 pub struct Namespaces {
     doors: Doors,
+    intake: Arc<Intake>,
     known: Mutex<Known>,
     /// Our own, as it was at start.
     own: Namespace,
@@ -107,6 +106,7 @@ impl Namespaces {
         let own = Namespace::own(addresses(&listeners))?.with_unix(name(&listeners));
         let namespaces = Self {
             doors: Doors::new()?,
+            intake: Arc::default(),
             known: Mutex::new(Known {
                 table,
                 is_full: false,
@@ -298,34 +298,6 @@ impl Namespaces {
         Ok(true)
     }
 
-    /// Waits for the next connection, for this runtime. When the process is out of descriptors or memory it backs off and
-    /// tries again: the connection stays in its accept queue meanwhile.
-    ///
-    /// # Cancel safety
-    /// Cancel safe: a connection is either returned or still in its queue.
-    pub async fn accept(&self, runtime: &tokio::runtime::Handle) -> Accepted {
-        let mut backoff = FIRST_BACKOFF;
-        loop {
-            let ready = self.doors.ready().await;
-            let failed = match ready.map(|door| self.doors.accept(door, runtime)) {
-                Ok(Ok(accepted)) => return accepted,
-                Ok(Err(NotAccepted::Nobody)) => continue,
-                Ok(Err(NotAccepted::Dead(namespace))) => {
-                    warn!(
-                        cookie = namespace.cookie(),
-                        "somebody closed our listener in a network namespace"
-                    );
-                    self.close_dead(&namespace);
-                    continue;
-                }
-                Ok(Err(NotAccepted::NoRoom(error))) | Err(error) => error,
-            };
-            error!(error = %failed, ?backoff, "cannot accept a connection; raise LimitNOFILE if descriptors ran out");
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(LAST_BACKOFF);
-        }
-    }
-
     /// Takes listeners down that listen no more; the next connect has others opened.
     fn close_dead(&self, namespace: &Arc<Namespace>) {
         let mut known = self.lock();
@@ -333,14 +305,6 @@ impl Namespaces {
         let is_current = |entry: &Entry| Arc::ptr_eq(&entry.namespace, namespace);
         if known.by_cookie.get(&cookie).is_some_and(is_current) {
             unlist(&mut known, namespace);
-            self.close(&mut known, cookie);
-        }
-    }
-
-    /// Closes every listener; whoever still waits behind one is reset.
-    pub fn close_all(&self) {
-        let mut known = self.lock();
-        for cookie in known.by_cookie.keys().copied().collect::<Vec<_>>() {
             self.close(&mut known, cookie);
         }
     }
