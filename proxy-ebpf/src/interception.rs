@@ -75,6 +75,9 @@ impl Route {
     }
 }
 
+/// The interface index of `lo` in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+pub const LOOPBACK_IFINDEX: u32 = 1;
+
 /// One redirected connect, kept in the socket's own storage and handed over when the SYN leaves.
 ///
 /// Size: 352 bytes, alignment 8.
@@ -94,6 +97,17 @@ impl Interception {
         self.route = route;
         self.connected_at_ns = connected_at_ns;
         &mut self.origin
+    }
+
+    /// The interface that the application has bound the socket to, where the socket is bound to `current`: to `lo` we bind it
+    /// ourselves, for the connect that this is still the record of.
+    #[inline(always)]
+    pub const fn asked_interface(&self, current: u32) -> u32 {
+        if current == LOOPBACK_IFINDEX && self.route.bound_ifindex != 0 {
+            self.route.bound_ifindex
+        } else {
+            current
+        }
     }
 
     /// Who asked.

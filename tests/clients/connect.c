@@ -187,6 +187,20 @@ static int bound_to_device(void)
     return with_option(SOL_SOCKET, SO_BINDTODEVICE, device, strlen(device) + 1);
 }
 
+static void reconnect(int fd)
+{
+    struct sockaddr nothing = {.sa_family = AF_UNSPEC};
+    check(connect(fd, &nothing, sizeof nothing), "disconnect");
+    check(connect(fd, &target.any, target_length), "connect again");
+}
+
+static int bound_to_device_again(void)
+{
+    int fd = bound_to_device();
+    reconnect(fd);
+    return fd;
+}
+
 /* A mark for the firewall and for routing. */
 static int marked(void)
 {
@@ -267,12 +281,10 @@ static int threaded(void)
 /* Another address family's connect breaks the association; the next connect goes to 127.0.0.1 port argv[4]. */
 static int again(int port)
 {
-    struct sockaddr nothing = {.sa_family = AF_UNSPEC};
     int fd = blocking();
     print_name("first_peer", fd, getpeername);
-    check(connect(fd, &nothing, sizeof nothing), "disconnect");
     set_target("127.0.0.1", port);
-    check(connect(fd, &target.any, target_length), "connect again");
+    reconnect(fd);
     print_name("peer", fd, getpeername);
     return fd;
 }
@@ -329,7 +341,7 @@ static int open_by(const char *mode)
         {"fast-open-connect", fast_open_connect}, {"thread", threaded}, {"orphaned", orphaned}, {"io-uring", ring},
         {"io-uring-worker", ring_worker}, {"io-uring-poller", ring_poller}, {"patient", patient},
         {"mptcp", multipath}, {"bound-source", bound_source}, {"bound-device", bound_to_device},
-        {"marked", marked},
+        {"bound-device-again", bound_to_device_again}, {"marked", marked},
     };
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
         if (!strcmp(mode, ways[i].name))

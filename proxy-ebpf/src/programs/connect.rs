@@ -11,7 +11,7 @@ use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::warn;
 use proxy_ebpf::decision::{Attempt, Decision, not_redirected, should_intercept};
 use proxy_ebpf::endpoint::Endpoint;
-use proxy_ebpf::interception::Route;
+use proxy_ebpf::interception::{LOOPBACK_IFINDEX, Route};
 use proxy_ebpf::verdict::Verdict;
 use proxy_ebpf::wanted::WantedNetns;
 
@@ -20,8 +20,6 @@ use super::maps::{Maps, count, forget_socket, socket_record_or_new, want_listene
 use super::origin;
 use super::serving::fail_as_unserved;
 
-/// The interface index of `lo` in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
-const LOOPBACK_IFINDEX: u32 = 1;
 /// The hook's return value: let connect() go on with the address as it is now.
 const PROCEED: i32 = 1;
 /// The hook's return value: connect() fails, with EPERM unless another error was set.
@@ -133,9 +131,10 @@ fn record(
     if ifindex != 0 && ifindex != LOOPBACK_IFINDEX && bind_to_loopback(context).is_err() {
         return Err(Verdict::BoundToDevice);
     }
+    let asked = slot.asked_interface(ifindex);
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    let origin = slot.restart(route.with_socket(source, ifindex, mark), now);
+    let origin = slot.restart(route.with_socket(source, asked, mark), now);
     origin::capture(context, netns_cookie, origin);
     Ok(())
 }

@@ -124,6 +124,19 @@ fn every_way_to_connect_is_intercepted_and_shows_the_server() -> Result<()> {
     })
 }
 
+/// For the first connect pgusher binds the socket to `lo`, which is nothing that the second one asks for.
+#[test]
+fn a_socket_bound_to_a_device_reaches_the_server_again() -> Result<()> {
+    Setup::elsewhere().play(|stage| {
+        let (client, link) = client_namespace(stage)?;
+        let [server, _] = &link.server;
+        open(stage, &client, server)?;
+        let finished = connect(stage, &client, "bound-device-again", server)?;
+        ensure!(finished.value("answer")? == "42", "{finished:?}");
+        Ok(())
+    })
+}
+
 #[test]
 fn what_the_policies_deny_is_denied_in_every_namespace() -> Result<()> {
     let trusted = compiled("connect")?;
