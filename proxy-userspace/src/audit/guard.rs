@@ -94,9 +94,13 @@ impl SessionGuard {
         self.session.policy = Some(Box::new(ruling.clone()));
     }
 
-    /// Adds how the client's leg is encrypted, or was to be where there is nothing else to tell.
-    pub fn encrypted(&mut self, encryption: Encryption) {
-        self.session.encryption = encryption;
+    /// Adds how the client's leg is encrypted, or was to be where there is nothing else to tell. Returns what is known: one
+    /// that does not ask now may have asked before.
+    pub fn encrypted(&mut self, encryption: Encryption) -> Encryption {
+        if encryption != Encryption::None {
+            self.session.encryption = encryption;
+        }
+        self.session.encryption
     }
 
     /// Adds that TLS ends here, and what it is with the client.

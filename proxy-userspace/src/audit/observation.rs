@@ -202,7 +202,7 @@ impl Recorder {
                 return None;
             }
             Event::Finished(finished) => {
-                let encoding = self.settings.encoding().cloned();
+                let encoding = self.settings.encoding(finished.started).cloned();
                 let scanning = self.settings.scanning(finished.started);
                 let scanning = scanning.max(doubt);
                 let statement = Statement::new(&self.author, finished, encoding, scanning, now);

@@ -89,7 +89,7 @@ pub(super) async fn turn_away(
         answered = answering => answered,
     };
     if let Some((opening, encryption)) = answered {
-        guard.encrypted(encryption);
+        let encryption = guard.encrypted(encryption);
         if let Some(opening) = opening {
             record_opening(&mut guard, &opening, encryption);
         }

@@ -157,6 +157,33 @@ async fn a_setting_that_changes_within_a_batch_leaves_its_texts_in_doubt() {
 }
 
 #[tokio::test]
+async fn a_text_has_the_encoding_it_was_sent_in_or_none() {
+    let (mut observation, mut queue, _tally) = watched(Redaction::Full, 100);
+    let reports = |encoding: &str| {
+        let setting = format!("client_encoding\0{encoding}\0");
+        message(b'S', setting.as_bytes())
+    };
+    observation.sent(Side::Server, &reports("UTF8"));
+    let answer = [
+        message(b'C', b"SET\0"),
+        reports("LATIN1"),
+        message(b'Z', b"I"),
+    ]
+    .concat();
+    observation.sent(Side::Client, &query("set client_encoding = 'LATIN1'"));
+    observation.sent(Side::Server, &answer);
+    for _ in 0..2 {
+        observation.sent(Side::Client, &query("select 1"));
+        observation.sent(Side::Server, &answer);
+    }
+    let encodings: Vec<_> = taken(&mut queue)
+        .iter()
+        .map(|record| record["sql"]["encoding"].clone())
+        .collect();
+    assert_eq!(encodings, [json!(null), json!("LATIN1"), json!("LATIN1")]);
+}
+
+#[tokio::test]
 async fn the_end_of_a_session_records_what_has_no_answer() {
     let (mut observation, mut queue, tally) = watched(Redaction::Full, 100);
     observation.sent(Side::Client, &query("select pg_sleep(1)"));

@@ -64,6 +64,8 @@ struct Reported {
     value: Option<Bytes>,
     /// When a value that lets no text be scanned, or none at all, was last in force.
     unsafe_until: Option<Instant>,
+    /// When it came to be another value than before.
+    changed: Option<Instant>,
 }
 
 impl Reported {
@@ -71,6 +73,9 @@ impl Reported {
         // Before the first report no client could send a statement: that silence says nothing about any.
         if self.value.as_ref().is_some_and(|old| !is_safe(old)) {
             self.unsafe_until = Some(now);
+        }
+        if self.value.as_ref().is_some_and(|old| *old != value) {
+            self.changed = Some(now);
         }
         self.value = Some(value);
     }
@@ -114,9 +119,12 @@ impl ScanSettings {
         }
     }
 
-    /// The client's encoding, as last reported.
-    pub(in crate::audit) fn encoding(&self) -> Option<&Bytes> {
-        self.client_encoding.value.as_ref()
+    /// The client's encoding of a text sent then; none where it was changed since: before the text or behind it, nobody
+    /// can tell.
+    pub(in crate::audit) fn encoding(&self, sent: Instant) -> Option<&Bytes> {
+        let reported = &self.client_encoding;
+        let is_certain = reported.changed.is_none_or(|changed| sent > changed);
+        reported.value.as_ref().filter(|_| is_certain)
     }
 
     /// Whether a text sent then can be scanned.
@@ -197,6 +205,7 @@ mod tests {
         let mut settings = ScanSettings::default();
         let name = Bytes::from(vec![b'x'; MAX_NAME_BYTES + 1]);
         settings.report(ENCODING, name, Instant::now());
-        assert_eq!(settings.encoding().map(Bytes::len), Some(0));
+        let encoding = settings.encoding(Instant::now());
+        assert_eq!(encoding.map(Bytes::len), Some(0));
     }
 }

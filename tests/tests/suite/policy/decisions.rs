@@ -175,6 +175,7 @@ fn a_server_without_tls_is_asked_before_the_database_is_known() -> Result<()> {
             let records = in_order(stage, 2)?;
             field_is(&records[0], "/encryption", "refused")?;
             field_is(&records[0], "/policy/decision", "allow")?;
+            field_is(&records[1], "/encryption", "refused")?;
             field_is(&records[1], "/close", "policy_denied")
         })
 }
