@@ -88,18 +88,22 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Reads policies and certificates again; what is wrong with them is logged, and the old ones stay in force.
-    pub async fn reload(stages: &Arc<Self>) {
+    /// Reads policies and certificates again; what is wrong with them is logged, and the old ones stay in force. Returns
+    /// whether the policies could be used.
+    pub async fn reload(stages: &Arc<Self>) -> bool {
         let stages = Arc::clone(stages);
         let reading = tokio::task::spawn_blocking(move || {
             tls::reload(&stages.routes);
-            if let Err(error) = stages.policy.reload() {
+            let read = stages.policy.reload();
+            if let Err(error) = &read {
                 error!("policy not reloaded; the old one stays in force: {error}");
             }
+            read.is_ok()
         });
-        if let Err(error) = reading.await {
+        reading.await.unwrap_or_else(|error| {
             error!(%error, "reloading failed");
-        }
+            false
+        })
     }
 
     /// Connects to a server.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use candidates::{Candidate, Candidates, NoPlace, candidates};
 pub use channel::{Channel, ChannelError};
 pub use draining::{Note, noted};
-pub use predecessor::{Predecessor, Search, TakeoverError};
+pub use predecessor::{Predecessor, Search, TakeoverError, forget_when_ended};
 pub use predecessors::Predecessors;
 pub use successor::{Incumbent, Successor, await_successor};
 

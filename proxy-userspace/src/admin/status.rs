@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::fast_path::FastPathState;
 use crate::audit::AuditStats;
 use crate::config::WhenDown;
+use crate::identify::ProcessId;
 use crate::intercept::{Counters, Coverage, HookError, NamespaceCounts, Namespaces};
 use crate::policy::{PolicyError, PolicyStatus, Reloaded};
 use crate::session::{SessionCounts, StagePace, Stages};
@@ -188,6 +189,9 @@ pub struct Fixed {
 #[derive(Debug, Serialize, Deserialize)]
 struct PredecessorCounts {
     pids: Vec<u32>,
+    /// Those whose successor has died, so that nobody tells of their sessions; they are in `pids` too.
+    #[serde(default)]
+    silent: Vec<u32>,
     sessions: u64,
 }
 
@@ -234,10 +238,8 @@ impl Observed {
             coverage: self.fixed.coverage,
             when_down: self.fixed.when_down,
             predecessors: PredecessorCounts {
-                pids: {
-                    let processes = self.seen.predecessors.processes();
-                    processes.iter().map(|process| process.pid).collect()
-                },
+                pids: pids(&self.seen.predecessors.processes()),
+                silent: pids(&self.seen.predecessors.silent()),
                 sessions: self.seen.predecessors.sessions(),
             },
         })
@@ -255,10 +257,19 @@ impl Observed {
     /// # Errors
     /// [`PolicyError`]
     pub fn reload_policy(&self) -> Result<Option<Reloaded>, PolicyError> {
-        // Their sessions are under the same policies.
+        let reloaded = self.seen.stages.policy.reload()?;
+        // Their sessions are under the same policies; under none that we cannot use.
         self.seen.predecessors.reload();
-        self.seen.stages.policy.reload()
+        let predecessors = pids(&self.seen.predecessors.processes());
+        Ok(reloaded.map(|reloaded| Reloaded {
+            predecessors,
+            ..reloaded
+        }))
     }
+}
+
+fn pids(processes: &[ProcessId]) -> Vec<u32> {
+    processes.iter().map(|process| process.pid).collect()
 }
 
 impl fmt::Display for Status {
@@ -295,13 +306,19 @@ impl fmt::Display for Status {
         }
         let predecessors = &self.predecessors;
         if !predecessors.pids.is_empty() {
-            writeln!(
+            let pids = |pids: &[u32]| list(pids.iter().map(u32::to_string).collect());
+            write!(
                 out,
                 "predecessors  {} still serve {} sessions (pid {})",
                 predecessors.pids.len(),
                 predecessors.sessions,
-                list(predecessors.pids.iter().map(u32::to_string).collect())
+                pids(&predecessors.pids)
             )?;
+            if !predecessors.silent.is_empty() {
+                let silent = pids(&predecessors.silent);
+                write!(out, " and those of pid {silent}, whose successor died")?;
+            }
+            writeln!(out)?;
         }
         let audit = &self.audit;
         writeln!(

@@ -22,7 +22,7 @@ pub(super) struct Place {
     pub(super) pins: PinFolder,
     holder: Holder,
     /// Who serves sessions of before a successor that has died.
-    noted: Vec<ProcessId>,
+    pub(super) noted: Vec<ProcessId>,
 }
 
 enum Holder {

@@ -10,7 +10,9 @@ use crate::succession::Predecessors;
 /// Reads again whenever `hangup` comes; never ends.
 pub(super) async fn on_hangup(stages: Arc<Stages>, predecessors: Predecessors, mut hangup: Signal) {
     while hangup.recv().await.is_some() {
-        predecessors.reload();
-        Stages::reload(&stages).await;
+        // What we cannot use nobody is to use.
+        if Stages::reload(&stages).await {
+            predecessors.reload();
+        }
     }
 }

@@ -19,12 +19,14 @@ use crate::admin::{AdminSocket, Fixed, Observed, Seen, UnixCoverage};
 use crate::audit::{self, Audit, Writer};
 use crate::config::{Config, SinkKind};
 use crate::fences::Starter;
-use crate::identify::Identifier;
+use crate::identify::{Identifier, ProcessId};
 use crate::intercept::{self, Cgroup, FastPath, Handover, Namespaces, NoFastPath, PinFolder};
 use crate::policy::Enforcer;
 use crate::route::Router;
 use crate::session::{self, Sessions, Stages};
-use crate::succession::{Candidate, Predecessor, Predecessors, Search, candidates};
+use crate::succession::{
+    Candidate, Predecessor, Predecessors, Search, candidates, forget_when_ended,
+};
 use crate::tls::Certificates;
 
 /// Everything but interception itself.
@@ -84,6 +86,7 @@ pub(super) async fn start(
     }
     let hooks = attach(config, hooks, &place, &tables, &starter).await?;
     let (cgroup, pins) = (Arc::clone(&place.cgroup), place.pins.clone());
+    let noted = place.noted.clone();
     let (claim, mut predecessor) = place.relieve(&namespaces).await?;
     if has_predecessor {
         heart.begin()?;
@@ -110,9 +113,7 @@ pub(super) async fn start(
     };
     // Nothing may fail any more: everything new is ours.
     running.hooks.outlive_us();
-    if let Some(predecessor) = predecessor {
-        running.follow(predecessor).await;
-    }
+    running.follow(predecessor, noted).await;
     let late = Late {
         admin,
         tables,
@@ -173,8 +174,20 @@ async fn prepare(
 }
 
 impl Running {
-    /// Goes on with a predecessor that has let go, until it has ended.
-    async fn follow(&self, predecessor: Predecessor) {
+    /// Goes on with a predecessor that has let go, and with those that serve sessions of before a successor that has died, until
+    /// they have ended.
+    async fn follow(&self, predecessor: Option<Predecessor>, noted: Vec<ProcessId>) {
+        if let Some(predecessor) = predecessor {
+            self.follow_told(predecessor);
+        }
+        self.follow_lost(noted);
+        // Policies may have changed since each of us read them.
+        if !self.predecessors.processes().is_empty() && Stages::reload(&self.stages).await {
+            self.predecessors.reload();
+        }
+    }
+
+    fn follow_told(&self, predecessor: Predecessor) {
         let keys = self.stages.cancel_keys.clone();
         let exempt = Arc::clone(&self.own_processes);
         let following = predecessor.follow(self.predecessors.clone(), keys, exempt);
@@ -184,9 +197,16 @@ impl Running {
             // If it died before it could.
             remove_abandoned(&pins);
         });
-        // Policies may have changed since each of us read them.
-        self.predecessors.reload();
-        Stages::reload(&self.stages).await;
+    }
+
+    fn follow_lost(&self, noted: Vec<ProcessId>) {
+        let known = self.predecessors.processes();
+        for process in noted.into_iter().filter(|it| !known.contains(it)) {
+            self.predecessors.lost(process);
+            let exempt = Arc::clone(&self.own_processes);
+            let end = forget_when_ended(process, exempt, self.predecessors.clone());
+            self.lineage.spawn(end);
+        }
     }
 
     /// Clears away what was here before, says what interception does not reach, and answers questions from now on.
@@ -228,7 +248,11 @@ impl Running {
         let (stages, companions) = (&self.stages, &self.companions);
         let predecessors = self.predecessors.clone();
         companions.start(reload::on_hangup(Arc::clone(stages), predecessors, hangup));
-        companions.start(intercept::sweep_forever(Arc::clone(&stages.handover)));
+        let intake = Arc::clone(self.namespaces.intake());
+        companions.start(intercept::sweep_forever(
+            Arc::clone(&stages.handover),
+            intake,
+        ));
         companions.start(stages.identifier.clone().let_go_forever());
         let namespaces = Arc::clone(&self.namespaces);
         companions.start(intercept::answer_forever(tables.wanted, namespaces));

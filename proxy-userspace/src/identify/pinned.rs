@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use super::held::Held;
@@ -33,6 +34,26 @@ impl ProcessId {
             pid,
             started_at_ticks: Pinned::open(pid).map_or(0, |own| own.started_at_ticks()),
         }
+    }
+
+    /// Sends it SIGHUP, if it still runs.
+    ///
+    /// # Errors
+    /// The operating system's reason.
+    pub fn hang_up(self) -> io::Result<()> {
+        let number = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let Some(number) = number else {
+            return Ok(());
+        };
+        let pidfd = match pidfd_open(number, PidfdFlags::empty()) {
+            Err(Errno::SRCH) => return Ok(()),
+            opened => opened?,
+        };
+        // The number was its own when it was opened, if it still is.
+        if !self.is_running() {
+            return Ok(());
+        }
+        Ok(pidfd_send_signal(pidfd, Signal::HUP)?)
     }
 
     /// Whether this very process still runs.

@@ -241,6 +241,7 @@ impl Enforcer {
             sessions: live.len(),
             ended,
             warnings: warnings.collect(),
+            predecessors: Vec::new(),
         };
         info!(
             revision = reloaded.revision,

@@ -21,6 +21,9 @@ pub struct Reloaded {
     pub ended: usize,
     /// What is allowed and probably not meant.
     pub warnings: Vec<String>,
+    /// Processes that were told to do the same with the sessions they still serve; their logs say what came of it.
+    #[serde(default)]
+    pub predecessors: Vec<u32>,
 }
 
 /// The policy's state, for the status document.

@@ -224,8 +224,10 @@ impl Predecessor {
                 && process.is_running()
                 && !matches!(error, ChannelError::Closed)
             {
-                warn!(%error, pid = process.pid, "a predecessor cannot be told to reload any more; send it SIGHUP, too");
+                warn!(%error, pid = process.pid, "a predecessor is not heard from any more");
             }
+            // Its own predecessors among them, if it has died.
+            predecessors.cut_off(offer.processes());
             for end in ends {
                 // A task of ours that neither panics nor is cancelled.
                 let _ = end.await;
@@ -253,8 +255,8 @@ async fn listen(
     }
 }
 
-/// Its number may be anybody's afterwards.
-async fn forget_when_ended(
+/// Waits until a predecessor has ended, after which its number may be anybody's.
+pub async fn forget_when_ended(
     process: ProcessId,
     own_processes: Arc<OwnProcesses>,
     predecessors: Predecessors,

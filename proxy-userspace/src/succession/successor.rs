@@ -138,8 +138,9 @@ impl Successor {
                 Some(change) = changes.recv() => self.channel.send(&News::Cancel(change)).await?,
                 order = self.channel.receive() => match order? {
                     Order::Reload => {
-                        predecessors.reload();
-                        Stages::reload(stages).await;
+                        if Stages::reload(stages).await {
+                            predecessors.reload();
+                        }
                     }
                 },
                 _ = ticks.tick() => {

@@ -7,6 +7,7 @@ use pgusher_tests::cluster::Version;
 use pgusher_tests::process::run;
 use pgusher_tests::stage::Setup;
 use pgusher_tests::wire;
+use serde_json::{Value, json};
 
 use super::{ends_well, take_over_with_a_session};
 use crate::policy::cancel::{asleep, is_on_record_as_its_own, was_cancelled};
@@ -50,5 +51,50 @@ fn a_policy_that_is_reloaded_ends_sessions_in_the_old_process_too() -> Result<()
             let refused = run(&mut stage.psql("select 1")?)?;
             refused.failure()?;
             Ok(())
+        })
+}
+
+/// Whoever starts after a successor has died finds a process that serves and that nobody speaks to.
+#[test]
+fn a_policy_that_is_reloaded_ends_sessions_whose_successor_died_too() -> Result<()> {
+    Setup::with(Version::V15)
+        .policy("enforce", CONNECT)
+        .play(|stage| {
+            let mut open = stage.session()?;
+            let first = stage.take_over()?;
+            stage.kill()?;
+            stage.restart()?;
+            let status = stage.pgusher.status()?;
+            ensure!(
+                status["predecessors"]["silent"] == json!([first.pid()]),
+                "{status}"
+            );
+            let nobody = "forbid (principal, action, resource);";
+            let reloaded = stage.reload_policy(nobody)?;
+            let told: Value = serde_json::from_str(reloaded.success()?)?;
+            ensure!(told["predecessors"] == json!([first.pid()]), "{told}");
+            let message = wire::read_message(&mut open)?;
+            ensure!(
+                message.field(b'C').as_deref() == Some("57P01"),
+                "{message:?}"
+            );
+            run(&mut stage.psql("select 1")?)?.failure()?;
+            ends_well(first)
+        })
+}
+
+#[test]
+fn a_policy_that_cannot_be_used_is_not_passed_on() -> Result<()> {
+    Setup::with(Version::V15)
+        .policy("enforce", CONNECT)
+        .play(|stage| {
+            let mut open = stage.session()?;
+            let first = stage.take_over()?;
+            stage.reload_policy("permit (nonsense);")?.failure()?;
+            ensure!(wire::ask(&mut open, "select 'still'")? == "still");
+            let log = first.log()?;
+            ensure!(!log.contains("policy not reloaded"), "{log}");
+            drop((open, stage.session()?));
+            ends_well(first)
         })
 }
