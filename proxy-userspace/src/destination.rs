@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -65,6 +66,17 @@ impl SocketPath {
     }
 }
 
+/// A directory's path on this host as servers' names have it, with links resolved as far as it exists.
+pub fn without_links(directory: &str) -> String {
+    let path = Path::new(directory);
+    let resolved = path.ancestors().find_map(|above| {
+        let real = above.canonicalize().ok()?;
+        let rest = path.strip_prefix(above).ok()?;
+        Some(real.join(rest).to_str()?.trim_end_matches('/').to_owned())
+    });
+    resolved.unwrap_or_else(|| directory.to_owned())
+}
+
 impl Destination {
     /// The server's port.
     pub fn port(&self) -> u16 {
@@ -91,9 +103,13 @@ impl Destination {
     }
 }
 
+/// An address that is mapped into IPv6 is the one that is mapped.
 impl From<SocketAddr> for Destination {
     fn from(address: SocketAddr) -> Self {
-        Self::Tcp(address)
+        Self::Tcp(match address.ip().to_canonical() {
+            mapped if mapped != address.ip() => SocketAddr::new(mapped, address.port()),
+            _ => address,
+        })
     }
 }
 
@@ -120,7 +136,7 @@ impl FromStr for Destination {
         if let Some(path) = path {
             return Ok(Self::Unix(path));
         }
-        text.parse().map(Self::Tcp).map_err(|_| {
+        text.parse::<SocketAddr>().map(Self::from).map_err(|_| {
             format!(
                 "`{text}` is neither an address with a port, such as 10.0.0.5:5432, nor a server's socket, such as \
                  /run/postgresql/.s.PGSQL.5432"

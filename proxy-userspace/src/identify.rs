@@ -228,17 +228,16 @@ impl Identifier {
         let Some(permit) = self.permit(origin).await else {
             return Names::default();
         };
-        let (uid, gid) = (origin.uid(), origin.gid());
-        let host = Arc::clone(&self.host);
+        let (host, uid, origin) = (Arc::clone(&self.host), origin.uid(), *origin);
         let looking = tokio::task::spawn_blocking(move || {
-            let names = Names::look_up(&host.databases, uid, gid, groups.as_deref());
+            let names = Names::of(&host.databases, &origin, groups.as_deref());
             drop(permit);
             names
         });
         match tokio::time::timeout(NAMES_LIMIT, looking).await {
             Ok(names) => names.unwrap_or_default(),
             Err(_) => {
-                debug!(uid, gid, "looking up names takes too long");
+                debug!(uid, "looking up names takes too long");
                 Names::default()
             }
         }

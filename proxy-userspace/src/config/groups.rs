@@ -74,11 +74,53 @@ impl ServerGroups {
         }
     }
 
+    /// Whether there is a group of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.groups.iter().any(|group| group.name == name)
+    }
+
     /// The names of the groups that a server is in.
     pub fn of<'a>(&'a self, server: &'a Destination) -> impl Iterator<Item = &'a str> {
         let groups = self.groups.iter();
         groups
             .filter(move |group| Network::any_contains(&group.destination, &group.port, server))
             .map(|group| group.name.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_found_by_the_names_they_go_by() {
+        let directory = tempfile::tempdir().unwrap();
+        let real = directory.path().canonicalize().unwrap();
+        let link = real.join("link");
+        std::os::unix::fs::symlink(real.join("there"), &link).unwrap();
+        std::fs::create_dir(real.join("there")).unwrap();
+        let cases = [
+            ("::ffff:10.0.0.5".to_owned(), "10.0.0.5:5432".to_owned()),
+            ("::ffff:10.0.0.0/120".to_owned(), "10.0.0.7:5432".to_owned()),
+            ("10.0.0.5".to_owned(), "[::ffff:10.0.0.5]:5432".to_owned()),
+            (
+                format!("{}/", link.display()),
+                format!("{}/there/.s.PGSQL.5432", real.display()),
+            ),
+            (
+                format!("{}/later", link.display()),
+                format!("{}/there/later/.s.PGSQL.5432", real.display()),
+            ),
+        ];
+        for (network, server) in cases {
+            let group = ServerGroupSettings {
+                name: "group".to_owned(),
+                destination: vec![Network::try_from(network.clone()).unwrap()],
+                port: Vec::new(),
+            };
+            let groups = ServerGroups::check(vec![group]).unwrap();
+            let server: Destination = server.parse().unwrap();
+            assert_eq!(groups.of(&server).count(), 1, "{network} {server}");
+        }
     }
 }

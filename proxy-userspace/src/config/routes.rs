@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 
 use super::settings::{AuditLevel, OverflowPolicy, Redaction};
@@ -14,11 +14,13 @@ use super::tls::{
     TlsSetting,
 };
 use super::{AuditConfig, ConfigError};
-use crate::destination::Destination;
+use crate::destination::{Destination, without_links};
 use crate::tls::Termination;
 
 /// The name in records of what applies where no route matches.
 const DEFAULT_NAME: &str = "default";
+/// How many bits of an IPv6 address say that it is an IPv4 one, mapped (RFC 4291, 2.5.5.2).
+const MAPPED_PREFIX: u8 = 96;
 
 /// One `[[route]]` table as it can be written; what is left out comes from the top level.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -106,12 +108,15 @@ impl TryFrom<String> for Network {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         if text.starts_with(['/', '@']) {
             let directory = text.strip_suffix('/').unwrap_or(&text);
-            return Ok(Self::Directory(directory.to_owned()));
+            return Ok(Self::Directory(match directory.starts_with('/') {
+                true => without_links(directory),
+                false => directory.to_owned(),
+            }));
         }
         let network = text.parse::<IpNet>().ok();
         network
             .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
-            .map(Self::Ip)
+            .map(|network| Self::Ip(canonical(network)))
             .ok_or_else(|| {
                 format!(
                     "`{text}` is no address such as 10.0.0.5, no network such as 10.0.0.0/8 and no directory of \
@@ -119,6 +124,19 @@ impl TryFrom<String> for Network {
                 )
             })
     }
+}
+
+/// Servers go by their IPv4 addresses, also where an application dials those mapped into IPv6.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = network else {
+        return network;
+    };
+    let length = mapped.prefix_len().checked_sub(MAPPED_PREFIX);
+    let address = mapped.addr().to_ipv4_mapped();
+    let net = address
+        .zip(length)
+        .map(|(address, length)| Ipv4Net::new(address, length));
+    net.and_then(Result::ok).map_or(network, IpNet::V4)
 }
 
 /// What applies to a destination: a checked route.

@@ -26,6 +26,8 @@ pub struct Identity {
     gid: Fact<u32>,
     pub(super) egid: Option<Fact<u32>>,
     pub(super) group: Option<Fact<String>>,
+    #[serde(default)]
+    pub(super) effective_group: Option<Fact<String>>,
     pub(super) groups: Option<Fact<Vec<u32>>>,
     pub(super) group_names: Option<Fact<Vec<String>>>,
     login_uid: Option<Fact<u32>>,
@@ -73,6 +75,7 @@ impl Identity {
             gid: Fact::kernel(origin.gid()),
             egid: effective.map(|(_, gid)| Fact::kernel(gid)),
             group: None,
+            effective_group: None,
             groups: standing
                 .groups()
                 .map(|groups| Fact::kernel(groups.to_vec())),
@@ -110,6 +113,7 @@ impl Identity {
     pub(super) fn name(&mut self, names: Names) {
         self.user = names.user.map(Fact::late);
         self.group = names.group.map(Fact::late);
+        self.effective_group = names.effective_group.map(Fact::late);
         self.group_names = names.groups.map(Fact::late);
     }
 
@@ -169,6 +173,11 @@ impl Identity {
     /// The name of [`Identity::gid`] in this host's group database.
     pub fn group(&self) -> Option<&Fact<String>> {
         self.group.as_ref()
+    }
+
+    /// The name of [`Identity::egid`] likewise.
+    pub fn effective_group(&self) -> Option<&Fact<String>> {
+        self.effective_group.as_ref()
     }
 
     /// The supplementary group ids, all of them.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use nix::unistd::{Gid, Group, Uid, User};
+use proxy_ebpf::origin::Origin;
 
 use super::databases::Databases;
 
@@ -16,24 +17,33 @@ pub(super) const NAMES_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct Names {
     pub(super) user: Option<String>,
     pub(super) group: Option<String>,
+    pub(super) effective_group: Option<String>,
     pub(super) groups: Option<Vec<String>>,
 }
 
 impl Names {
-    /// Looks up a user, its group and the supplementary groups. Blocks for as long as the databases do.
-    pub(super) fn look_up(
+    /// Looks up everybody that the calling process is, and those groups. Blocks for as long as the databases do.
+    pub(super) fn of(databases: &Databases, origin: &Origin, groups: Option<&[u32]>) -> Self {
+        let gid = origin.gid();
+        let egid = origin.effective_ids().map_or(gid, |(_, egid)| egid);
+        Self::look_up(databases, origin.uid(), [gid, egid], groups)
+    }
+
+    /// Looks up a user, its real and effective group and the supplementary groups.
+    fn look_up(
         databases: &Databases,
         uid: u32,
-        gid: u32,
+        [gid, egid]: [u32; 2],
         groups: Option<&[u32]>,
     ) -> Self {
-        let gids = [&[gid], groups.unwrap_or_default()].concat();
+        let gids = [&[gid, egid], groups.unwrap_or_default()].concat();
         let (known_user, known) = databases.find(uid, &gids);
         let named = |(gid, known): (&u32, Option<String>)| known.or_else(|| group(*gid));
         let mut names = gids.iter().zip(known).map(named);
         Self {
             user: known_user.or_else(|| user(uid)),
             group: names.next().flatten(),
+            effective_group: names.next().flatten(),
             groups: groups.map(|_| names.flatten().collect()),
         }
     }
@@ -55,7 +65,7 @@ mod tests {
 
     fn look_up(uid: u32, gid: u32, groups: Option<&[u32]>) -> Names {
         let databases = Databases::in_directory(std::path::Path::new("/etc"));
-        Names::look_up(&databases, uid, gid, groups)
+        Names::look_up(&databases, uid, [gid, 0], groups)
     }
 
     #[test]
@@ -63,6 +73,7 @@ mod tests {
         let names = look_up(0, 0, Some(&[0, 3_999_999_999]));
         assert_eq!(names.user.as_deref(), Some("root"));
         assert_eq!(names.group.as_deref(), Some("root"));
+        assert_eq!(names.effective_group.as_deref(), Some("root"));
         assert_eq!(names.groups, Some(vec!["root".to_owned()]));
         let nobody = look_up(3_999_999_999, 3_999_999_999, None);
         assert_eq!(

@@ -107,8 +107,7 @@ impl Reader<'_> {
             captured.or_else(|| read.map(|groups| groups.value().clone()))
         };
         // Here and not as an errand of its own: handing one to another thread takes longer than most look-ups.
-        let (uid, gid) = (self.origin.uid(), self.origin.gid());
-        let names = Names::look_up(&self.host.databases, uid, gid, groups.as_deref());
+        let names = Names::of(&self.host.databases, self.origin, groups.as_deref());
         lock(found).names = Some(names);
     }
 

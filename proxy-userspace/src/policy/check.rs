@@ -8,6 +8,7 @@ use cedar_policy::{
 
 use super::obligations::Annotations;
 use super::source::{Mistake, PolicyError, Source};
+use crate::config::ServerGroups;
 
 /// Sources on their way to [`Policies`].
 #[derive(Default)]
@@ -21,7 +22,7 @@ pub(super) struct Checking<'a> {
 
 impl<'a> Checking<'a> {
     /// Takes a source's policies, or its mistakes.
-    pub(super) fn add(&mut self, source: &'a Source) {
+    pub(super) fn add(&mut self, source: &'a Source, groups: &ServerGroups) {
         let policies = match source.parse() {
             Ok(policies) => policies,
             Err(mistakes) => return self.mistakes.extend(mistakes),
@@ -48,6 +49,8 @@ impl<'a> Checking<'a> {
             if is_evadable(&policy) {
                 self.warnings.push(refuse(EVADABLE.to_owned()));
             }
+            let unknown = unknown_groups(&policy, groups);
+            self.warnings.extend(unknown.map(refuse));
             if let Err(error) = self.set.add(policy) {
                 self.mistakes.push(refuse(error.to_string()));
             }
@@ -99,6 +102,15 @@ impl<'a> Checking<'a> {
 }
 
 const EVADABLE: &str = "a forbid of an executable stops nobody: a copy of the file under another name is another executable; permit what may, instead";
+
+/// What is to be said of names that no server group has: nothing is ever in those.
+fn unknown_groups(policy: &Policy, groups: &ServerGroups) -> impl Iterator<Item = String> {
+    let named = policy.entity_literals().into_iter();
+    let named = named.filter(|uid| uid.type_name().to_string() == "ServerGroup");
+    let ids = named.map(|uid| uid.id().unescaped().to_owned());
+    ids.filter(|id| !groups.has(id))
+        .map(|id| format!("the settings have no [[server_group]] \"{id}\", so no server is in it"))
+}
 
 /// Whether whoever is forbidden can get out of it by himself.
 fn is_evadable(policy: &Policy) -> bool {

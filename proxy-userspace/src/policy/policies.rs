@@ -1,7 +1,8 @@
 //! A checked set of policies, and what it answers. The only module that speaks Cedar at run time.
 //!
 //! **Invariant:** whatever goes wrong in an evaluation, the answer is a denial that says so. Cedar itself leaves a
-//! policy out that fails, which for a `forbid` would let somebody in.
+//! policy out that fails, which for a `forbid` would let somebody in. What could not be established of a process is likewise
+//! no reason to pass by a `forbid` that asks for it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -83,7 +84,7 @@ impl Policies {
         let built_in = Source::new("(built in)", BUILT_IN);
         let mut checking = Checking::default();
         for source in [&built_in].into_iter().chain(sources) {
-            checking.add(source);
+            checking.add(source, &groups);
         }
         checking.validate(COMPILED_SCHEMA.as_ref())?;
         let mut digest = Sha256::new();
@@ -137,14 +138,51 @@ impl Policies {
 
     /// Answers a question, as of `now`.
     pub fn evaluate(&self, question: &Question, now: &jiff::Zoned) -> Verdict {
-        let fitting = self.selection.fitting(&self.around(question));
-        self.answer(question, now, &fitting, &self.interest)
+        let around = self.around(question);
+        let fitting = self.selection.fitting(&around);
+        let verdict = self.answer(question, now, &fitting, &self.interest);
+        if verdict.permits {
+            self.unless_in_doubt(verdict, question, &around)
+        } else {
+            verdict
+        }
+    }
+
+    fn unless_in_doubt(
+        &self,
+        verdict: Verdict,
+        question: &Question,
+        around: &Around<'_>,
+    ) -> Verdict {
+        let doubts = self.selection.in_doubt(around, question);
+        let errors: Vec<_> = doubts
+            .map(|(policy, kind)| {
+                let id = policy.id();
+                format!(
+                    "policy `{id}` forbids by {kind}, which could not be established of the process"
+                )
+            })
+            .collect();
+        if errors.is_empty() {
+            return verdict;
+        }
+        Verdict {
+            permits: false,
+            errors,
+            obligations: Obligations::default(),
+            ..verdict
+        }
     }
 
     /// The same from all policies and all there is to know, which must make no difference.
     #[cfg(test)]
     pub(super) fn evaluate_all(&self, question: &Question, now: &jiff::Zoned) -> Verdict {
-        self.answer(question, now, self.selection.whole(), &Interest::Everything)
+        let verdict = self.answer(question, now, self.selection.whole(), &Interest::Everything);
+        if verdict.permits {
+            self.unless_in_doubt(verdict, question, &self.around(question))
+        } else {
+            verdict
+        }
     }
 
     fn answer(

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cedar_policy::{Effect, Policy, PolicySet};
 
-use super::scope::{Around, Scope};
+use super::question::Question;
+use super::scope::{Around, Scope, is_about};
+use super::subject::Doubt;
 
 /// How many selections are kept as sets; where there are more, all are made anew.
 const MAX_SETS: usize = 64;
@@ -27,13 +29,23 @@ pub(super) struct Selection {
 pub(super) struct Scoped {
     pub(super) policy: Policy,
     scope: Scope,
+    /// The entities it names, by type and id.
+    named: Vec<(String, String)>,
 }
 
 impl Selection {
     pub(super) fn of(set: PolicySet) -> Self {
-        let scoped = set.policies().map(|policy| Scoped {
-            policy: policy.clone(),
-            scope: Scope::of(policy),
+        let scoped = set.policies().map(|policy| {
+            let literals = policy.entity_literals().into_iter();
+            let named = literals.map(|uid| {
+                let id = uid.id().unescaped().to_owned();
+                (uid.type_name().to_string(), id)
+            });
+            Scoped {
+                policy: policy.clone(),
+                scope: Scope::of(policy),
+                named: named.collect(),
+            }
         });
         Self {
             scoped: scoped.collect(),
@@ -52,6 +64,26 @@ impl Selection {
         let fitting = self.scoped.iter().filter(|it| it.scope.fits(around));
         let policies = fitting.map(|it| &it.policy);
         policies.filter(|policy| policy.effect() == Effect::Permit)
+    }
+
+    /// Forbids for this action and server that name what nobody could establish of the process.
+    pub(super) fn in_doubt<'a>(
+        &'a self,
+        around: &'a Around<'_>,
+        question: &'a Question,
+    ) -> impl Iterator<Item = (&'a Policy, &'static str)> {
+        let doubts = question.subject.doubts();
+        let forbids = self.scoped.iter().filter(|it| {
+            it.policy.effect() == Effect::Forbid
+                && !doubts.is_empty()
+                && it.scope.fits_whoever_asks(around)
+                && is_about(&it.policy, question.action.name())
+        });
+        forbids.filter_map(|it| {
+            let mut doubts = doubts.iter();
+            let names = |doubt: &&Doubt| it.named.iter().any(|(kind, id)| doubt.is_about(kind, id));
+            Some((&it.policy, doubts.find(names)?.kind()))
+        })
     }
 
     /// Every policy whose scope fits, as a set.

@@ -22,12 +22,35 @@ pub struct Membership {
     pub id: String,
 }
 
+/// A kind of groups of which nobody could establish whether a process is a member: it has exited, or has moved since, or
+/// reading takes too long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Doubt {
+    kind: &'static str,
+    /// Only where a group goes by its name, and not by a number or a pod's uid.
+    of_names_only: bool,
+}
+
+impl Doubt {
+    /// Whether it is in doubt if the process is a member of this one.
+    pub(super) fn is_about(&self, kind: &str, id: &str) -> bool {
+        let is_name = !id.starts_with('#') && !id.starts_with("uid:");
+        self.kind == kind && (is_name || !self.of_names_only)
+    }
+
+    /// The entity type.
+    pub(super) fn kind(&self) -> &'static str {
+        self.kind
+    }
+}
+
 /// A process, ready to be asked about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subject {
     pub(super) id: String,
     pub(super) memberships: Vec<Membership>,
     pub(super) grades: Map<String, Value>,
+    doubts: Vec<Doubt>,
     attributes: Attributes,
     workload: Workload,
 }
@@ -99,6 +122,7 @@ impl Subject {
             memberships: Vec::new(),
             attributes: Attributes::Of(Arc::clone(identity)),
             grades: Map::new(),
+            doubts: Vec::new(),
             workload: Workload {
                 process: (pid, started),
                 ..Workload::default()
@@ -117,6 +141,7 @@ impl Subject {
             memberships: Vec::new(),
             attributes: Attributes::Described(description.attributes()),
             grades: Map::new(),
+            doubts: Vec::new(),
             workload: Workload::default(),
         };
         let (uid, gid) = description.ids();
@@ -182,6 +207,11 @@ impl Subject {
         &self.memberships
     }
 
+    /// What it may be a member of, or not.
+    pub(super) fn doubts(&self) -> &[Doubt] {
+        &self.doubts
+    }
+
     /// What it is a process of.
     pub fn workload(&self) -> &Workload {
         &self.workload
@@ -192,6 +222,13 @@ impl Subject {
             kind,
             id: id.into(),
         });
+    }
+
+    pub(super) fn doubt(&mut self, kinds: &[&'static str], of_names_only: bool) {
+        self.doubts.extend(kinds.iter().map(|kind| Doubt {
+            kind,
+            of_names_only,
+        }));
     }
 
     fn grade<T>(&mut self, name: &str, fact: &Fact<T>) {
@@ -210,10 +247,20 @@ impl Subject {
         for gid in [identity.gid(), identity.egid()].into_iter().flatten() {
             self.join("Group", format!("#{}", gid.value()));
         }
-        if let Some(group) = identity.group() {
+        for group in [identity.group(), identity.effective_group()]
+            .into_iter()
+            .flatten()
+        {
             self.join("Group", group.value());
         }
         self.add_supplementary_groups(identity);
+        if attested(identity.groups()).is_none() {
+            self.doubt(&["Group"], false);
+        }
+        let has_names = identity.user().is_some() || identity.group().is_some();
+        if !has_names && identity.group_names().is_none() {
+            self.doubt(&["User", "Group"], true);
+        }
     }
 
     fn add_supplementary_groups(&mut self, identity: &Identity) {
@@ -268,6 +315,9 @@ impl Subject {
         if let Some(cgroup) = identity.cgroup() {
             self.grade("cgroup", cgroup);
         }
+        if attested(identity.cgroup()).is_none() {
+            self.doubt(&["Unit", "Slice", "Container", "Pod", "Namespace"], false);
+        }
         if let Some(unit) = attested(identity.systemd_unit()) {
             self.join("Unit", unit);
             self.workload.unit = Some(unit.clone());
@@ -281,6 +331,9 @@ impl Subject {
         }
         if let Some(pod) = attested(identity.pod()) {
             self.join("Pod", format!("uid:{}", pod.uid));
+            if pod.namespace.is_none() || pod.name.is_none() {
+                self.doubt(&["Pod", "Namespace"], true);
+            }
             if let Some(namespace) = &pod.namespace {
                 self.join("Namespace", namespace);
                 if let Some(name) = &pod.name {

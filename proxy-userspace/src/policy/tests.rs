@@ -1,5 +1,6 @@
 //! Policies against questions: a table of decisions, and what is refused.
 
+mod doubting;
 mod enforcing;
 mod selecting;
 
@@ -392,15 +393,4 @@ fn every_mistake_is_refused_with_its_place() {
         let told = mistakes(text);
         assert!(told.contains(expected), "{text}\n{told}");
     }
-}
-
-#[test]
-fn a_forbid_that_anybody_can_evade_is_warned_about() {
-    let text = "permit (principal, action, resource); forbid (principal in Executable::\"/usr/bin/psql\", action, resource);";
-    let warnings: Vec<_> = policies(text)
-        .warnings()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
 }

@@ -93,6 +93,8 @@ fn a_setuid_program_acts_with_its_owners_ids_and_is_its_callers() -> Result<()> 
         fact_is(&record, "euid", "kernel", 0)?;
         fact_is(&record, "gid", "kernel", NOBODY)?;
         fact_is(&record, "egid", "kernel", 0)?;
+        fact_is(&record, "group", "late", "nogroup")?;
+        fact_is(&record, "effective_group", "late", "root")?;
         fact_is(&record, "groups", "kernel", json!([]))?;
         ensure!(!capabilities(&record)?.is_empty(), "{record}");
         Ok(())

@@ -8,14 +8,16 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
+use pgusher_tests::cluster::Version;
 use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::process::{Finished, Running, run};
 use pgusher_tests::programs::{compiled, copy_of};
-use pgusher_tests::stage::Stage;
+use pgusher_tests::stage::{Setup, Stage};
 use serde_json::Value;
 
-use super::{client, is_denied, only};
-use crate::expect::accepted_session;
+use super::{client, is_denied, is_permitted, only};
+use crate::expect::{accepted_session, in_order};
+use crate::identity::PATIENT;
 
 #[test]
 fn a_program_that_execs_the_permitted_one_after_its_connect_is_denied() -> Result<()> {
@@ -73,18 +75,42 @@ fn what_the_permitted_program_execs_later_speaks_with_its_permit() -> Result<()>
 fn the_permitted_program_is_denied_if_it_has_exited_before_pgusher_looks() -> Result<()> {
     let trusted = compiled("connect")?;
     only(&trusted).play(|stage| {
-        stage.pgusher.signal(Signal::SIGSTOP)?;
-        let mut client = Running::start(&mut client(stage, &trusted, "orphaned")?)?;
-        client.wait_for_value("pid")?;
-        // Its child goes on with the socket.
-        wait_until("the process that connected has exited", || {
-            Ok(Seen::when(!client.is_running()?, || "it runs".to_owned()))
-        })?;
-        stage.pgusher.signal(Signal::SIGCONT)?;
-        client.say("go on")?;
-        client.wait_for_line("refused=28000")?;
-        is_denied(stage, &client.finish()?, 1)
+        let finished = exited_before_pgusher_looks(stage, &trusted)?;
+        is_denied(stage, &finished, 1)
     })
+}
+
+#[test]
+fn whoever_has_exited_does_not_pass_by_a_forbid_that_asks_where_he_ran() -> Result<()> {
+    let policy = "permit (principal, action, resource);\n\
+        @id(\"no-batch\") forbid (principal in Unit::\"batch.service\", action, resource);";
+    let program = compiled("connect")?;
+    Setup::with(Version::V15)
+        .policy("enforce", policy)
+        .argument(PATIENT)
+        .play(|stage| {
+            is_permitted(&run(&mut client(stage, &program, "blocking")?)?)?;
+            let finished = exited_before_pgusher_looks(stage, &program)?;
+            is_denied(stage, &finished, 2)?;
+            let record = in_order(stage, 2)?.remove(1);
+            let error = record["policy"]["errors"][0].as_str().unwrap_or_default();
+            ensure!(error.contains("no-batch"), "{record}");
+            Ok(())
+        })
+}
+
+/// Lets `program` connect and exit; its child goes on with the socket.
+fn exited_before_pgusher_looks(stage: &Stage, program: &Path) -> Result<Finished> {
+    stage.pgusher.signal(Signal::SIGSTOP)?;
+    let mut client = Running::start(&mut client(stage, program, "orphaned")?)?;
+    client.wait_for_value("pid")?;
+    wait_until("the process that connected has exited", || {
+        Ok(Seen::when(!client.is_running()?, || "it runs".to_owned()))
+    })?;
+    stage.pgusher.signal(Signal::SIGCONT)?;
+    client.say("go on")?;
+    client.wait_for_line("refused=28000")?;
+    client.finish()
 }
 
 /// `clients/lend.c` twice: the permitted program, and another.
