@@ -1,6 +1,7 @@
 //! The command line.
 
 mod detach;
+mod output;
 mod policy;
 
 use std::io::IsTerminal as _;
@@ -10,6 +11,10 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+
+use output::Unread;
+
+pub(crate) use output::tell;
 
 use crate::config::{Config, DEFAULT_ADMIN_SOCKET, Settings};
 use crate::{admin, app, doctor, intercept, tls};
@@ -113,10 +118,14 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => policy::explain(&arguments),
         Command::Learn { trails } => policy::learn(&trails),
         Command::Ca { command } => authority(command),
-        Command::Doctor { admin_socket, json } => return doctor::main(json, &admin_socket),
+        Command::Doctor { admin_socket, json } => match doctor::main(json, &admin_socket) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Unread>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("pgusher: {error:#}");
             ExitCode::FAILURE
@@ -150,11 +159,10 @@ fn status(socket: &std::path::Path, json: bool) -> Result<()> {
         _ => error.into(),
     })?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        tell(serde_json::to_string_pretty(&status)?)
     } else {
-        println!("{status}");
+        tell(status)
     }
-    Ok(())
 }
 
 fn authority(command: CaCommand) -> Result<()> {
@@ -163,7 +171,7 @@ fn authority(command: CaCommand) -> Result<()> {
             let certificate = tls::init(&directory)?;
             eprintln!("made {}; clients have to trust it", certificate.display());
         }
-        CaCommand::Export { directory } => print!("{}", tls::export(&directory)?),
+        CaCommand::Export { directory } => tell(tls::export(&directory)?.trim_end())?,
     }
     Ok(())
 }

@@ -5,11 +5,13 @@ mod fences;
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use proxy_ebpf::offsets::{FieldOffset, KernelOffsets};
 use proxy_ebpf::refusals::Refusals;
 use serde::Serialize;
 
 use crate::app;
+use crate::cli::tell;
 use crate::intercept::{
     self, Cgroup, FastPath, FastPathError, Guise, Loaded, MIN_STALL_TIMEOUT, PinFolder, Reach,
     Terms,
@@ -35,14 +37,14 @@ enum Verdict {
 
 /// Runs every check and prints the outcomes, with the fences of the instance that answers at `admin_socket`; success
 /// when nothing is missing.
-pub fn main(json: bool, admin_socket: &Path) -> ExitCode {
+///
+/// # Errors
+/// When they cannot be printed.
+pub fn main(json: bool, admin_socket: &Path) -> Result<ExitCode> {
     let mut checks = run_checks();
     checks.extend(fences::running(admin_socket));
     if json {
-        match serde_json::to_string_pretty(&checks) {
-            Ok(text) => println!("{text}"),
-            Err(error) => eprintln!("pgusher: cannot print the checks: {error}"),
-        }
+        tell(serde_json::to_string_pretty(&checks)?)?;
     } else {
         for check in &checks {
             let mark = match check.verdict {
@@ -50,14 +52,15 @@ pub fn main(json: bool, admin_socket: &Path) -> ExitCode {
                 Verdict::Limited => "limited",
                 Verdict::Missing => "MISSING",
             };
-            println!("{mark}  {:<14}  {}", check.name, check.detail);
+            tell(format_args!("{mark}  {:<14}  {}", check.name, check.detail))?;
         }
     }
-    if checks.iter().any(|check| check.verdict == Verdict::Missing) {
+    let lacks = checks.iter().any(|check| check.verdict == Verdict::Missing);
+    Ok(if lacks {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
-    }
+    })
 }
 
 fn run_checks() -> Vec<Check> {

@@ -119,7 +119,7 @@ impl Route {
 
 fn summary(mode: PolicyMode, ruling: Option<&Ruling>) -> String {
     match (ruling, mode) {
-        (None, _) => "permitted: there is no policy".to_owned(),
+        (None, _) => "permitted: there is no policy (--config or --policy tells of one)".to_owned(),
         (Some(ruling), _) if ruling.permits() => {
             format!("permitted by {}", ruling.policies.join(", "))
         }

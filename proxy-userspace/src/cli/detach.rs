@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use super::tell;
 use crate::intercept::{Cgroup, Claim, PinFolder};
 
 /// Removes what is pinned for this cgroup, or for every one, unless an instance runs there.
@@ -28,13 +29,12 @@ pub(super) fn run(cgroup: Option<&Path>) -> Result<()> {
     }
     if !running.is_empty() {
         bail!(
-            "a pgusher runs on cgroup {}; stop it first, then detach (the number is the inode of the cgroup's directory)",
+            "a pgusher runs on cgroup {}; stop it first, and detach when it has ended, which takes as long as its sessions or drain_timeout (the number is the inode of the cgroup's directory)",
             running.join(", ")
         );
     }
     match removed {
-        0 => println!("nothing was left attached"),
-        _ => println!("detached: connects go direct from now on"),
+        0 => tell("nothing was left attached"),
+        _ => tell("detached: connects go direct from now on"),
     }
-    Ok(())
 }

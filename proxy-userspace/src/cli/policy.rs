@@ -1,7 +1,7 @@
 //! The commands about policies.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader};
 use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,9 +10,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::{Args, Subcommand};
 
+use super::tell;
 use crate::audit::reading::{SessionRecord, sessions};
 use crate::config::{Config, DEFAULT_ADMIN_SOCKET, Settings};
-use crate::destination::Destination;
+use crate::destination::{Destination, without_links};
 use crate::explain::Explanation;
 use crate::identify::{Identifier, Identity};
 use crate::learn::Lesson;
@@ -137,17 +138,14 @@ fn parameter(text: &str) -> Result<(String, String), String> {
 
 pub(super) fn run(command: PolicyCommand) -> Result<ExitCode> {
     match command {
-        PolicyCommand::Schema => print!("{SCHEMA}"),
+        PolicyCommand::Schema => tell(SCHEMA.trim_end())?,
         PolicyCommand::Check { which } => {
             let policies = required_policies(&which)?;
             for warning in policies.warnings() {
                 eprintln!("warning: {warning}");
             }
-            println!(
-                "{} policies, revision {}",
-                policies.len(),
-                policies.revision()
-            );
+            let (count, revision) = (policies.len(), policies.revision());
+            tell(format_args!("{count} policies, revision {revision}"))?;
         }
         PolicyCommand::Test { table, which } => return test(&table, &which),
         PolicyCommand::Reload { admin_socket, json } => reload(&admin_socket, json)?,
@@ -162,11 +160,12 @@ fn test(table: &Path, which: &Which) -> Result<ExitCode> {
         .run(&policies);
     ensure!(!outcomes.is_empty(), "{}: no [[case]]", table.display());
     for outcome in &outcomes {
-        println!("{outcome}");
+        tell(outcome)?;
     }
     let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some());
     let failed = failed.count();
-    println!("{} passed, {failed} failed", outcomes.len() - failed);
+    let passed = outcomes.len() - failed;
+    tell(format_args!("{passed} passed, {failed} failed"))?;
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
@@ -177,16 +176,20 @@ fn test(table: &Path, which: &Which) -> Result<ExitCode> {
 fn reload(socket: &Path, json: bool) -> Result<()> {
     let reloaded = runtime()?.block_on(admin::request_policy_reload(socket))?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&reloaded)?);
-        return Ok(());
+        return tell(serde_json::to_string_pretty(&reloaded)?);
     }
     for warning in &reloaded.warnings {
         eprintln!("warning: {warning}");
     }
-    println!(
+    tell(format_args!(
         "{} policies in force, revision {}; of {} live sessions {} end",
         reloaded.policies, reloaded.revision, reloaded.sessions, reloaded.ended
-    );
+    ))?;
+    for pid in &reloaded.predecessors {
+        tell(format_args!(
+            "pid {pid}, which still serves sessions of before, was told to reload too; its log says what came of it"
+        ))?;
+    }
     Ok(())
 }
 
@@ -207,8 +210,7 @@ pub(super) fn learn(trails: &[PathBuf]) -> Result<()> {
             .read(open_trail(trail)?)
             .with_context(|| trail.display().to_string())?;
     }
-    std::io::stdout().write_all(lesson.draft()?.as_bytes())?;
-    Ok(())
+    tell(lesson.draft()?.trim_end())
 }
 
 pub(super) fn explain(arguments: &ExplainArguments) -> Result<()> {
@@ -225,11 +227,10 @@ pub(super) fn explain(arguments: &ExplainArguments) -> Result<()> {
         })
         .collect();
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&explanations)?);
-        return Ok(());
+        return tell(serde_json::to_string_pretty(&explanations)?);
     }
     for explanation in &explanations {
-        println!("{explanation}");
+        tell(explanation)?;
     }
     Ok(())
 }
@@ -282,7 +283,11 @@ fn asked(arguments: &ExplainArguments, config: &Config) -> Result<Vec<Inquiry>> 
 /// Every address of a host; of a directory, as libpq takes it for one, the server's socket in it.
 fn servers(host: &str, port: u16) -> Result<Vec<Destination>> {
     if host.starts_with(['/', '@']) {
-        let path = format!("{host}/.s.PGSQL.{port}");
+        let directory = match host.starts_with('/') {
+            true => without_links(host),
+            false => host.to_owned(),
+        };
+        let path = format!("{directory}/.s.PGSQL.{port}");
         return Ok(vec![path.parse().map_err(anyhow::Error::msg)?]);
     }
     let addresses = (host, port)

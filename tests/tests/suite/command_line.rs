@@ -195,3 +195,18 @@ fn doctor_finds_this_machine_fit() -> Result<()> {
     run(Command::new(binary()?).arg("doctor"))?.success()?;
     Ok(())
 }
+
+#[test]
+fn a_command_whose_output_nobody_reads_ends_without_a_word() -> Result<()> {
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let ended = Command::new(binary()?)
+        .args(["policy", "schema"])
+        .stdout(writer)
+        .output()?;
+    ensure!(
+        ended.status.code() == Some(1) && ended.stderr.is_empty(),
+        "{ended:?}"
+    );
+    Ok(())
+}
