@@ -26,10 +26,12 @@ struct Reader {
     directory: TempDir,
 }
 
-/// A fenced block: its language and its lines.
-struct Block<'a> {
-    language: &'a str,
-    lines: Vec<&'a str>,
+/// A fenced block.
+pub struct Block<'a> {
+    /// The word behind its fence.
+    pub language: &'a str,
+    /// What is in it.
+    pub lines: Vec<&'a str>,
 }
 
 /// Follows a part of a document, from the line that begins with `begin` up to one that begins with `end`; returns how many
@@ -58,7 +60,8 @@ pub fn follow(document: &str, begin: &str, end: &str) -> Result<usize> {
     Ok(commands)
 }
 
-fn blocks(text: &str) -> Vec<Block<'_>> {
+/// The fenced blocks of a text.
+pub fn blocks(text: &str) -> Vec<Block<'_>> {
     let mut blocks = Vec::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
