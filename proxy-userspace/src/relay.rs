@@ -26,7 +26,7 @@ pub(crate) use direction::BUFFER_BYTES;
 use direction::{Direction, End};
 pub use ending::EndedBy;
 use ending::{Closing, close_both};
-use patience::Patience;
+use patience::{Patience, Stall};
 pub use shortcut::Shortcut;
 
 use crate::leg::{Leg, Port};
@@ -123,7 +123,7 @@ pub async fn relay(
         to_client: Direction::new(Side::Server, from_server),
         first_end: None,
         client_failed: false,
-        client_stalled: false,
+        stall: None,
         server_first: false,
         revoked: false,
         shortcut,
@@ -166,8 +166,8 @@ struct Relay<'a> {
     first_end: Option<EndedBy>,
     /// The client's socket has an error pending, whether or not it is being read.
     client_failed: bool,
-    /// The client was found to take nothing of what there is for it; whether it still does is looked at when its time is up.
-    client_stalled: bool,
+    /// The client was found to take nothing of what there is for it; whether it still does is looked at now and then.
+    stall: Option<Stall>,
     /// Whose turn it is to be polled first.
     server_first: bool,
     /// Nothing more of the client's is delivered, and of the server's only what it has begun.
@@ -224,9 +224,12 @@ impl Relay<'_> {
     /// The end, if patience is exhausted; of a session that had come so far when it began.
     fn outlived(&mut self, patience: Patience, before: u64) -> Option<Ended> {
         if let Patience::StalledClient(_) = patience {
-            self.client_stalled = self.to_client.is_stalled();
+            self.stall = self.stall.filter(|_| self.to_client.is_stalled());
             // Behind what the client does not take nothing is read that would tell.
-            if !self.client_stalled || !self.upstream.stream().has_ended() {
+            let server_has_ended = self.upstream.stream().has_ended();
+            let undelivered = self.client.stream().undelivered();
+            let stall = self.stall.as_mut()?;
+            if !stall.has_lasted(server_has_ended, undelivered) {
                 return None;
             }
         }
@@ -241,7 +244,7 @@ impl Relay<'_> {
             _ if self.client_failed => Some(Patience::DeadClient),
             (Some(End::WriteFailed), _) => Some(Patience::DeadServer(half_closed_timeout)),
             (None, Some(End::Eof)) => Some(Patience::ClosedServer(half_closed_timeout)),
-            _ if self.client_stalled => Some(Patience::StalledClient(half_closed_timeout)),
+            _ if self.stall.is_some() => Some(Patience::StalledClient(half_closed_timeout)),
             _ => None,
         }
     }
@@ -279,8 +282,8 @@ impl Relay<'_> {
         match self.ended() {
             Some(ended) => Poll::Ready(Progress::Ended(ended)),
             None if self.ended_directions() > ended_before => Poll::Ready(Progress::HalfEnded),
-            None if self.to_client.is_stalled() && !self.client_stalled => {
-                self.client_stalled = true;
+            None if self.to_client.is_stalled() && self.stall.is_none() => {
+                self.stall = Some(Stall::default());
                 Poll::Ready(Progress::Stalled)
             }
             None => Poll::Pending,

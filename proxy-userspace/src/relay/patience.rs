@@ -17,10 +17,27 @@ pub(super) enum Patience {
     DeadServer(Duration),
     /// The server closed its side; PostgreSQL never answers after that, but the client may not have noticed.
     ClosedServer(Duration),
-    /// The client takes nothing, which is its own affair for as long as there is a server.
+    /// The client takes nothing, which is its own affair for as long as there is a server; then it may for that long.
     StalledClient(Duration),
     /// The client may take its time to read what the server has begun, but not for ever.
     Revoked,
+}
+
+/// A client that takes nothing of what there is for it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Stall {
+    /// How many bytes were on their way to it when its server was found to have ended.
+    undelivered: Option<usize>,
+}
+
+impl Stall {
+    /// Whether its server has ended and it has taken nothing since, for as long as it is since this was asked; `undelivered`
+    /// bytes are on their way to it now.
+    pub(super) fn has_lasted(&mut self, server_has_ended: bool, undelivered: usize) -> bool {
+        let before = self.undelivered;
+        self.undelivered = server_has_ended.then_some(undelivered);
+        server_has_ended && before.is_some_and(|before| undelivered >= before)
+    }
 }
 
 impl Patience {
@@ -55,5 +72,20 @@ impl Patience {
             }
         };
         Some(Ended { by, closing })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_has_a_whole_period_from_the_end_of_its_server_and_from_whatever_it_took() {
+        let mut stall = Stall::default();
+        assert!(!stall.has_lasted(false, 100));
+        // Its server ended within the period that ends now.
+        assert!(!stall.has_lasted(true, 100));
+        assert!(!stall.has_lasted(true, 99));
+        assert!(stall.has_lasted(true, 99));
     }
 }
