@@ -122,16 +122,17 @@ impl Doors {
             .retain(|_, (_, of)| !Arc::ptr_eq(of, namespace));
     }
 
-    /// Waits until a listener has something for us.
+    /// Waits until a listener has something for us; tells `on_nobody` if none has.
     ///
     /// # Cancel safety
     /// Cancel safe: nothing is accepted here.
-    pub(super) async fn ready(&self) -> io::Result<u64> {
+    pub(super) async fn ready(&self, on_nobody: impl Fn()) -> io::Result<u64> {
         loop {
             let mut guard = self.poll.readable().await?;
             if let Ok(number) = guard.try_io(|poll| first_ready(poll.get_ref())) {
                 return number;
             }
+            on_nobody();
         }
     }
 

@@ -20,8 +20,10 @@ pub struct Intake {
 struct State {
     /// Since when nothing is accepted.
     held_since: Option<u64>,
-    /// From when to when nothing was: the last time, and those that were soon before it.
+    /// From when to when nothing was: the last time, and those soon before it with somebody waiting ever since.
     pause: Option<(u64, u64)>,
+    /// Nobody waited at some moment since.
+    is_drained: bool,
 }
 
 /// Nothing is accepted for as long as this lives.
@@ -38,6 +40,11 @@ impl Intake {
     /// Nothing was accepted from then to then.
     pub(super) fn paused(&self, since: u64, until: u64) {
         self.lock().add(since, until);
+    }
+
+    /// Nobody waits to be accepted now.
+    pub(super) fn drained(&self) {
+        self.lock().is_drained = true;
     }
 
     /// Before when every connection that was made is accepted, or will never be.
@@ -62,11 +69,13 @@ impl State {
         if is_within(since, until, SHORT) {
             return;
         }
-        let begin = match self.pause {
+        let waits_since = self.pause.filter(|_| !self.is_drained);
+        let begin = match waits_since {
             Some((begin, end)) if is_within(end, since, DRAINED_AFTER) => begin.min(since),
             _ => since,
         };
         self.pause = Some((begin, until));
+        self.is_drained = false;
     }
 }
 
@@ -103,6 +112,11 @@ mod tests {
         assert_eq!(intake.settled_at(1131 * SECOND), 1131 * SECOND);
         intake.paused(2000 * SECOND, 2001 * SECOND);
         assert_eq!(intake.settled_at(2002 * SECOND), 2000 * SECOND);
+        // Pauses that follow one another for ever, with nobody left waiting in between.
+        intake.drained();
+        assert_eq!(intake.settled_at(2002 * SECOND), 2000 * SECOND);
+        intake.paused(2050 * SECOND, 2051 * SECOND);
+        assert_eq!(intake.settled_at(2052 * SECOND), 2050 * SECOND);
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl Namespaces {
     pub async fn accept(&self, runtime: &tokio::runtime::Handle) -> Accepted {
         let mut backoff = FIRST_BACKOFF;
         loop {
-            let ready = self.doors.ready().await;
+            let ready = self.doors.ready(|| self.intake.drained()).await;
             let failed = match ready.map(|door| self.doors.accept(door, runtime)) {
                 Ok(Ok(accepted)) => return accepted,
                 Ok(Err(NotAccepted::Nobody)) => continue,
