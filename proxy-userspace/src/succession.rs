@@ -44,6 +44,9 @@ pub struct Offer {
     pub process: ProcessId,
     /// Its own predecessors that still serve.
     pub predecessors: Vec<ProcessId>,
+    /// Those of them that nobody hears from.
+    #[serde(default)]
+    pub silent: Vec<ProcessId>,
 }
 
 impl Offer {

@@ -22,7 +22,7 @@ pub(super) struct Place {
     pub(super) pins: PinFolder,
     holder: Holder,
     /// Who serves sessions of before a successor that has died.
-    pub(super) noted: Vec<ProcessId>,
+    noted: Vec<ProcessId>,
 }
 
 enum Holder {

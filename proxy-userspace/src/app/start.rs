@@ -86,7 +86,7 @@ pub(super) async fn start(
     }
     let hooks = attach(config, hooks, &place, &tables, &starter).await?;
     let (cgroup, pins) = (Arc::clone(&place.cgroup), place.pins.clone());
-    let noted = place.noted.clone();
+    let others = place.others();
     let (claim, mut predecessor) = place.relieve(&namespaces).await?;
     if has_predecessor {
         heart.begin()?;
@@ -113,7 +113,7 @@ pub(super) async fn start(
     };
     // Nothing may fail any more: everything new is ours.
     running.hooks.outlive_us();
-    running.follow(predecessor, noted).await;
+    running.follow(predecessor, others).await;
     let late = Late {
         admin,
         tables,
@@ -174,13 +174,13 @@ async fn prepare(
 }
 
 impl Running {
-    /// Goes on with a predecessor that has let go, and with those that serve sessions of before a successor that has died, until
-    /// they have ended.
-    async fn follow(&self, predecessor: Option<Predecessor>, noted: Vec<ProcessId>) {
+    /// Goes on with a predecessor that has let go, and with others that still serve and tell nothing (their successor has died,
+    /// or the predecessor itself), until they have ended.
+    async fn follow(&self, predecessor: Option<Predecessor>, others: Vec<ProcessId>) {
         if let Some(predecessor) = predecessor {
             self.follow_told(predecessor);
         }
-        self.follow_lost(noted);
+        self.follow_lost(others);
         // Policies may have changed since each of us read them.
         if !self.predecessors.processes().is_empty() && Stages::reload(&self.stages).await {
             self.predecessors.reload();
@@ -199,9 +199,9 @@ impl Running {
         });
     }
 
-    fn follow_lost(&self, noted: Vec<ProcessId>) {
+    fn follow_lost(&self, others: Vec<ProcessId>) {
         let known = self.predecessors.processes();
-        for process in noted.into_iter().filter(|it| !known.contains(it)) {
+        for process in others.into_iter().filter(|it| !known.contains(it)) {
             self.predecessors.lost(process);
             let exempt = Arc::clone(&self.own_processes);
             let end = forget_when_ended(process, exempt, self.predecessors.clone());

@@ -203,6 +203,7 @@ impl Predecessor {
     ) -> impl Future<Output = ()> {
         let (mut channel, offer) = (self.channel, self.offer);
         predecessors.left(offer.processes());
+        predecessors.cut_off(offer.silent.iter().copied());
         // What is asked for from now on, whenever this runs.
         let mut reloads = predecessors.reloads();
         async move {

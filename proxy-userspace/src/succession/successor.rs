@@ -97,6 +97,7 @@ impl Incumbent<'_> {
             cgroup: self.cgroup,
             process: ProcessId::own(),
             predecessors: self.predecessors.processes(),
+            silent: self.predecessors.silent(),
         }
     }
 }
