@@ -129,7 +129,7 @@ fn kernel_types() -> Check {
         Ok(offsets) => offsets,
         Err(error) => {
             let detail = format!(
-                "{error}; start time, executable and login uid will be absent from records; groups, privileges and namespaces are read later"
+                "{error}; start time, executable and login uid will be absent from records; groups, privileges and namespaces are read later, and nothing read is verified: policies by executable, unit, slice, container, pod or group permit nobody"
             );
             return Check::new(NAME, Verdict::Limited, detail);
         }

@@ -55,6 +55,9 @@ pub struct Identity {
     pub(super) no_new_privs: Option<Fact<bool>>,
     pub(super) seccomp: Option<Fact<Seccomp>>,
     pub(super) tracer_pid: Option<Fact<u32>>,
+    /// Not every name was looked up that the ids may have. What a record says is all that was known.
+    #[serde(skip)]
+    lacks_names: bool,
 }
 
 impl Identity {
@@ -106,6 +109,7 @@ impl Identity {
             no_new_privs: standing.no_new_privs().map(Fact::kernel),
             seccomp: seccomp.map(Fact::kernel),
             tracer_pid: tracer.map(Fact::kernel),
+            lacks_names: true,
         }
     }
 
@@ -115,6 +119,12 @@ impl Identity {
         self.group = names.group.map(Fact::late);
         self.effective_group = names.effective_group.map(Fact::late);
         self.group_names = names.groups.map(Fact::late);
+        self.lacks_names = !names.is_whole;
+    }
+
+    /// Whether its ids may have names that it does not tell.
+    pub(crate) fn lacks_names(&self) -> bool {
+        self.lacks_names
     }
 
     /// The process id in the initial pid namespace, for what has to name the process and nothing more.
@@ -339,10 +349,12 @@ mod tests {
 
     #[test]
     fn an_identity_is_read_back_from_a_record_as_it_was() {
-        let identity = sample();
+        let mut identity = sample();
         let record = serde_json::to_string(&identity).unwrap();
         assert!(record.contains(r#""runtime":"cri-o""#), "{record}");
         let read: Identity = serde_json::from_str(&record).unwrap();
+        // Nobody can look up more.
+        identity.lacks_names = false;
         assert_eq!(read, identity);
     }
 

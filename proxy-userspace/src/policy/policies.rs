@@ -4,7 +4,7 @@
 //! policy out that fails, which for a `forbid` would let somebody in. What could not be established of a process is likewise
 //! no reason to pass by a `forbid` that asks for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -16,10 +16,11 @@ use super::document::{Document, Facts};
 use super::interest::Interest;
 use super::obligations::{Annotations, Obligations};
 use super::question::{Action, Question};
-use super::ruling::{PolicyMode, Ruling};
+use super::ruling::{Cause, PolicyMode, Ruling};
 use super::scope::Around;
 use super::selection::Selection;
 use super::source::{Mistake, PolicyError, Source};
+use super::subject::Membership;
 use super::values;
 use crate::config::{ServerGroups, TlsMode};
 use crate::wire::text::hex;
@@ -63,6 +64,8 @@ pub struct Verdict {
     pub message: Option<String>,
     /// What went wrong; then it is a denial whatever the policies say.
     pub errors: Vec<String>,
+    /// Why it is a denial although, by what is known of the process, it would be none.
+    pub in_doubt: Option<Cause>,
     /// What else the deciding policies ask for.
     pub obligations: Obligations,
 }
@@ -138,51 +141,49 @@ impl Policies {
 
     /// Answers a question, as of `now`.
     pub fn evaluate(&self, question: &Question, now: &jiff::Zoned) -> Verdict {
-        let around = self.around(question);
-        let fitting = self.selection.fitting(&around);
-        let verdict = self.answer(question, now, &fitting, &self.interest);
+        let verdict = self.evaluate_known(question, now);
         if verdict.permits {
-            self.unless_in_doubt(verdict, question, &around)
+            self.unless_in_doubt(verdict, question, now)
         } else {
             verdict
         }
     }
 
-    fn unless_in_doubt(
-        &self,
-        verdict: Verdict,
-        question: &Question,
-        around: &Around<'_>,
-    ) -> Verdict {
-        let doubts = self.selection.in_doubt(around, question);
-        let errors: Vec<_> = doubts
-            .map(|(policy, kind)| {
-                let id = policy.id();
-                format!(
-                    "policy `{id}` forbids by {kind}, which could not be established of the process"
-                )
-            })
-            .collect();
-        if errors.is_empty() {
-            return verdict;
+    /// Answers it by what is known of the process.
+    fn evaluate_known(&self, question: &Question, now: &jiff::Zoned) -> Verdict {
+        let fitting = self.selection.fitting(&self.around(question));
+        self.answer(question, now, &fitting, &self.interest)
+    }
+
+    /// The verdict, unless the process may be one that is forbidden: each of the groups that nobody could establish whether
+    /// it is in is supposed alone, and all of them together.
+    fn unless_in_doubt(&self, verdict: Verdict, question: &Question, now: &jiff::Zoned) -> Verdict {
+        let doubtful = self.selection.doubtful(question.subject.doubts());
+        let doubtful: Vec<Membership> = doubtful.into_iter().collect();
+        let guesses = doubtful.chunks(1).chain([doubtful.as_slice()]);
+        for guess in guesses.filter(|guess| !guess.is_empty()) {
+            let subject = Arc::new(question.subject.joined_to(guess));
+            let supposed = Question {
+                subject,
+                ..question.clone()
+            };
+            let answer = self.evaluate_known(&supposed, now);
+            if !answer.permits {
+                let kinds: BTreeSet<_> = guess.iter().map(|group| group.kind).collect();
+                let kinds = kinds.into_iter().collect();
+                return Verdict {
+                    in_doubt: Some(Cause::InDoubt { kinds }),
+                    ..answer
+                };
+            }
         }
-        Verdict {
-            permits: false,
-            errors,
-            obligations: Obligations::default(),
-            ..verdict
-        }
+        verdict
     }
 
     /// The same from all policies and all there is to know, which must make no difference.
     #[cfg(test)]
     pub(super) fn evaluate_all(&self, question: &Question, now: &jiff::Zoned) -> Verdict {
-        let verdict = self.answer(question, now, self.selection.whole(), &Interest::Everything);
-        if verdict.permits {
-            self.unless_in_doubt(verdict, question, &self.around(question))
-        } else {
-            verdict
-        }
+        self.answer(question, now, self.selection.whole(), &Interest::Everything)
     }
 
     fn answer(
@@ -203,6 +204,7 @@ impl Policies {
                 policies: Vec::new(),
                 message: None,
                 errors: vec![error],
+                in_doubt: None,
                 obligations: Obligations::default(),
             },
         }
@@ -243,6 +245,7 @@ impl Policies {
             policies,
             message: message.filter(|_| !permits),
             errors,
+            in_doubt: None,
             obligations,
         }
     }

@@ -76,6 +76,11 @@ impl fmt::Display for Decision {
 pub enum Cause {
     /// They want TLS to end at pgusher, and it passes through.
     CannotTerminate,
+    /// They forbid it to groups of these kinds, and nobody could establish whether the process is in one.
+    InDoubt {
+        /// Entity types.
+        kinds: Vec<&'static str>,
+    },
     /// One of them permits no more sessions at one time.
     SessionsFull {
         /// Which.
@@ -103,7 +108,7 @@ impl Ruling {
             },
             policies: verdict.policies,
             message: verdict.message,
-            cause: None,
+            cause: verdict.in_doubt,
             errors: verdict.errors,
             obligations: verdict.obligations,
             revision: revision.to_owned(),
@@ -205,13 +210,21 @@ impl fmt::Display for Ruling {
                     quoted(&self.policies)
                 );
             }
+            Some(Cause::InDoubt { kinds }) if self.errors.is_empty() => {
+                return write!(
+                    out,
+                    "pgusher's policy {} forbids {what} by {}, which could not be established of the process",
+                    quoted(&self.policies),
+                    kinds.join(" and ").to_lowercase()
+                );
+            }
             Some(Cause::SessionsFull { policy, most }) => {
                 return write!(
                     out,
                     "pgusher's policy \"{policy}\" permits {most} sessions at one time, and they are there"
                 );
             }
-            None => {}
+            Some(Cause::InDoubt { .. }) | None => {}
         }
         if !self.errors.is_empty() {
             return write!(

@@ -59,14 +59,12 @@ impl Scope {
     /// Whether principal, action and server fit: if not, the policy has nothing to say about anything that this process
     /// may want there.
     pub(super) fn fits(&self, around: &Around<'_>) -> bool {
-        let mut principal = self.principal.iter();
-        principal.all(|it| around.is_principal(it)) && self.fits_whoever_asks(around)
-    }
-
-    /// Whether action and server fit.
-    pub(super) fn fits_whoever_asks(&self, around: &Around<'_>) -> bool {
-        let mut resource = self.resource.iter();
-        self.is_about_sessions && resource.all(|it| around.may_hold(it))
+        self.is_about_sessions
+            && self
+                .principal
+                .as_ref()
+                .is_none_or(|it| around.is_principal(it))
+            && self.resource.as_ref().is_none_or(|it| around.may_hold(it))
     }
 }
 
@@ -115,16 +113,6 @@ impl<'a> Around<'a> {
             }
             _ => false,
         }
-    }
-}
-
-/// Whether a policy is about this action.
-pub(super) fn is_about(policy: &Policy, action: &str) -> bool {
-    let is_it = |uid: &EntityUid| uid.id().unescaped() == action;
-    match policy.action_constraint() {
-        ActionConstraint::Any => true,
-        ActionConstraint::In(actions) => actions.iter().any(is_it),
-        ActionConstraint::Eq(action) => is_it(&action),
     }
 }
 

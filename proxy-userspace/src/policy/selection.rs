@@ -2,15 +2,14 @@
 //! a process falls under a few. Leaving those out whose scope does not fit leaves every answer as it is: they would
 //! have been neither satisfied nor in error.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cedar_policy::{Effect, Policy, PolicySet};
 
-use super::question::Question;
-use super::scope::{Around, Scope, is_about};
-use super::subject::Doubt;
+use super::scope::{Around, Scope};
+use super::subject::{Doubt, Membership};
 
 /// How many selections are kept as sets; where there are more, all are made anew.
 const MAX_SETS: usize = 64;
@@ -66,24 +65,17 @@ impl Selection {
         policies.filter(|policy| policy.effect() == Effect::Permit)
     }
 
-    /// Forbids for this action and server that name what nobody could establish of the process.
-    pub(super) fn in_doubt<'a>(
-        &'a self,
-        around: &'a Around<'_>,
-        question: &'a Question,
-    ) -> impl Iterator<Item = (&'a Policy, &'static str)> {
-        let doubts = question.subject.doubts();
-        let forbids = self.scoped.iter().filter(|it| {
-            it.policy.effect() == Effect::Forbid
-                && !doubts.is_empty()
-                && it.scope.fits_whoever_asks(around)
-                && is_about(&it.policy, question.action.name())
+    /// What forbids name of the kinds of groups that nobody could establish whether a process is in.
+    pub(super) fn doubtful(&self, doubts: &[Doubt]) -> BTreeSet<Membership> {
+        let forbids = self.scoped.iter();
+        let forbids = forbids.filter(|it| it.policy.effect() == Effect::Forbid);
+        let named = forbids.flat_map(|it| &it.named);
+        let doubted = named.filter_map(|(kind, id)| {
+            let doubt = doubts.iter().find(|doubt| doubt.is_about(kind, id))?;
+            let (kind, id) = (doubt.kind(), id.clone());
+            Some(Membership { kind, id })
         });
-        forbids.filter_map(|it| {
-            let mut doubts = doubts.iter();
-            let names = |doubt: &&Doubt| it.named.iter().any(|(kind, id)| doubt.is_about(kind, id));
-            Some((&it.policy, doubts.find(names)?.kind()))
-        })
+        doubted.collect()
     }
 
     /// Every policy whose scope fits, as a set.

@@ -13,7 +13,7 @@ use super::interest::Interest;
 use crate::identify::{Fact, Identity};
 
 /// A group that a process is a member of, as policies name it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Membership {
     /// The entity type.
     #[serde(rename = "type")]
@@ -212,6 +212,13 @@ impl Subject {
         &self.doubts
     }
 
+    /// The same, as a member of these too.
+    pub(super) fn joined_to(&self, memberships: &[Membership]) -> Self {
+        let mut joined = self.clone();
+        joined.memberships.extend_from_slice(memberships);
+        joined
+    }
+
     /// What it is a process of.
     pub fn workload(&self) -> &Workload {
         &self.workload
@@ -257,8 +264,7 @@ impl Subject {
         if attested(identity.groups()).is_none() {
             self.doubt(&["Group"], false);
         }
-        let has_names = identity.user().is_some() || identity.group().is_some();
-        if !has_names && identity.group_names().is_none() {
+        if identity.lacks_names() {
             self.doubt(&["User", "Group"], true);
         }
     }

@@ -28,7 +28,7 @@ fn a_forbid_that_asks_for_what_nobody_could_establish_denies() {
         format!("permit (principal, action, resource); @id(\"no\") forbid ({principal}, {rest});")
     };
     let connect = "action == Action::\"connect\", resource in ServerGroup::\"prod\"";
-    let cases: [(&[&'static str], bool, String, bool); 8] = [
+    let cases: [(&[&'static str], bool, String, bool); 10] = [
         (&["Unit"], false, forbids("principal in Unit::\"a\"", connect), false),
         (&["Slice"], false, forbids("principal in Unit::\"a\"", connect), true),
         (
@@ -36,6 +36,22 @@ fn a_forbid_that_asks_for_what_nobody_could_establish_denies() {
             false,
             "permit (principal, action, resource); forbid (principal, action, resource) when { principal in Unit::\"a\" };".to_owned(),
             false,
+        ),
+        // Nor of what its other conditions leave out.
+        (
+            &["Unit"],
+            false,
+            forbids(
+                "principal in Unit::\"a\"",
+                "action, resource == Database::\"192.0.2.7:5432/payroll\"",
+            ),
+            true,
+        ),
+        (
+            &["Unit"],
+            false,
+            "permit (principal, action, resource); forbid (principal, action, resource) when { principal in Unit::\"a\" && principal.uid == 0 };".to_owned(),
+            true,
         ),
         // Of other servers and actions it says nothing.
         (&["Unit"], false, forbids("principal in Unit::\"a\"", "action, resource in Server::\"192.0.2.8:5432\""), true),
@@ -49,7 +65,8 @@ fn a_forbid_that_asks_for_what_nobody_could_establish_denies() {
         Arc::make_mut(&mut asked.subject).doubt(kinds, of_names_only);
         let verdict = policies(&text).evaluate(&asked, &Zoned::now());
         assert_eq!(verdict.permits, expected, "{kinds:?} {text}\n{verdict:?}");
-        assert_eq!(verdict.errors.is_empty(), expected, "{verdict:?}");
+        assert!(verdict.errors.is_empty(), "{verdict:?}");
+        assert_eq!(verdict.in_doubt.is_none(), expected, "{verdict:?}");
     }
 }
 

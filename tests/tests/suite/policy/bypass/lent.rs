@@ -13,7 +13,7 @@ use pgusher_tests::condition::{Seen, wait_until};
 use pgusher_tests::process::{Finished, Running, run};
 use pgusher_tests::programs::{compiled, copy_of};
 use pgusher_tests::stage::{Setup, Stage};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{client, is_denied, is_permitted, only};
 use crate::expect::{accepted_session, in_order};
@@ -93,8 +93,12 @@ fn whoever_has_exited_does_not_pass_by_a_forbid_that_asks_where_he_ran() -> Resu
             let finished = exited_before_pgusher_looks(stage, &program)?;
             is_denied(stage, &finished, 2)?;
             let record = in_order(stage, 2)?.remove(1);
-            let error = record["policy"]["errors"][0].as_str().unwrap_or_default();
-            ensure!(error.contains("no-batch"), "{record}");
+            let cause = json!({"in_doubt": {"kinds": ["Unit"]}});
+            ensure!(record["policy"]["cause"] == cause, "{record}");
+            ensure!(
+                record["policy"]["policies"] == json!(["no-batch"]),
+                "{record}"
+            );
             Ok(())
         })
 }
