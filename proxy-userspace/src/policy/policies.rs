@@ -20,7 +20,6 @@ use super::ruling::{Cause, PolicyMode, Ruling};
 use super::scope::Around;
 use super::selection::Selection;
 use super::source::{Mistake, PolicyError, Source};
-use super::subject::Membership;
 use super::values;
 use crate::config::{ServerGroups, TlsMode};
 use crate::wire::text::hex;
@@ -155,14 +154,10 @@ impl Policies {
         self.answer(question, now, &fitting, &self.interest)
     }
 
-    /// The verdict, unless the process may be one that is forbidden: each of the groups that nobody could establish whether
-    /// it is in is supposed alone, and all of them together.
+    /// The verdict, unless the process may be one that is forbidden.
     fn unless_in_doubt(&self, verdict: Verdict, question: &Question, now: &jiff::Zoned) -> Verdict {
-        let doubtful = self.selection.doubtful(question.subject.doubts());
-        let doubtful: Vec<Membership> = doubtful.into_iter().collect();
-        let guesses = doubtful.chunks(1).chain([doubtful.as_slice()]);
-        for guess in guesses.filter(|guess| !guess.is_empty()) {
-            let subject = Arc::new(question.subject.joined_to(guess));
+        for guess in self.selection.guesses(question.subject.doubts()) {
+            let subject = Arc::new(question.subject.joined_to(&guess));
             let supposed = Question {
                 subject,
                 ..question.clone()

@@ -210,14 +210,6 @@ impl fmt::Display for Ruling {
                     quoted(&self.policies)
                 );
             }
-            Some(Cause::InDoubt { kinds }) if self.errors.is_empty() => {
-                return write!(
-                    out,
-                    "pgusher's policy {} forbids {what} by {}, which could not be established of the process",
-                    quoted(&self.policies),
-                    kinds.join(" and ").to_lowercase()
-                );
-            }
             Some(Cause::SessionsFull { policy, most }) => {
                 return write!(
                     out,
@@ -235,11 +227,15 @@ impl fmt::Display for Ruling {
         if self.policies.is_empty() {
             return write!(out, "no policy of pgusher's permits {what}");
         }
-        write!(
-            out,
-            "pgusher's policy {} denies {what}",
-            quoted(&self.policies)
-        )?;
+        let policies = quoted(&self.policies);
+        match &self.cause {
+            Some(Cause::InDoubt { kinds }) => write!(
+                out,
+                "pgusher's policy {policies} denies {what} by {}, which could not be established of the process",
+                kinds.join(" and ").to_lowercase()
+            )?,
+            _ => write!(out, "pgusher's policy {policies} denies {what}")?,
+        }
         match &self.message {
             Some(message) => write!(out, ": {message}"),
             None => Ok(()),

@@ -14,6 +14,9 @@ use super::subject::{Doubt, Membership};
 /// How many selections are kept as sets; where there are more, all are made anew.
 const MAX_SETS: usize = 64;
 
+/// How many groups are supposed one by one: each is an evaluation, in answer to whoever lets himself not be known.
+const MAX_GUESSES: usize = 32;
+
 /// A policy set, to be asked in part.
 #[derive(Debug)]
 pub(super) struct Selection {
@@ -30,6 +33,19 @@ pub(super) struct Scoped {
     scope: Scope,
     /// The entities it names, by type and id.
     named: Vec<(String, String)>,
+}
+
+impl Scoped {
+    /// Those of the groups it names of which it is not known whether the process is in them.
+    fn in_doubt(&self, doubts: &[Doubt]) -> Vec<Membership> {
+        let named = self.named.iter();
+        let doubted = named.filter_map(|(kind, id)| {
+            let doubt = doubts.iter().find(|doubt| doubt.is_about(kind, id))?;
+            let (kind, id) = (doubt.kind(), id.clone());
+            Some(Membership { kind, id })
+        });
+        doubted.collect()
+    }
 }
 
 impl Selection {
@@ -65,17 +81,22 @@ impl Selection {
         policies.filter(|policy| policy.effect() == Effect::Permit)
     }
 
-    /// What forbids name of the kinds of groups that nobody could establish whether a process is in.
-    pub(super) fn doubtful(&self, doubts: &[Doubt]) -> BTreeSet<Membership> {
+    /// What to suppose of a process where nobody could establish whether it is in groups of some kinds: that it is in all
+    /// that forbids name, and where one forbid names several, in each of them alone.
+    pub(super) fn guesses(&self, doubts: &[Doubt]) -> Vec<Vec<Membership>> {
+        if doubts.is_empty() {
+            return Vec::new();
+        }
         let forbids = self.scoped.iter();
         let forbids = forbids.filter(|it| it.policy.effect() == Effect::Forbid);
-        let named = forbids.flat_map(|it| &it.named);
-        let doubted = named.filter_map(|(kind, id)| {
-            let doubt = doubts.iter().find(|doubt| doubt.is_about(kind, id))?;
-            let (kind, id) = (doubt.kind(), id.clone());
-            Some(Membership { kind, id })
-        });
-        doubted.collect()
+        let doubted: Vec<_> = forbids.map(|it| it.in_doubt(doubts)).collect();
+        let all: BTreeSet<Membership> = doubted.iter().flatten().cloned().collect();
+        let several = doubted.into_iter().filter(|groups| groups.len() > 1);
+        let each: BTreeSet<Membership> = several.flatten().collect();
+        let each = each.into_iter().take(MAX_GUESSES);
+        let guesses = [all.into_iter().collect()].into_iter();
+        let guesses = guesses.chain(each.map(|group| vec![group]));
+        guesses.filter(|guess| !guess.is_empty()).collect()
     }
 
     /// Every policy whose scope fits, as a set.

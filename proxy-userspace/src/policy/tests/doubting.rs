@@ -28,7 +28,7 @@ fn a_forbid_that_asks_for_what_nobody_could_establish_denies() {
         format!("permit (principal, action, resource); @id(\"no\") forbid ({principal}, {rest});")
     };
     let connect = "action == Action::\"connect\", resource in ServerGroup::\"prod\"";
-    let cases: [(&[&'static str], bool, String, bool); 10] = [
+    let cases: [(&[&'static str], bool, String, bool); 11] = [
         (&["Unit"], false, forbids("principal in Unit::\"a\"", connect), false),
         (&["Slice"], false, forbids("principal in Unit::\"a\"", connect), true),
         (
@@ -37,7 +37,14 @@ fn a_forbid_that_asks_for_what_nobody_could_establish_denies() {
             "permit (principal, action, resource); forbid (principal, action, resource) when { principal in Unit::\"a\" };".to_owned(),
             false,
         ),
-        // Nor of what its other conditions leave out.
+        // In one and not in the other.
+        (
+            &["Unit"],
+            false,
+            "permit (principal, action, resource); forbid (principal in Unit::\"a\", action, resource) unless { principal in Unit::\"b\" };".to_owned(),
+            false,
+        ),
+        // It says nothing of what its other conditions leave out,
         (
             &["Unit"],
             false,
@@ -53,7 +60,7 @@ fn a_forbid_that_asks_for_what_nobody_could_establish_denies() {
             "permit (principal, action, resource); forbid (principal, action, resource) when { principal in Unit::\"a\" && principal.uid == 0 };".to_owned(),
             true,
         ),
-        // Of other servers and actions it says nothing.
+        // or of other servers and actions.
         (&["Unit"], false, forbids("principal in Unit::\"a\"", "action, resource in Server::\"192.0.2.8:5432\""), true),
         (&["Unit"], false, forbids("principal in Unit::\"a\"", "action == Action::\"cancel\", resource"), true),
         (&["User"], true, forbids("principal in User::\"a\"", connect), false),
