@@ -4,9 +4,12 @@
 //! Also what a refused client gets on any other route, so that it can read why ([`Certificates::ephemeral`]).
 //! Settings: docs/tls.md. Keys never leave this module: they are neither logged nor printed, and wiped when dropped.
 
+mod authorities;
 mod authority;
 mod certificates;
 mod client;
+mod client_verifier;
+mod distinguished;
 mod files;
 mod server;
 mod termination;

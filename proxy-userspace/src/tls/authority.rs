@@ -4,6 +4,7 @@
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -13,6 +14,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
@@ -134,7 +136,7 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AuthorityError>
 
 /// A loaded authority.
 pub(super) struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+    key: Zeroizing<KeyPair>,
     /// Its own certificate and what is in its file behind it.
     chain: Vec<CertificateDer<'static>>,
 }
@@ -143,8 +145,8 @@ pub(super) struct Authority {
 pub(super) struct Minted {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: Key,
-    /// When another one should take its place.
-    pub(super) renew_at: SystemTime,
+    /// From when on it is good, and when another one should take its place.
+    pub(super) is_good: Range<SystemTime>,
 }
 
 impl Authority {
@@ -158,13 +160,25 @@ impl Authority {
         };
         let key = KeyPair::from_pem(&files::private_text(&key_path)?)
             .map_err(|error| unusable(format!("{KEY_FILE}: {error}")))?;
+        let key = Zeroizing::new(key);
         let own = chain
             .first()
             .ok_or_else(|| unusable("no certificate".to_owned()))?;
         check(own, &key).map_err(|reason| unusable(reason.to_owned()))?;
-        let issuer = Issuer::from_ca_cert_der(own, key)
+        let authority = Self { key, chain };
+        // What it cannot do is found here and not by the first client.
+        let trial = authority
+            .mint(Some("trial.invalid"), None)
             .map_err(|error| unusable(format!("{CERTIFICATE_FILE}: {error}")))?;
-        Ok(Self { issuer, chain })
+        let [leaf, issuer, ..] = trial.chain.as_slice() else {
+            return Err(unusable("no certificate".to_owned()));
+        };
+        if !is_issued_by(leaf, issuer) {
+            return Err(unusable(
+                "the subject of ca.crt cannot be written into certificates as it is; has it two parts of one kind, such as two OUs?".to_owned(),
+            ));
+        }
+        Ok(authority)
     }
 
     /// Makes a certificate for a server by its name, its address, or both.
@@ -175,7 +189,12 @@ impl Authority {
     ) -> Result<Minted, rcgen::Error> {
         let key = Zeroizing::new(KeyPair::generate()?);
         let params = leaf(name, address)?;
-        let certificate = params.signed_by(&*key, &self.issuer)?;
+        let own = self
+            .chain
+            .first()
+            .ok_or(rcgen::Error::CouldNotParseCertificate)?;
+        let issuer = Issuer::from_ca_cert_der(own, &*self.key)?;
+        let certificate = params.signed_by(&*key, &issuer)?;
         let mut chain = vec![certificate.der().clone()];
         chain.extend(self.chain.iter().cloned());
         Ok(minted(chain, &key))
@@ -196,8 +215,20 @@ fn minted(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Minted {
     Minted {
         chain,
         key: Zeroizing::new(PrivateKeyDer::Pkcs8(key.serialize_der().into())),
-        // With a third of its life left, a certificate outlasts every session that begins under it for days.
-        renew_at: SystemTime::now() + LEAF_LIFETIME * 2 / 3,
+        is_good: {
+            let now = SystemTime::now();
+            // With a third of its life left, a certificate outlasts every session that begins under it for days.
+            now - BACKDATED..now + LEAF_LIFETIME * 2 / 3
+        },
+    }
+}
+
+/// Whether a certificate names this one as its issuer, to the byte.
+fn is_issued_by(leaf: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
+    let [leaf, issuer] = [leaf, issuer].map(|it| X509Certificate::from_der(it));
+    match (leaf, issuer) {
+        (Ok((_, leaf)), Ok((_, issuer))) => leaf.issuer().as_raw() == issuer.subject().as_raw(),
+        _ => false,
     }
 }
 
@@ -235,8 +266,8 @@ fn set_lifetime(params: &mut CertificateParams, lifetime: Duration) {
 
 /// Whether the certificate is an authority's, still valid, and the key its own.
 fn check(certificate: &CertificateDer<'_>, key: &KeyPair) -> Result<(), &'static str> {
-    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate)
-        .map_err(|_| "ca.crt cannot be understood")?;
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|_| "ca.crt cannot be understood")?;
     if !parsed.is_ca() {
         return Err("ca.crt is not an authority's certificate");
     }

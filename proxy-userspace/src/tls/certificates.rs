@@ -2,19 +2,21 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, DnsName};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{InconsistentKeys, ServerConfig};
 
 use super::authority::{self, Authority, AuthorityError, Minted};
 use super::files::Key;
+use super::verify::key_of_version_1;
 use super::{ALPN, TlsError, files, provider};
 
 /// Minted certificates kept: clients choose the names, so there must be a bound.
@@ -44,11 +46,13 @@ pub enum Certificates {
 pub struct Mint {
     authority: Authority,
     verifier: Verifier,
-    offers: Mutex<HashMap<Names, (Arc<Offer>, SystemTime)>>,
+    offers: Mutex<Offers>,
 }
 
 /// What a certificate is minted for: a name and an address.
 type Names = (Option<String>, Option<IpAddr>);
+/// What was minted, and when each may be shown.
+type Offers = HashMap<Names, (Arc<Offer>, Range<SystemTime>)>;
 
 impl Certificates {
     /// From a certificate's file and its key's.
@@ -116,8 +120,9 @@ impl Mint {
         let name = name.filter(|name| DnsName::try_from(*name).is_ok());
         let names = (name.map(str::to_ascii_lowercase), address);
         let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((offer, renew_at)) = offers.get(&names)
-            && now < *renew_at
+        // Clocks are set back, too.
+        if let Some((offer, is_good)) = offers.get(&names)
+            && is_good.contains(&now)
         {
             return Ok(Arc::clone(offer));
         }
@@ -127,19 +132,19 @@ impl Mint {
             .map_err(|error| rustls::Error::General(error.to_string()))?;
         let offer = Arc::new(Offer::new(minted.chain, minted.key, self.verifier.clone())?);
         make_room(&mut offers, &names);
-        offers.insert(names, (Arc::clone(&offer), minted.renew_at));
+        offers.insert(names, (Arc::clone(&offer), minted.is_good));
         Ok(offer)
     }
 }
 
 /// Drops the oldest when a new one would be too many.
-fn make_room(offers: &mut HashMap<Names, (Arc<Offer>, SystemTime)>, wanted: &Names) {
+fn make_room(offers: &mut Offers, wanted: &Names) {
     if offers.len() < MAX_MINTED || offers.contains_key(wanted) {
         return;
     }
     let oldest = offers
         .iter()
-        .min_by_key(|(_, (_, renew_at))| *renew_at)
+        .min_by_key(|(_, (_, is_good))| is_good.end)
         .map(|(names, _)| names.clone());
     if let Some(oldest) = oldest {
         offers.remove(&oldest);
@@ -182,7 +187,16 @@ pub(super) fn certified(
     key: Key,
 ) -> Result<CertifiedKey, rustls::Error> {
     let certified = CertifiedKey::new(chain, any_supported_type(&key)?);
-    certified.keys_match()?;
+    let of_version_1 = certified.cert.first().and_then(key_of_version_1);
+    match (of_version_1, certified.key.public_key()) {
+        (Some(expected), Some(own)) if expected == own => {}
+        (Some(_), _) => {
+            return Err(rustls::Error::InconsistentKeys(
+                InconsistentKeys::KeyMismatch,
+            ));
+        }
+        (None, _) => certified.keys_match()?,
+    }
     Ok(certified)
 }
 
@@ -228,6 +242,15 @@ mod tests {
     }
 
     #[test]
+    fn what_was_minted_by_a_clock_that_ran_ahead_is_minted_again() {
+        let (_directory, mint) = mint();
+        let now = SystemTime::now();
+        let first = mint.offer(None, None, now).unwrap().leaf.clone();
+        let before = now - Duration::from_secs(2 * 3600);
+        assert_ne!(mint.offer(None, None, before).unwrap().leaf, first);
+    }
+
+    #[test]
     fn names_that_clients_make_up_do_not_pile_up() {
         let (_directory, mint) = mint();
         let offer = mint.offer(None, None, SystemTime::now()).unwrap();
@@ -237,8 +260,9 @@ mod tests {
             for number in 0..MAX_MINTED {
                 let age = Duration::from_secs(number as u64);
                 let names = (Some(number.to_string()), None);
-                let renew_at = SystemTime::now() + Duration::from_secs(1_000_000) + age;
-                offers.insert(names, (Arc::clone(&offer), renew_at));
+                let now = SystemTime::now();
+                let is_good = now..now + Duration::from_secs(1_000_000) + age;
+                offers.insert(names, (Arc::clone(&offer), is_good));
             }
         }
         mint.offer(Some("one.more"), None, SystemTime::now())

@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use rustls::pki_types::CertificateDer;
-use rustls::server::WebPkiClientVerifier;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
+use super::authorities::Authorities;
 use super::certificates::Verifier;
-use super::{Certificates, TlsError, files, provider};
+use super::client_verifier::ClientVerifier;
+use super::distinguished::shown;
+use super::{Certificates, TlsError};
 use crate::config::ClientCertificates;
 use crate::leg::{Greeting, HandshakeError, Leg};
 use crate::stream::Stream;
@@ -87,15 +89,11 @@ pub(super) fn verifier(
     else {
         return Ok(None);
     };
-    let refuse = |error: &dyn ToString| TlsError::new("client_ca", error.to_string());
-    let (roots, _) = files::roots(authority).map_err(|error| refuse(&error))?;
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-    let builder = match wanted {
-        ClientCertificates::Require => builder,
-        _ => builder.allow_unauthenticated(),
-    };
-    let verifier = builder.build().map_err(|error| refuse(&error))?;
-    Ok(Some(verifier))
+    let authorities = Authorities::read(authority)
+        .map_err(|error| TlsError::new("client_ca", error.to_string()))?;
+    let is_mandatory = wanted == ClientCertificates::Require;
+    let verifier = ClientVerifier::new(authorities, is_mandatory);
+    Ok(Some(Arc::new(verifier)))
 }
 
 impl ClientCertificate {
@@ -113,7 +111,7 @@ impl ClientCertificate {
         let mut common_names = parsed.subject().iter_common_name();
         let alternative = parsed.subject_alternative_name().ok().flatten();
         Self {
-            subject: Some(printable(parsed.subject().to_string().as_bytes())),
+            subject: Some(shown(parsed.subject())),
             common_name: common_names
                 .next()
                 .map(|name| printable(name.attr_value().data)),
@@ -124,7 +122,7 @@ impl ClientCertificate {
                 .take(MAX_NAMES)
                 .filter_map(name)
                 .collect(),
-            issuer: Some(printable(parsed.issuer().to_string().as_bytes())),
+            issuer: Some(shown(parsed.issuer())),
             sha256: digest,
         }
     }

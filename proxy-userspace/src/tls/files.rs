@@ -5,7 +5,6 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
@@ -55,23 +54,6 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
         .ok()
         .filter(|list| !list.is_empty())
         .ok_or_else(|| FileError::NoCertificate(path.to_path_buf()))
-}
-
-/// Reads the certificates of a file as trust anchors; returned as they are too.
-pub(super) fn roots(
-    path: &Path,
-) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), FileError> {
-    let list = certificates(path)?;
-    let mut store = RootCertStore::empty();
-    for certificate in &list {
-        store
-            .add(certificate.clone())
-            .map_err(|source| FileError::Untrustworthy {
-                path: path.to_path_buf(),
-                source,
-            })?;
-    }
-    Ok((store, list))
 }
 
 /// Reads a private key that nobody else can read but whom root lets.

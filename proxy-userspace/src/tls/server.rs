@@ -11,8 +11,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::SingleCertAndKey;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::authorities::Authorities;
 use super::certificates::{certified, mismatch};
-use super::verify::{Level, Trusted, Verifier, explain};
+use super::verify::{Level, Verifier, explain};
 use super::{ALPN, TlsError, files, provider};
 use crate::config::{ServerAuthority, ServerSslMode, ServerTlsSettings};
 use crate::leg::{HandshakeError, Leg};
@@ -118,6 +119,14 @@ impl ServerTls {
         })
     }
 
+    /// Whether anything is asked of a server's certificate.
+    fn verifies(&self) -> bool {
+        matches!(
+            self.mode,
+            ServerSslMode::VerifyCa | ServerSslMode::VerifyFull
+        )
+    }
+
     /// Who the server should be: what the operator said, else what the client asked for, else its address.
     fn name(&self, asked_for: Option<&str>, address: std::net::IpAddr) -> ServerName<'static> {
         self.name
@@ -174,8 +183,8 @@ impl ServerTls {
             .await
             .map_err(|error| match error {
                 HandshakeError::Tls(error) => match explain(&error, &name) {
-                    Some(reason) => SecureError::NotVerified(reason),
-                    None => SecureError::Handshake(format!("the TLS handshake failed: {error}")),
+                    Some(reason) if self.verifies() => SecureError::NotVerified(reason),
+                    _ => SecureError::Handshake(format!("the TLS handshake failed: {error}")),
                 },
                 HandshakeError::Io(error) => SecureError::Handshake(format!(
                     "the connection failed during the TLS handshake: {error}"
@@ -189,24 +198,11 @@ impl ServerTls {
     }
 }
 
-fn trusted(authority: &ServerAuthority) -> Result<Trusted, TlsError> {
+fn trusted(authority: &ServerAuthority) -> Result<Authorities, TlsError> {
     let refuse = |error: &dyn ToString| TlsError::new("server_ca", error.to_string());
     match authority {
-        ServerAuthority::File(path) => {
-            let (roots, exact) = files::roots(path).map_err(|error| refuse(&error))?;
-            Ok(Trusted { roots, exact })
-        }
-        ServerAuthority::System => {
-            let found = rustls_native_certs::load_native_certs();
-            let mut roots = rustls::RootCertStore::empty();
-            let (usable, _) = roots.add_parsable_certificates(found.certs);
-            if usable == 0 {
-                return Err(refuse(&"this system has no trusted authorities"));
-            }
-            Ok(Trusted {
-                roots,
-                exact: Vec::new(),
-            })
-        }
+        ServerAuthority::File(path) => Authorities::read(path).map_err(|error| refuse(&error)),
+        ServerAuthority::System => Authorities::of_system()
+            .ok_or_else(|| refuse(&"this system has no trusted authorities")),
     }
 }

@@ -1,6 +1,8 @@
 //! Termination between real sockets: certificates from files and from the authority, and servers that are and are not
 //! who they should be.
 
+mod trust;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

@@ -10,14 +10,15 @@ use rustls::crypto::{
 };
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{
-    CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use webpki::RawPublicKeyEntity;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Version;
+
+use super::authorities::Authorities;
 
 /// What is checked of a server's certificate besides that it holds the key.
 #[derive(Debug)]
@@ -25,17 +26,9 @@ pub(super) enum Level {
     /// Nothing.
     Nothing,
     /// That an authority we trust issued it, or that it is itself trusted.
-    Authority(Trusted),
+    Authority(Authorities),
     /// That, and that it names the server.
-    Name(Trusted),
-}
-
-/// Who is trusted.
-#[derive(Debug)]
-pub(super) struct Trusted {
-    pub(super) roots: RootCertStore,
-    /// The same certificates as they are: a server may show one of them as its own.
-    pub(super) exact: Vec<CertificateDer<'static>>,
+    Name(Authorities),
 }
 
 /// Checks servers.
@@ -50,16 +43,30 @@ impl Verifier {
         Self { level, provider }
     }
 
+    /// The certificate's key, where nothing else of it counts, whatever it may hold.
+    fn bare_key(
+        &self,
+        certificate: &CertificateDer<'_>,
+    ) -> Option<SubjectPublicKeyInfoDer<'static>> {
+        match self.level {
+            Level::Nothing => {
+                let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+                Some(parsed.public_key().raw.to_vec().into())
+            }
+            Level::Authority(_) | Level::Name(_) => key_of_version_1(certificate),
+        }
+    }
+
     fn verify_authority(
         &self,
-        trusted: &Trusted,
+        trusted: &Authorities,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
         // A self-signed certificate is an authority in webpki's eyes, and no authority is a server. As its own
         // trust anchor it is what the operator said it is, down to the last byte.
-        if trusted.exact.iter().any(|known| known == leaf) {
+        if trusted.names(leaf) {
             return check_time(leaf, now);
         }
         if key_of_version_1(leaf).is_some() {
@@ -67,7 +74,7 @@ impl Verifier {
         }
         verify_server_cert_signed_by_trust_anchor(
             &ParsedCertificate::try_from(leaf)?,
-            &trusted.roots,
+            &trusted.at(now),
             intermediates,
             now,
             self.provider.signature_verification_algorithms.all,
@@ -85,13 +92,41 @@ struct OldVersion;
 /// The public key of a certificate of version 1, which has no extensions at all: PostgreSQL's documentation makes such with
 /// OpenSSL before 3.2 (`openssl x509 -req` without `-extfile`). Where nothing of it has to be believed but that its owner is
 /// there, the key is enough; libpq asks no more either.
-fn key_of_version_1(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
+pub(super) fn key_of_version_1(
+    certificate: &CertificateDer<'_>,
+) -> Option<SubjectPublicKeyInfoDer<'static>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let is_old = parsed.version() == X509Version::V1;
     is_old.then(move || parsed.public_key().raw.to_vec().into())
 }
 
-fn check_time(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+/// Whether libpq takes a certificate for one that names the server (`pq_verify_peer_name_matches_certificate_name` in
+/// fe-secure-common.c): by an alternative name that is a DNS name in form, also where an address stands in it, or a `*` in
+/// front of any domain. Addresses proper are webpki's to compare.
+fn is_named(leaf: &CertificateDer<'_>, server: &ServerName<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(leaf) else {
+        return false;
+    };
+    let alternative = parsed.subject_alternative_name().ok().flatten();
+    let names = alternative.map(|extension| &extension.value.general_names);
+    let server = server.to_str();
+    names.into_iter().flatten().any(|name| match name {
+        GeneralName::DNSName(pattern) => matches_pattern(pattern, &server),
+        _ => false,
+    })
+}
+
+fn matches_pattern(pattern: &str, name: &str) -> bool {
+    match pattern.strip_prefix("*.") {
+        // One label, and no more, for the `*`.
+        Some(domain) => name.split_once('.').is_some_and(|(label, rest)| {
+            !label.is_empty() && !domain.is_empty() && rest.eq_ignore_ascii_case(domain)
+        }),
+        None => pattern.eq_ignore_ascii_case(name),
+    }
+}
+
+pub(super) fn check_time(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
     let bad = || Error::InvalidCertificate(CertificateError::BadEncoding);
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| bad())?;
     let now = i64::try_from(now.as_secs())
@@ -128,7 +163,9 @@ impl ServerCertVerifier for Verifier {
                     // It has no alternative names.
                     return Err(CertificateError::NotValidForName.into());
                 }
-                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                if !is_named(end_entity, server_name) {
+                    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                }
             }
         }
         Ok(ServerCertVerified::assertion())
@@ -141,7 +178,7 @@ impl ServerCertVerifier for Verifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        let Some(key) = key_of_version_1(certificate) else {
+        let Some(key) = self.bare_key(certificate) else {
             return verify_tls12_signature(message, certificate, signed, algorithms);
         };
         let key = RawPublicKeyEntity::try_from(&key);
@@ -167,7 +204,7 @@ impl ServerCertVerifier for Verifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        match key_of_version_1(certificate) {
+        match self.bare_key(certificate) {
             Some(key) => verify_tls13_signature_with_raw_key(message, &key, signed, algorithms),
             None => verify_tls13_signature(message, certificate, signed, algorithms),
         }
@@ -204,4 +241,27 @@ pub(super) fn explain(error: &Error, name: &ServerName<'_>) -> Option<String> {
         }
         other => format!("its certificate is not acceptable ({other})"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches_pattern;
+
+    #[test]
+    fn a_star_stands_for_one_label_in_front_of_any_domain() {
+        for (pattern, name, expected) in [
+            ("db.example", "DB.example", true),
+            ("*.example.com", "db.example.com", true),
+            ("*.internal", "db.internal", true),
+            ("*.internal", "a.db.internal", false),
+            ("*.internal", "internal", false),
+            ("*.internal", ".internal", false),
+            ("*.", "db.", false),
+            ("d*.internal", "db.internal", false),
+            ("10.0.0.5", "10.0.0.5", true),
+            ("*.0.0.5", "10.0.0.6", false),
+        ] {
+            assert_eq!(matches_pattern(pattern, name), expected, "{pattern} {name}");
+        }
+    }
 }

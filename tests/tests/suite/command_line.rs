@@ -210,3 +210,34 @@ fn a_command_whose_output_nobody_reads_ends_without_a_word() -> Result<()> {
     );
     Ok(())
 }
+
+/// As company-wide authorities are called. What is made of its name by the certificate library has one OU.
+#[test]
+fn an_authority_whose_certificates_nobody_could_verify_is_refused() -> Result<()> {
+    let directory = TempDir::new()?;
+    let at = |name: &str| directory.path().join(name);
+    let made = run(Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+        ])
+        .args(["-nodes", "-days", "30", "-subj", "/OU=a/OU=b/CN=root"])
+        .arg("-keyout")
+        .arg(at("ca.key"))
+        .arg("-out")
+        .arg(at("ca.crt")))?;
+    made.success()?;
+    fs::set_permissions(at("ca.key"), fs::Permissions::from_mode(0o600))?;
+    let route = format!(
+        "[[route]]\ntls = \"terminate\"\nca = \"{}\"\n",
+        directory.path().display()
+    );
+    let refused = run_with_file(&route)?;
+    let message = refused.failure()?;
+    ensure!(message.contains("two parts of one kind"), "{message}");
+    Ok(())
+}
