@@ -285,8 +285,10 @@ fn its_own_connections_are_not_intercepted() -> Result<()> {
     Setup::with(Version::V15).play(|stage| {
         is_alive(stage)?;
         let status = stage.pgusher.status()?;
+        let own = status["kernel"]["own_process"].as_u64();
+        // Twice, if identifying the client took so long that the server was left again.
         ensure!(
-            status["kernel"]["own_process"] == 1 && status["kernel"]["redirected"] == 1,
+            matches!(own, Some(1 | 2)) && status["kernel"]["redirected"] == 1,
             "{status}"
         );
         Ok(())
