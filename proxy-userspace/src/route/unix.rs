@@ -4,33 +4,27 @@
 //! The file is found before the policies are asked, so that they are asked about the socket that is really there, by
 //! whatever name it was dialled; and it is held open until the connect, so that nothing can take its place meanwhile.
 
-use std::fs;
-use std::io::{self, BufRead, BufReader};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+mod file;
+
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_ebpf::origin::Origin;
 use proxy_ebpf::unix::DialledPath;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::net::sockopt::socket_peercred;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixStream;
-use tracing::debug;
 
+use self::file::{name_of, open_in, own_path};
 use super::caller::{Caller, Errands};
 use crate::destination::{Destination, SocketPath};
 use crate::identify::{Identity, Whereabouts};
 use crate::intercept::{Guise, Namespace, Porter, apart_and_wait};
 use crate::socket::refuse_descriptors;
-use crate::wire::text::printable;
-
-/// The kernel's table of unix sockets in our own network namespace.
-const UNIX_SOCKETS: &str = "/proc/net/unix";
-/// Servers' sockets that are compared with one that is looked for.
-const MAX_CANDIDATES: usize = 256;
 
 /// How a client's own unix socket would have gone to its server.
 #[derive(Clone, Debug)]
@@ -202,76 +196,4 @@ impl Target {
         socket.set_nonblocking(true)?;
         Ok(socket.into())
     }
-}
-
-/// Opens the file as the process would find it. Links into other processes are not followed: those of /proc/self would
-/// lead into our own.
-fn open_in(whereabouts: &Whereabouts, path: &Path) -> io::Result<OwnedFd> {
-    let from_root = match &whereabouts.directory {
-        Some(directory) => directory.join(path),
-        None if path.is_absolute() => path.to_owned(),
-        None => return Err(io::ErrorKind::NotFound.into()),
-    };
-    let opened = openat2(
-        &whereabouts.root,
-        &from_root,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    );
-    Ok(opened?)
-}
-
-/// The name of a server's socket, by which everybody's policies know it: where it is on this host, whatever it is called
-/// there. A file that is not there by that path, because it is in a mount namespace of its client's, may be one of this
-/// host's by another path; if not, its mount namespace is part of the name. What was dialled never is: it may be a link
-/// that is there for its client alone.
-fn name_of(file: &OwnedFd, mounts: &str, port: u16) -> io::Result<SocketPath> {
-    let link = own_path(file);
-    let path = fs::read_link(&link)?;
-    let itself = fstat(file)?;
-    // No link on the way: whoever may make one could lend another server's name to this one.
-    let is_same = |other: &Path| {
-        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        openat2(CWD, other, flags, Mode::empty(), resolve)
-            .and_then(fstat)
-            .is_ok_and(|other| (other.st_dev, other.st_ino) == (itself.st_dev, itself.st_ino))
-    };
-    let named = |path: &Path| {
-        let path = path.as_os_str().as_bytes();
-        SocketPath::new(path).unwrap_or_else(|| SocketPath::at(printable(path), port))
-    };
-    if is_same(&path) {
-        return Ok(named(&path));
-    }
-    let here = BufReader::new(fs::File::open(UNIX_SOCKETS)?);
-    if let Some(path) = servers_among(here).find(|path| is_same(path)) {
-        return Ok(named(&path));
-    }
-    debug!(path = %path.display(), mounts, "a socket of another mount namespace's");
-    Ok(named(
-        &Path::new(mounts).join(path.strip_prefix("/").unwrap_or(&path)),
-    ))
-}
-
-/// The paths of servers' sockets, of those that are bound somewhere. What else is in the kernel's table is anybody's to
-/// fill: it is read line by line, and what does not look like a server's path is not looked at.
-fn servers_among(table: impl BufRead) -> impl Iterator<Item = PathBuf> {
-    let is_servers =
-        |path: &&[u8]| DialledPath::new(path).is_some_and(|path| path.port().is_some());
-    table
-        .split(b'\n')
-        .map_while(Result::ok)
-        .filter_map(move |line| {
-            let begin = line.iter().position(|byte| *byte == b'/')?;
-            let path = line.get(begin..).filter(is_servers)?;
-            Some(PathBuf::from(std::ffi::OsStr::from_bytes(path)))
-        })
-        .take(MAX_CANDIDATES)
-}
-
-/// A path to what a descriptor of ours is open on.
-fn own_path(file: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }

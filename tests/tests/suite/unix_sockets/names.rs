@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use anyhow::{Result, ensure};
 use pgusher_tests::cluster::Version;
@@ -129,6 +130,33 @@ fn a_socket_that_is_mounted_elsewhere_is_known_by_its_place_on_this_host() -> Re
         ensure!(finished.value("peer")? == dialled, "{finished:?}");
         let record = record_of(stage, &finished)?;
         field_is(&record, "/destination/path", socket_path(stage))
+    })
+}
+
+#[test]
+fn a_server_that_was_bound_through_a_link_is_known_by_its_place_on_this_host() -> Result<()> {
+    Setup::with(Version::V15).port(PORT).play(|stage| {
+        // As Debian has it: unix_socket_directories = '/var/run/postgresql', and /var/run is a link.
+        let root = stage.directory().canonicalize()?;
+        let (real, linked, elsewhere) = (
+            root.join("real"),
+            root.join("linked"),
+            root.join("elsewhere"),
+        );
+        fs::create_dir(&real)?;
+        fs::create_dir(&elsewhere)?;
+        symlink(&real, &linked)?;
+        let in_directory = |directory: &Path| format!("{}/.s.PGSQL.{PORT}", directory.display());
+        let bound = in_directory(&linked);
+        let _server = server("name", &bound)?;
+        let script = r#"mount --bind "$0" "$1" && exec /usr/bin/python3 "$2" ask "$3""#;
+        let mut command = stage.cgroup.command("unshare")?;
+        command.args(["--mount", "sh", "-c", script]);
+        command.arg(&real).arg(&elsewhere).arg(source("unix.py"));
+        let finished = run(command.arg(in_directory(&elsewhere)))?;
+        ensure!(finished.value("message")? == bound, "{finished:?}");
+        let record = record_of(stage, &finished)?;
+        field_is(&record, "/destination/path", in_directory(&real))
     })
 }
 
