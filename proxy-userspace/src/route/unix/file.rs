@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use proxy_ebpf::unix::DialledPath;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
 use tracing::debug;
 
 use crate::destination::SocketPath;
@@ -22,6 +23,8 @@ use crate::wire::text::printable;
 const UNIX_SOCKETS: &str = "/proc/net/unix";
 /// Servers' paths that are compared with a file that is looked for.
 const MAX_CANDIDATES: usize = 256;
+/// How often a path is walked that somebody disturbs: a walk takes microseconds, and so does a rename.
+const MAX_WALKS: usize = 256;
 
 /// Opens the file as the process would find it. Links into other processes are not followed: those of /proc/self would
 /// lead into our own.
@@ -31,14 +34,22 @@ pub(super) fn open_in(whereabouts: &Whereabouts, path: &Path) -> io::Result<Owne
         None if path.is_absolute() => path.to_owned(),
         None => return Err(io::ErrorKind::NotFound.into()),
     };
-    let opened = openat2(
-        &whereabouts.root,
-        &from_root,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    );
-    Ok(opened?)
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let walk = || openat2(&whereabouts.root, &from_root, flags, Mode::empty(), resolve);
+    Ok(undisturbed(walk)?)
+}
+
+/// Walks again where the kernel could not tell whether `..` led out of the root, because something was renamed or mounted
+/// anywhere on this host meanwhile (openat2(2), `EAGAIN`).
+fn undisturbed<T>(mut walk: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    for _ in 1..MAX_WALKS {
+        match walk() {
+            Err(Errno::AGAIN) => std::thread::yield_now(),
+            walked => return walked,
+        }
+    }
+    walk()
 }
 
 /// The name of a server's socket, by which everybody's policies know it: where it is on this host, whatever it is called
@@ -174,6 +185,27 @@ mod tests {
         assert_eq!(wanted.behind(&through), None);
         fs::remove_file(&real).unwrap();
         assert_eq!(wanted.behind(&real), None);
+    }
+
+    #[test]
+    fn a_walk_that_is_disturbed_is_walked_again_but_not_for_ever() {
+        let disturbed = |times: usize| {
+            let mut walks = 0;
+            let walked = undisturbed(|| {
+                walks += 1;
+                (walks > times).then_some(()).ok_or(Errno::AGAIN)
+            });
+            (walked, walks)
+        };
+        assert_eq!(disturbed(0), (Ok(()), 1));
+        assert_eq!(disturbed(MAX_WALKS - 1), (Ok(()), MAX_WALKS));
+        assert_eq!(disturbed(MAX_WALKS), (Err(Errno::AGAIN), MAX_WALKS));
+        let mut walks = 0;
+        let refused: rustix::io::Result<()> = undisturbed(|| {
+            walks += 1;
+            Err(Errno::ACCESS)
+        });
+        assert_eq!((refused, walks), (Err(Errno::ACCESS), 1));
     }
 
     #[test]
