@@ -103,6 +103,8 @@ fn container(place: &Place<'_>) -> Option<Container> {
         _ if !place.slices.is_empty() => None,
         // The cgroupfs driver.
         ["docker", id, ..] => named(Runtime::Docker, id),
+        // In a pod of Podman's own, its directory is between; a Kubernetes pod it is not.
+        ["libpod_parent", pod, id, ..] if is_hexadecimal(pod, CONTAINER_ID_DIGITS) => prefixed(id),
         ["libpod_parent", id, ..] => prefixed(id),
         _ => {
             let (_, inside) = kubepods(below)?;

@@ -110,6 +110,23 @@ fn containers_of_the_cgroupfs_driver_are_directories_at_the_root() {
             None,
         ),
         (
+            format!("/libpod_parent/{OTHER_ID}/libpod-{ID}"),
+            Some(Runtime::Podman),
+            None,
+        ),
+        (
+            format!("/libpod_parent/{OTHER_ID}/libpod-{ID}/init"),
+            Some(Runtime::Podman),
+            None,
+        ),
+        (format!("/libpod_parent/{OTHER_ID}"), None, None),
+        (
+            format!("/libpod_parent/{}/libpod-{ID}", &OTHER_ID[1..]),
+            None,
+            None,
+        ),
+        (format!("/libpod_parent/conmon/libpod-{ID}"), None, None),
+        (
             format!("/kubepods/burstable/pod{UID}/{ID}"),
             Some(Runtime::Unknown),
             Some(UID),
@@ -158,6 +175,7 @@ fn nothing_inside_a_delegated_subtree_is_a_container_or_a_pod() {
         format!("machine.slice/libpod-{ID}.scope/container"),
         format!("user.slice/libpod-{ID}.scope/container"),
         format!("libpod_parent/libpod-{ID}"),
+        format!("libpod_parent/{OTHER_ID}/libpod-{ID}"),
         format!("kubepods/burstable/pod{UID}/{ID}"),
         format!("kubepods/pod{UID}/crio-{ID}"),
         format!("kubepods.slice/kubepods-pod{UID_IN_SLICE}.slice/crio-{ID}.scope"),
