@@ -75,14 +75,20 @@ impl<'path> Place<'path> {
 
     /// The service or scope that systemd itself put the process into (its own rule, `cg_path_decode_unit`).
     pub(super) fn unit(&self) -> Option<&'path str> {
-        let first = self.below.first().copied();
+        let first = self.below.first().map(|part| unescaped(part));
         first.filter(|part| part.ends_with(".service") || part.ends_with(".scope"))
     }
 
     /// The innermost slice of systemd's own.
     pub(super) fn slice(&self) -> Option<&'path str> {
-        self.slices.last().copied()
+        self.slices.last().map(|part| unescaped(part))
     }
+}
+
+/// The name of the unit whose directory this is. One that could be a file of the kernel's (`memory.service`, like
+/// `memory.max`) or begins with `_` or `.` has `_` before it (`cg_escape` in systemd's src/basic/cgroup-util.c).
+fn unescaped(directory: &str) -> &str {
+    directory.strip_prefix('_').unwrap_or(directory)
 }
 
 #[cfg(test)]
@@ -93,7 +99,7 @@ mod tests {
     fn unit_and_slice_are_systemds_own_and_nothing_below_them() {
         let user = "/user.slice/user-1000.slice/user@1000.service";
         let delegated = |below: &str| format!("{user}/{below}");
-        let cases: [(String, Option<&str>, Option<&str>); 13] = [
+        let cases: [(String, Option<&str>, Option<&str>); 16] = [
             (
                 "/system.slice/nginx.service".to_owned(),
                 Some("nginx.service"),
@@ -139,6 +145,17 @@ mod tests {
             ("/user.slice".to_owned(), None, Some("user.slice")),
             ("/../system.slice/nginx.service".to_owned(), None, None),
             ("/".to_owned(), None, None),
+            (
+                "/_memory.slice/_memory.service".to_owned(),
+                Some("memory.service"),
+                Some("memory.slice"),
+            ),
+            (
+                "/system.slice/__own.scope".to_owned(),
+                Some("_own.scope"),
+                Some("system.slice"),
+            ),
+            ("/_cpu.service/_x".to_owned(), Some("cpu.service"), None),
         ];
         for (path, unit, slice) in cases {
             let place = Place::of(&path);
