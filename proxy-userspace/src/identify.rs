@@ -67,7 +67,7 @@ use crate::config::IdentityConfig;
 use databases::Databases;
 use digest::Digests;
 use held::{Held, IDLE_LIMIT};
-use names::{NAMES_LIMIT, Names};
+use names::{NAMES_LIMIT, Names, ask_libc};
 use process::{Enrichment, Host, Reader, RunningFile};
 
 /// How often it is looked for processes that are held and need not be.
@@ -79,7 +79,9 @@ const ENRICH_TIMEOUT: Duration = Duration::from_secs(1);
 const HOST_SETTINGS: &str = "/etc";
 /// How many processes are read at once; those whose reads hang are among them.
 const MAX_CONCURRENT_READS: usize = 64;
-/// How long a connection waits for a place among them: of a burst the last wait for the first, and only reads that hang
+/// For how many processes databases of names are asked at once, beyond this host's files; those that hang are among them.
+const MAX_CONCURRENT_QUESTIONS: usize = 16;
+/// How long a connection waits for a place among either: of a burst the last wait for the first, and only reads that hang
 /// keep theirs for so long.
 const PLACE_LIMIT: Duration = Duration::from_millis(100);
 
@@ -87,6 +89,7 @@ const PLACE_LIMIT: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub struct Identifier {
     readers: Arc<Semaphore>,
+    askers: Arc<Semaphore>,
     host: Arc<Host>,
     our_namespaces: Arc<[Namespaces]>,
     /// There if executables are to be hashed.
@@ -98,11 +101,13 @@ impl Identifier {
     pub fn new(cgroup_root: &Path, config: &IdentityConfig) -> Self {
         Self {
             readers: Arc::new(Semaphore::new(MAX_CONCURRENT_READS)),
+            askers: Arc::new(Semaphore::new(MAX_CONCURRENT_QUESTIONS)),
             host: Arc::new(Host {
                 cgroup_root: cgroup_root.to_path_buf(),
                 pod_logs: config.pod_logs.clone(),
                 held: Held::default(),
                 databases: Databases::in_directory(Path::new(HOST_SETTINGS)),
+                ask: ask_libc,
             }),
             our_namespaces: Namespaces::ours().into(),
             digests: config.exe_sha256.then(Digests::new),
@@ -116,17 +121,11 @@ impl Identifier {
     pub async fn identify(&self, origin: &Origin) -> Identity {
         let mut identity = Identity::captured(origin);
         let mut found = self.read(origin).await;
-        let looked_up = found.names.take();
+        let in_files = found.names.take();
         let file = self.enrich(&mut identity, found);
-        let names = async {
-            if let Some(names) = looked_up {
-                return names;
-            }
-            // A process that holds up what is read of it does not hide whose it is: they have a time of their own.
-            let groups = identity.groups.as_ref();
-            let groups = groups.map(|groups| groups.value().clone());
-            self.names(origin, groups).await
-        };
+        let groups = identity.groups.as_ref();
+        let groups = groups.map(|groups| groups.value().clone());
+        let names = self.names(origin, groups, in_files.unwrap_or_default());
         let (names, digest) = tokio::join!(names, self.digest(file));
         identity.name(names);
         if let Some((sha256, verity)) = digest {
@@ -170,7 +169,7 @@ impl Identifier {
 
     /// Reads /proc for as long as that may take.
     async fn read(&self, origin: &Origin) -> Enrichment {
-        let Some(permit) = self.permit(origin).await else {
+        let Some(permit) = place(&self.readers, origin).await else {
             return Enrichment::default();
         };
         let found = Arc::new(Mutex::new(Enrichment::default()));
@@ -224,21 +223,26 @@ impl Identifier {
         found.file
     }
 
-    async fn names(&self, origin: &Origin, groups: Option<Vec<u32>>) -> Names {
-        let Some(permit) = self.permit(origin).await else {
-            return Names::default();
+    /// Looks up the names that the files did not tell. A process that holds up what is read of it does not hide whose it
+    /// is, and a database that hangs hides nothing else: asking has places and a time of its own.
+    async fn names(&self, origin: &Origin, groups: Option<Vec<u32>>, in_files: Names) -> Names {
+        if in_files.is_whole {
+            return in_files;
+        }
+        let Some(permit) = place(&self.askers, origin).await else {
+            return in_files;
         };
         let (host, uid, origin) = (Arc::clone(&self.host), origin.uid(), *origin);
-        let looking = tokio::task::spawn_blocking(move || {
-            let names = Names::of(&host.databases, &origin, groups.as_deref());
+        let asking = tokio::task::spawn_blocking(move || {
+            let names = Names::of(&host.databases, host.ask, &origin, groups.as_deref());
             drop(permit);
             names
         });
-        match tokio::time::timeout(NAMES_LIMIT, looking).await {
-            Ok(names) => names.unwrap_or_default(),
+        match tokio::time::timeout(NAMES_LIMIT, asking).await {
+            Ok(names) => names.unwrap_or(in_files),
             Err(_) => {
                 debug!(uid, "looking up names takes too long");
-                Names::default()
+                in_files
             }
         }
     }
@@ -253,19 +257,17 @@ impl Identifier {
         let graded = |digest: String| Fact::new(digest, file.grade);
         Some((sha256.map(graded), file.verity.map(graded)))
     }
+}
 
-    async fn permit(&self, origin: &Origin) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.readers).acquire_owned();
-        match tokio::time::timeout(PLACE_LIMIT, place).await {
-            Ok(place) => place.ok(),
-            Err(_) => {
-                let pid = origin.tgid();
-                debug!(
-                    pid,
-                    "too many reads hang; the identity lacks what they tell"
-                );
-                None
-            }
+/// Waits for one of the places, for as long as a burst may take.
+async fn place(places: &Arc<Semaphore>, origin: &Origin) -> Option<OwnedSemaphorePermit> {
+    let place = Arc::clone(places).acquire_owned();
+    match tokio::time::timeout(PLACE_LIMIT, place).await {
+        Ok(place) => place.ok(),
+        Err(_) => {
+            let pid = origin.tgid();
+            debug!(pid, "too many wait already; the identity lacks facts");
+            None
         }
     }
 }
@@ -302,14 +304,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_too_many_reads_hang_the_capture_is_all_there_is() {
+    async fn where_too_many_reads_hang_the_capture_and_its_names_are_all_there_is() {
         let identifier = identifier(true);
         let all = u32::try_from(MAX_CONCURRENT_READS).unwrap();
         let hanging = Arc::clone(&identifier.readers).acquire_many_owned(all);
         let hanging = hanging.await.unwrap();
         let origin = Origin::new(std::process::id(), 0, 0, 0, 0);
         let identity = identifier.identify(&origin).await;
-        assert_eq!(identity, Identity::captured(&origin));
+        let mut expected = Identity::captured(&origin);
+        expected.name(Names::of(
+            &identifier.host.databases,
+            ask_libc,
+            &origin,
+            None,
+        ));
+        assert_eq!(identity, expected);
         drop(hanging);
         assert!(identifier.identify(&origin).await.exe().is_some());
     }
@@ -325,5 +334,29 @@ mod tests {
         }
         let identities = all.join_all().await;
         assert!(identities.iter().all(|identity| identity.exe().is_some()));
+    }
+    #[tokio::test]
+    async fn a_database_that_hangs_hides_nothing_but_names() {
+        static HANGING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let mut identifier = identifier(false);
+        let host = Arc::get_mut(&mut identifier.host).unwrap();
+        host.databases = Databases::in_directory(Path::new("/nonexistent"));
+        host.ask = |_| {
+            drop(HANGING.blocking_lock());
+            Ok(None)
+        };
+        let origin = Origin::new(std::process::id(), 0, 0, 0, 0);
+        let until_asserted = HANGING.lock().await;
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..2 * MAX_CONCURRENT_READS {
+            let identifier = identifier.clone();
+            all.spawn(async move { identifier.identify(&origin).await });
+        }
+        for identity in all.join_all().await {
+            assert!(identity.exe().is_some() && identity.cmdline().is_some());
+            assert!(identity.user().is_none() && identity.lacks_names());
+        }
+        drop(until_asserted);
+        assert!(!identifier.identify(&origin).await.lacks_names());
     }
 }

@@ -1,6 +1,7 @@
 //! Names of users and groups in this host's databases, whatever a container's own say.
 //!
-//! A database may be on another machine (LDAP): looking up is apart from everything else, with a time limit of its own.
+//! A database may be on another machine (LDAP): asking is apart from everything else, with places and a time limit of its
+//! own. This host's files answer at once.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -28,32 +29,43 @@ pub(super) struct Names {
     pub(super) is_whole: bool,
 }
 
+/// Somebody who has a name.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Id {
+    User(u32),
+    Group(u32),
+}
+
+/// Tells the name of a user or group.
+pub(super) type Ask = fn(Id) -> nix::Result<Option<String>>;
+
 impl Names {
-    /// Looks up everybody that the calling process is, and those groups. Blocks for as long as the databases do.
-    pub(super) fn of(databases: &Databases, origin: &Origin, groups: Option<&[u32]>) -> Self {
-        let gid = origin.gid();
-        let egid = origin.effective_ids().map_or(gid, |(_, egid)| egid);
-        Self::look_up(databases, origin.uid(), [gid, egid], groups)
+    /// What the files say of everybody that the calling process is, and of those groups. Whole if that is all.
+    pub(super) fn in_files(databases: &Databases, origin: &Origin, groups: Option<&[u32]>) -> Self {
+        Self::of(databases, |_| Err(Errno::EAGAIN), origin, groups)
     }
 
-    /// Looks up a user, its real and effective group and the supplementary groups.
-    fn look_up(
+    /// Looks up everybody that the calling process is, and those groups: in the files, and what they do not have by
+    /// asking. Blocks for as long as who is asked does.
+    pub(super) fn of(
         databases: &Databases,
-        uid: u32,
-        [gid, egid]: [u32; 2],
+        ask: Ask,
+        origin: &Origin,
         groups: Option<&[u32]>,
     ) -> Self {
+        let gid = origin.gid();
+        let egid = origin.effective_ids().map_or(gid, |(_, egid)| egid);
         let gids = [&[gid, egid], groups.unwrap_or_default()].concat();
-        let (known_user, known) = databases.find(uid, &gids);
+        let (user, known) = databases.find(origin.uid(), &gids);
         let answered = Cell::new(true);
-        let told = |answer: nix::Result<Option<String>>| {
-            answer.unwrap_or_else(|error| {
+        let told = |id| {
+            ask(id).unwrap_or_else(|error| {
                 answered.set(answered.get() && NOT_FOUND.contains(&error));
                 None
             })
         };
-        let user = known_user.or_else(|| told(user(uid)));
-        let named = |(gid, known): (&u32, Option<String>)| known.or_else(|| told(group(*gid)));
+        let user = user.or_else(|| told(Id::User(origin.uid())));
+        let named = |(gid, known): (&u32, Option<String>)| known.or_else(|| told(Id::Group(*gid)));
         let mut names = gids.iter().zip(known).map(named);
         Self {
             user,
@@ -65,37 +77,53 @@ impl Names {
     }
 }
 
-fn user(uid: u32) -> nix::Result<Option<String>> {
-    let user = User::from_uid(Uid::from_raw(uid))?;
-    Ok(user.map(|user| user.name))
-}
-
-fn group(gid: u32) -> nix::Result<Option<String>> {
-    let group = Group::from_gid(Gid::from_raw(gid))?;
-    Ok(group.map(|group| group.name))
+/// Asks whoever nsswitch.conf(5) names.
+pub(super) fn ask_libc(id: Id) -> nix::Result<Option<String>> {
+    match id {
+        Id::User(uid) => Ok(User::from_uid(Uid::from_raw(uid))?.map(|user| user.name)),
+        Id::Group(gid) => Ok(Group::from_gid(Gid::from_raw(gid))?.map(|group| group.name)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
+    const NOBODYS: u32 = 3_999_999_999;
+
+    fn origin(uid: u32, gid: u32) -> Origin {
+        let mut origin = Origin::new(1, uid, gid, 0, 0);
+        origin.set_effective_ids(uid, 0);
+        origin
+    }
+
     fn look_up(uid: u32, gid: u32, groups: Option<&[u32]>) -> Names {
-        let databases = Databases::in_directory(std::path::Path::new("/etc"));
-        Names::look_up(&databases, uid, [gid, 0], groups)
+        let databases = Databases::in_directory(Path::new("/etc"));
+        Names::of(&databases, ask_libc, &origin(uid, gid), groups)
     }
 
     #[test]
     fn ids_without_a_name_have_none() {
-        let names = look_up(0, 0, Some(&[0, 3_999_999_999]));
+        let names = look_up(0, 0, Some(&[0, NOBODYS]));
         assert_eq!(names.user.as_deref(), Some("root"));
         assert_eq!(names.group.as_deref(), Some("root"));
         assert_eq!(names.effective_group.as_deref(), Some("root"));
         assert!(names.is_whole && !Names::default().is_whole);
         assert_eq!(names.groups, Some(vec!["root".to_owned()]));
-        let nobody = look_up(3_999_999_999, 3_999_999_999, None);
+        let nobody = look_up(NOBODYS, NOBODYS, None);
         assert_eq!(
             (nobody.user, nobody.group, nobody.groups),
             (None, None, None)
         );
+    }
+
+    #[test]
+    fn what_the_files_do_not_have_they_do_not_deny() {
+        let databases = Databases::in_directory(Path::new("/nonexistent"));
+        let names = Names::in_files(&databases, &origin(0, 0), Some(&[0]));
+        assert_eq!((names.user, names.groups), (None, Some(Vec::new())));
+        assert!(!names.is_whole);
     }
 }

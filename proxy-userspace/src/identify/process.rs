@@ -24,7 +24,7 @@ use super::entry;
 use super::executable::{self, Executable};
 use super::fact::{Fact, Grade};
 use super::held::Held;
-use super::names::Names;
+use super::names::{Ask, Names};
 use super::namespaces::Namespaces;
 use super::pinned::Pinned;
 use super::script::{self, Script};
@@ -44,7 +44,7 @@ pub(super) struct Enrichment {
     pub(super) file: Option<RunningFile>,
     pub(super) cmdline: Option<Fact<Vec<String>>>,
     pub(super) script: Option<Fact<Script>>,
-    /// This host's names for its ids; `None` if they were not looked up in time.
+    /// What this host's files say its ids are called; `None` if they were not read in time.
     pub(super) names: Option<Names>,
 }
 
@@ -83,6 +83,8 @@ pub(super) struct Host {
     pub(super) pod_logs: PathBuf,
     pub(super) held: Held,
     pub(super) databases: Databases,
+    /// Who is asked for names that those files do not have.
+    pub(super) ask: Ask,
 }
 
 /// One process to be read.
@@ -94,8 +96,8 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads what can be read into `found`, part by part, and the names of its ids last. Blocks for as long as /proc
-    /// does, and those who know the names.
+    /// Reads what can be read into `found`, part by part, and last what the files of names have for its ids. Blocks for
+    /// as long as /proc does. No other database is asked here: one that hangs would take everybody's place.
     pub(super) fn read(&self, found: &Mutex<Enrichment>) {
         if let Some((process, grade)) = self.pin() {
             self.read_pinned(&process, grade, found);
@@ -106,8 +108,7 @@ impl Reader<'_> {
             let captured = self.origin.standing().groups().map(<[u32]>::to_vec);
             captured.or_else(|| read.map(|groups| groups.value().clone()))
         };
-        // Here and not as an errand of its own: handing one to another thread takes longer than most look-ups.
-        let names = Names::of(&self.host.databases, self.origin, groups.as_deref());
+        let names = Names::in_files(&self.host.databases, self.origin, groups.as_deref());
         lock(found).names = Some(names);
     }
 
@@ -288,6 +289,7 @@ mod tests {
             pod_logs: PathBuf::from("/nonexistent"),
             held: Held::default(),
             databases: Databases::in_directory(Path::new("/etc")),
+            ask: |_| Ok(None),
         };
         let reader = Reader {
             origin,

@@ -1,3 +1,6 @@
+use proxy_ebpf::origin::Origin;
+
+use super::super::names::Names;
 use super::*;
 
 const SWITCH: &str = "passwd: files systemd\ngroup: files\n";
@@ -140,4 +143,18 @@ fn a_file_that_is_too_large_is_left_to_libc() {
     assert!(settings.user(0).is_some());
     settings.write("passwd", &comment(rest + 1));
     assert_eq!(settings.user(0), None);
+}
+
+#[test]
+fn whoever_is_in_the_files_with_all_groups_needs_no_other_database() {
+    let settings = Settings::new(|_| true);
+    let names = |uid, groups| {
+        let origin = Origin::new(1, uid, 27, 0, 0);
+        Names::in_files(&settings.databases, &origin, Some(groups))
+    };
+    let root = names(0, &[0, 27]);
+    assert!(root.is_whole);
+    let groups = ["root".to_owned(), "dba".to_owned()];
+    assert_eq!(root.groups.as_deref(), Some(groups.as_slice()));
+    assert!(!names(0, &[0, 4711]).is_whole && !names(4711, &[]).is_whole);
 }
