@@ -9,13 +9,14 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use proxy_ebpf::origin::Origin;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, Uid, capabilities, set_capabilities, set_thread_groups,
     set_thread_res_gid, set_thread_res_uid,
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::fences;
 use crate::identify::Identity;
@@ -89,66 +90,61 @@ impl Caller {
     }
 }
 
-/// Errands under way, by user.
-#[derive(Clone, Debug, Default)]
+/// Places for errands: everybody's, and each user's.
+#[derive(Clone, Debug)]
 pub(super) struct Errands {
-    under_way: Arc<Mutex<HashMap<Uid, usize>>>,
+    everybodys: Arc<Semaphore>,
+    /// Of the users that have errands or wait to begin one, and some of before.
+    users: Arc<Mutex<HashMap<Uid, Arc<Semaphore>>>>,
 }
 
 /// A place for one errand.
 #[derive(Debug)]
 pub(super) struct Place {
-    errands: Errands,
-    uid: Uid,
+    _users: OwnedSemaphorePermit,
+    _everybodys: OwnedSemaphorePermit,
 }
 
 impl Errands {
-    /// Takes a place for an errand of this caller's; it has to be kept until the errand ends, whoever waits for it.
+    pub(super) fn new() -> Self {
+        Self {
+            everybodys: Arc::new(Semaphore::new(MAX_ERRANDS)),
+            users: Arc::default(),
+        }
+    }
+
+    /// Takes a place for an errand of this caller's, as soon as there is one; it has to be kept until the errand ends,
+    /// whoever waits for it. How long to wait is the caller's to say: where errands hang it is for ever.
     ///
     /// # Errors
-    /// When there are as many as allowed.
-    pub(super) fn begin(&self, caller: &Caller) -> io::Result<Place> {
-        let mut under_way = self.lock();
-        if under_way.values().sum::<usize>() >= MAX_ERRANDS {
-            return Err(io::Error::other(format!(
-                "{MAX_ERRANDS} connects to unix sockets are waiting already"
-            )));
-        }
-        let count = under_way.entry(caller.uid).or_default();
-        if *count >= MAX_ERRANDS_PER_USER {
-            return Err(io::Error::other(format!(
-                "{MAX_ERRANDS_PER_USER} connects of user {} to unix sockets are waiting already",
-                caller.uid.as_raw()
-            )));
-        }
-        *count += 1;
+    /// None that happens: nobody closes the semaphores.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(super) async fn begin(&self, caller: &Caller) -> io::Result<Place> {
+        // The user's own first: who waits for one of those takes up none of everybody's.
+        let users = self.places_of(caller.uid).acquire_owned();
+        let users = users.await.map_err(io::Error::other)?;
+        let everybodys = Arc::clone(&self.everybodys).acquire_owned();
         Ok(Place {
-            errands: self.clone(),
-            uid: caller.uid,
+            _users: users,
+            _everybodys: everybodys.await.map_err(io::Error::other)?,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uid, usize>> {
-        self.under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut under_way = self.errands.lock();
-        if let Some(count) = under_way.get_mut(&self.uid) {
-            *count -= 1;
-            if *count == 0 {
-                under_way.remove(&self.uid);
-            }
-        }
+    fn places_of(&self, uid: Uid) -> Arc<Semaphore> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        // A place and a wait for one each have a reference of their own.
+        users.retain(|_, places| Arc::strong_count(places) > 1);
+        let own = users.entry(uid);
+        Arc::clone(own.or_insert_with(|| Arc::new(Semaphore::new(MAX_ERRANDS_PER_USER))))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn caller(uid: u32) -> Caller {
@@ -160,17 +156,43 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_user_whose_errands_hang_keeps_nobody_else_from_theirs() {
-        let errands = Errands::default();
-        let mut hanging: Vec<_> = (0..MAX_ERRANDS_PER_USER)
-            .map(|_| errands.begin(&caller(1)).unwrap())
-            .collect();
-        assert!(errands.begin(&caller(1)).is_err());
-        assert!(errands.begin(&caller(2)).is_ok());
+    /// Whether there is a place at once.
+    async fn begin(errands: &Errands, uid: u32) -> Option<Place> {
+        let caller = caller(uid);
+        let place = tokio::time::timeout(Duration::ZERO, errands.begin(&caller)).await;
+        place.ok().map(Result::unwrap)
+    }
+
+    #[tokio::test]
+    async fn a_user_whose_errands_hang_keeps_nobody_else_from_theirs() {
+        let errands = Errands::new();
+        let mut hanging = Vec::new();
+        for _ in 0..MAX_ERRANDS_PER_USER {
+            hanging.push(begin(&errands, 1).await.unwrap());
+        }
+        assert!(begin(&errands, 1).await.is_none());
+        assert!(begin(&errands, 2).await.is_some());
         hanging.pop();
-        assert!(errands.begin(&caller(1)).is_ok());
+        assert!(begin(&errands, 1).await.is_some());
         drop(hanging);
-        assert!(errands.lock().is_empty());
+        let _other = begin(&errands, 3).await.unwrap();
+        assert_eq!(errands.users.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_user_with_many_errands_at_once_waits_and_does_them_all() {
+        let errands = Errands::new();
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..4 * MAX_ERRANDS_PER_USER {
+            let errands = errands.clone();
+            all.spawn(async move {
+                let place = errands.begin(&caller(1)).await.unwrap();
+                // Others get to wait behind this one.
+                tokio::task::yield_now().await;
+                drop(place);
+            });
+        }
+        assert_eq!(all.join_all().await.len(), 4 * MAX_ERRANDS_PER_USER);
+        assert_eq!(errands.everybodys.available_permits(), MAX_ERRANDS);
     }
 }

@@ -72,7 +72,7 @@ impl UnixRouter {
             timeout,
             guise,
             porter,
-            errands: Errands::default(),
+            errands: Errands::new(),
         }
     }
 
@@ -117,19 +117,22 @@ impl UnixRouter {
         path: &Path,
         port: u16,
     ) -> io::Result<(SocketPath, Target)> {
-        let place = self.errands.begin(&caller)?;
         let (path, errand) = (path.to_owned(), caller.clone());
-        let opening = self.porter.send_envoy(None, move || {
-            let _place = place;
-            let whereabouts = Whereabouts::of(&origin)?;
-            // Both look at file systems that may be the client's own; the name is looked at from our own root.
-            let file = apart_and_wait(|| {
-                errand.impersonate()?;
-                open_in(&whereabouts, &path)
-            })?;
-            let name = name_of(&file, &whereabouts.mounts, port)?;
-            Ok((file, name))
-        });
+        let opening = async {
+            let place = self.errands.begin(&caller).await?;
+            let sent = self.porter.send_envoy(None, move || {
+                let _place = place;
+                let whereabouts = Whereabouts::of(&origin)?;
+                // Both look at file systems that may be the client's own; the name is looked at from our own root.
+                let file = apart_and_wait(|| {
+                    errand.impersonate()?;
+                    open_in(&whereabouts, &path)
+                })?;
+                let name = name_of(&file, &whereabouts.mounts, port)?;
+                Ok((file, name))
+            });
+            sent.await
+        };
         let (file, name) = tokio::time::timeout(self.timeout, opening)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -149,7 +152,8 @@ impl UnixRouter {
             Ok(target) => target,
             Err(error) => return Err(same(error)),
         };
-        let place = self.errands.begin(&target.caller)?;
+        // Whoever dials has a limit for this too.
+        let place = self.errands.begin(&target.caller).await?;
         let (shared, timeout, guise) = (Arc::clone(&way.target), self.timeout, self.guise);
         let connecting = self.porter.send_envoy(Some(&way.namespace), move || {
             let _place = place;
