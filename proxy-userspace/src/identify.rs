@@ -335,6 +335,7 @@ mod tests {
         let identities = all.join_all().await;
         assert!(identities.iter().all(|identity| identity.exe().is_some()));
     }
+
     #[tokio::test]
     async fn a_database_that_hangs_hides_nothing_but_names() {
         static HANGING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
