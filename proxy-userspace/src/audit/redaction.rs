@@ -129,6 +129,13 @@ pub(super) fn show(text: SqlText<'_>, redaction: Redaction) -> Shown<'_> {
     }
 }
 
+/// Whether an error's message may tell a secret that the record of `text` does not: it may quote what was taken out of the
+/// text, or what lies beyond where it was cut. `text` is the failed statement's, if it has one.
+pub(super) fn error_may_hold_secret(message: &[u8], text: Option<SqlText<'_>>) -> bool {
+    let is_shown_whole = |text: SqlText<'_>| !text.is_cut && show(text, Redaction::Full).is_as_sent;
+    text.is_some_and(|text| !is_shown_whole(text)) || secrets::may_be_in_message(message)
+}
+
 /// Bytes made printable; half a character at a cut is left out.
 pub(super) fn readable(bytes: &[u8], is_cut: bool) -> Cow<'_, str> {
     let whole = match std::str::from_utf8(bytes) {

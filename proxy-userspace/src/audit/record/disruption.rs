@@ -7,10 +7,13 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use super::statement::{Author, Signature};
-use crate::audit::redaction;
+use crate::audit::redaction::{self, SqlText};
 use crate::config::Redaction;
 use crate::wire::session::{ServerError, Violation};
 use crate::wire::text::as_printable;
+
+/// What stands in a record for a message that may hold a secret.
+const REDACTED: &str = "[redacted]";
 
 /// A disturbance, with its number among the session's records.
 #[derive(Clone, Debug)]
@@ -56,7 +59,7 @@ impl Serialize for Disruption<Violation> {
 
 impl Serialize for Disruption<ServerError> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let error = ErrorShown::of(&self.what, &self.author);
+        let error = ErrorShown::of(&self.what, &self.author, None);
         self.rendered(Failed { error }).serialize(serializer)
     }
 }
@@ -92,12 +95,19 @@ pub(super) struct ErrorShown<'a> {
 }
 
 impl<'a> ErrorShown<'a> {
-    pub(super) fn of(error: &'a ServerError, author: &Author) -> Self {
+    /// As the session's redaction lets it be written; `text` is that of the statement that failed, if there is one.
+    pub(super) fn of(error: &'a ServerError, author: &Author, text: Option<SqlText<'_>>) -> Self {
+        let message = || {
+            if redaction::error_may_hold_secret(&error.message, text) {
+                Cow::Borrowed(REDACTED)
+            } else {
+                redaction::readable(&error.message, true)
+            }
+        };
         Self {
             severity: as_printable(&error.severity),
             sqlstate: &error.sqlstate,
-            message: (author.redaction == Redaction::Full)
-                .then(|| redaction::readable(&error.message, true)),
+            message: (author.redaction == Redaction::Full).then(message),
         }
     }
 }

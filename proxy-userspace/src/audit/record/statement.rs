@@ -15,12 +15,12 @@ use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::disruption::ErrorShown;
-use crate::audit::redaction::Scanning;
+use crate::audit::redaction::{Scanning, SqlText};
 use crate::audit::tally;
 use crate::config::Redaction;
 use crate::identify::Identity;
 use crate::wire::session::{
-    CopyDirection, Finished, Outcome, Parameters, Prepared, Subject, Tag, TransactionStatus,
+    CopyDirection, Finished, Outcome, Parameters, Prepared, Subject, Tag, Text, TransactionStatus,
     Verdict, affected_rows,
 };
 use crate::wire::text::as_printable;
@@ -139,6 +139,28 @@ impl Statement {
 
     pub(in crate::audit) fn author(&self) -> &Author {
         &self.author
+    }
+
+    /// The text that the server works on for it, where one was seen: a Bind plans its statement's.
+    fn sql(&self) -> Option<SqlText<'_>> {
+        let text = match &self.finished.subject {
+            Subject::Query { text } => text,
+            Subject::Parse { prepared } => &prepared.text,
+            Subject::Bind { prepared, .. } | Subject::Execute { prepared, .. } => {
+                &prepared.as_ref()?.text
+            }
+            _ => return None,
+        };
+        Some(self.as_kept(text))
+    }
+
+    /// One of its texts, with what redaction has to know of it.
+    fn as_kept<'a>(&self, text: &'a Text) -> SqlText<'a> {
+        SqlText {
+            kept: &text.kept,
+            is_cut: !text.is_whole(),
+            scanning: self.scanning,
+        }
     }
 
     /// How many bytes it keeps in memory, about. A text shared with other records counts in each: it may outlive them.
@@ -263,7 +285,7 @@ impl<'a> From<&'a Statement> for Rendered<'a> {
             error: outcome
                 .error
                 .as_ref()
-                .map(|error| ErrorShown::of(error, author)),
+                .map(|error| ErrorShown::of(error, author, statement.sql())),
             transaction: finished.transaction.map(transaction_name),
         }
     }

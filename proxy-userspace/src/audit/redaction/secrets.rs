@@ -24,6 +24,12 @@ const MAX_DEPTH: usize = 4;
 /// How often a text is taken up again behind what PostgreSQL's scanner refuses.
 const MAX_RESUMED: usize = 16;
 
+/// Whether a message, which is no SQL but may quote some, or a connection string, may hold a secret or begin one.
+pub(super) fn may_be_in_message(message: &[u8]) -> bool {
+    holding(message) != Holding::Nothing
+        || matches!(uri::without_passwords(message, Within::Cut), Cow::Owned(_))
+}
+
 /// The text with each password replaced. A text that cannot be scanned stays as it is but for URIs: hiding all of it would
 /// let a client keep any statement out of the trail.
 pub(super) fn without_passwords(text: SqlText<'_>) -> Cow<'_, [u8]> {

@@ -248,3 +248,43 @@ proptest! {
         prop_assert_eq!(of(&left), of(&right));
     }
 }
+
+#[test]
+fn an_error_is_told_unless_it_may_hold_a_password() {
+    let sql = |kept| SqlText {
+        kept,
+        is_cut: false,
+        scanning: Scanning::Certain,
+    };
+    let told: [&[u8]; 6] = [
+        b"password authentication failed for user \"app\"",
+        b"Non-superusers must provide a password",
+        b"unrecognized role option \"password\"",
+        b"syntax error at or near \"password\"",
+        b"invalid input syntax for type integer: \"secret\"",
+        b"could not open https://host/path",
+    ];
+    for message in told {
+        assert!(!error_may_hold_secret(message, None));
+        assert!(!error_may_hold_secret(message, Some(sql(b"select 'x'"))));
+        let changed = sql(b"alter role a password 'x'");
+        assert!(error_may_hold_secret(message, Some(changed)));
+    }
+    let hidden: [&[u8]; 5] = [
+        b"invalid connection option in \"host=h password=x\"",
+        b"syntax error at or near \"password 'x'\"",
+        b"cannot connect to postgres://u:x@h/d",
+        b"cannot connect to postgres://u:x",
+        b"unterminated quoted string at or near \"alter role a password '",
+    ];
+    for message in hidden {
+        assert!(error_may_hold_secret(message, None));
+        assert!(error_may_hold_secret(message, Some(sql(b"select 'x'"))));
+    }
+    // Of an encoding that is not scanned the text stays, and so does what quotes it.
+    let doubtful = SqlText {
+        scanning: Scanning::UnsafeEncoding,
+        ..sql("alter röle a password 'x'".as_bytes())
+    };
+    assert!(!error_may_hold_secret(told[3], Some(doubtful)));
+}

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Statement;
 use crate::audit::record::values::Values;
-use crate::audit::redaction::{self, SqlText, Withheld};
+use crate::audit::redaction::{self, Withheld};
 use crate::wire::session::{Prepared, Subject, Target, Text};
 use crate::wire::text::{as_printable, hex};
 
@@ -149,16 +149,8 @@ impl<'a> Asked<'a> {
     }
 
     fn with_text(self, statement: &'a Statement, text: &'a Text) -> Self {
-        let is_cut = !text.is_whole();
-        let redaction = statement.author.redaction;
-        let shown = redaction::show(
-            SqlText {
-                kept: &text.kept,
-                is_cut,
-                scanning: statement.scanning,
-            },
-            redaction,
-        );
+        let kept = statement.as_kept(text);
+        let shown = redaction::show(kept, statement.author.redaction);
         // Of a text that is not shown as it was sent a hash would let the rest be guessed.
         let sha256 = text.sha256.as_deref();
         let sha256 = sha256.filter(|_| shown.is_as_sent);
@@ -166,7 +158,7 @@ impl<'a> Asked<'a> {
             sql: Some(Some(Sql {
                 text: shown.text,
                 bytes: text.length,
-                truncated: is_cut,
+                truncated: kept.is_cut,
                 sha256: sha256.map(|hash| hex(hash)),
                 encoding: statement.encoding.as_ref().map(|name| as_printable(name)),
                 withheld: shown.withheld,

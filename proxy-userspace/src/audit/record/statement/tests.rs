@@ -1,3 +1,5 @@
+mod errors;
+
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
@@ -294,34 +296,6 @@ fn a_long_text_tells_its_length_and_hash_unless_literals_could_be_guessed_from_i
         json!({"text": "select $1, ", "bytes": 100_000, "truncated": true, "encoding": "UTF8"});
     assert_eq!(record["sql"], sql);
     assert_eq!(record.get("fingerprint"), None);
-}
-
-#[test]
-fn redacted_records_hold_nothing_that_quotes_a_literal() {
-    let mut failed = outcome(Verdict::Failed);
-    failed.tags = [b"SELECT 1".as_slice(), b"secret"].into_iter().collect();
-    failed.error = Some(Box::new(ServerError {
-        severity: Bytes::from_static(b"ERROR"),
-        sqlstate: Some("22P02".to_owned()),
-        message: Bytes::from_static(b"invalid input syntax for type integer: \"secret\""),
-    }));
-    let subject = || Subject::Query {
-        text: text("select 'secret'::int"),
-    };
-    let record = written(Redaction::Full, finished(subject(), failed.clone()));
-    assert_eq!(
-        record["error"]["message"],
-        "invalid input syntax for type integer: \"secret\""
-    );
-    for redaction in [Redaction::LiteralsRemoved, Redaction::FingerprintOnly] {
-        let record = written(redaction, finished(subject(), failed.clone()));
-        assert!(!record.to_string().contains("secret"), "{record}");
-        assert_eq!(
-            record["error"],
-            json!({"severity": "ERROR", "sqlstate": "22P02"})
-        );
-        assert_eq!(record["fingerprint"].as_str().map(str::len), Some(32));
-    }
 }
 
 #[test]
