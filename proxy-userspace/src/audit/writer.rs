@@ -12,7 +12,7 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tracing::error;
@@ -25,8 +25,9 @@ use batch::Batch;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
-/// How often a failing sink is tried for the records left at exit.
-const LAST_ATTEMPTS: usize = 3;
+/// How long a failing sink is tried for the records left at exit, all together: what ends pgusher waits no longer than
+/// `WRITER_LIMIT` (app.rs), and a write may take its time too.
+const LAST_ATTEMPTS: Duration = Duration::from_secs(5);
 /// No record is added to a batch of this size, in bytes of JSON: beyond it larger writes are no faster.
 const BATCH_BYTES: usize = 256 * 1024;
 
@@ -61,15 +62,7 @@ pub fn start(
     let sink = Sink::open(&config.sink, journal)?;
     let (sender, queue) = mpsc::channel(config.queue.get().saturating_add(reserved));
     let counts = Arc::new(Counts::default());
-    let writing = Writing {
-        sink,
-        batch: Batch::default(),
-        counts: Arc::clone(&counts),
-        reported: 0,
-        gap: None,
-        failing: false,
-        gave_up: false,
-    };
+    let writing = Writing::new(sink, Arc::clone(&counts));
     let thread = std::thread::Builder::new().name("audit-writer".to_owned());
     let thread = thread
         .spawn(move || writing.run(queue))
@@ -108,11 +101,23 @@ struct Writing {
     /// How many it tells of once the gap record at the start of the batch is in the sink.
     gap: Option<u64>,
     failing: bool,
-    /// At exit the sink failed as often as it may.
-    gave_up: bool,
+    /// Until when a sink may fail, once there is nobody left to wait for it.
+    last_attempt: Option<Instant>,
 }
 
 impl Writing {
+    fn new(sink: Sink, counts: Arc<Counts>) -> Self {
+        Self {
+            sink,
+            batch: Batch::default(),
+            counts,
+            reported: 0,
+            gap: None,
+            failing: false,
+            last_attempt: None,
+        }
+    }
+
     fn run(mut self, mut queue: mpsc::Receiver<Queued>) {
         while let Some(first) = queue.blocking_recv() {
             self.begin_batch();
@@ -162,7 +167,6 @@ impl Writing {
     /// Gets the batch into the sink, or gives up what of it may be lost.
     fn write(&mut self, queue: &mpsc::Receiver<Queued>) {
         let mut pause = FIRST_PAUSE;
-        let mut attempts = 0;
         while let Err((error, progress)) = self.try_write() {
             self.counts.failures.fetch_add(1, Ordering::Relaxed);
             if Failure::of(&error) == Failure::OfTheRecord {
@@ -173,13 +177,11 @@ impl Writing {
             }
             self.note_failure(&error);
             if progress {
-                (pause, attempts) = (FIRST_PAUSE, 0);
+                pause = FIRST_PAUSE;
             }
-            attempts += 1;
             // Nobody is left to wait for the sink once every session has ended: the exit must not hang on it.
-            let is_over = queue.is_closed() && (attempts >= LAST_ATTEMPTS || self.gave_up);
+            let is_over = queue.is_closed() && self.is_last_attempt_over();
             if self.batch.policy() == OverflowPolicy::Drop || is_over {
-                self.gave_up |= is_over;
                 self.gap = None;
                 self.batch.lose_waiting(&self.counts);
                 return;
@@ -188,6 +190,11 @@ impl Writing {
             pause = (pause * 2).min(LAST_PAUSE);
         }
         self.failing = false;
+    }
+
+    fn is_last_attempt_over(&mut self) -> bool {
+        let now = Instant::now();
+        now >= *self.last_attempt.get_or_insert(now + LAST_ATTEMPTS)
     }
 
     fn note_failure(&mut self, error: &io::Error) {

@@ -115,3 +115,34 @@ async fn a_sink_that_never_works_loses_what_waits_at_the_end_and_ends() {
         writer.join();
     }
 }
+
+/// The writer on a thread of its own, with `records` queued and nobody left who could queue more.
+fn ending(sink: Sink, counts: &Arc<Counts>, records: usize) -> JoinHandle<()> {
+    let (sender, queue) = mpsc::channel(records);
+    for _ in 0..records {
+        let queued = Queued::new(record(), OverflowPolicy::Block, None, counts);
+        assert!(sender.try_send(queued).is_ok());
+    }
+    let writing = Writing::new(sink, Arc::clone(counts));
+    std::thread::spawn(move || writing.run(queue))
+}
+
+#[test]
+fn a_sink_that_works_again_while_pgusher_stops_gets_what_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("place");
+    let path = place.join("audit.jsonl");
+    std::fs::create_dir(&place).unwrap();
+    let sink = Sink::open(&SinkKind::File(path.clone()), None).unwrap();
+    std::fs::remove_dir_all(&place).unwrap();
+    let counts = Arc::<Counts>::default();
+    let writer = ending(sink, &counts, 2);
+    while counts.failures.load(Ordering::Relaxed) < 5 {
+        assert!(!writer.is_finished(), "it gave up");
+        std::thread::yield_now();
+    }
+    std::fs::create_dir(&place).unwrap();
+    writer.join().unwrap();
+    assert_eq!(types(&path), ["coverage", "coverage"]);
+    assert_eq!(counts.dropped.load(Ordering::Relaxed), 0);
+}
