@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::Capture;
 use super::event::{Parameters, Prepared, Subject, Target, Violation};
-use super::fields::{Fields, Keep, Pieces};
+use super::fields::{Fields, Keep, MAX_PARAMETER_TYPES, Pieces};
 use super::request::Sent;
 use super::values::{self, ResultFormats};
 use crate::wire::collect::MAX_NAME_BYTES;
@@ -182,15 +182,16 @@ fn owned(name: &[u8]) -> Bytes {
     }
 }
 
-/// The parameter types behind a Parse's text, and whether the server will refuse them.
+/// The first of the parameter types behind a Parse's text, and whether the server will refuse them.
 fn parameter_types(body: &[u8], length: u64) -> (Vec<u32>, bool) {
-    let read = || {
-        let mut cursor = Cursor::new(body);
-        let types = cursor.oids()?;
-        cursor.end().map(|()| types)
-    };
-    let is_cut = (body.len() as u64) < length;
-    read().map_or((Vec::new(), true), |types| (types, is_cut))
+    let mut cursor = Cursor::new(body);
+    let count = cursor.u16().unwrap_or(0);
+    if length != (size_of::<u16>() + size_of::<u32>() * usize::from(count)) as u64 {
+        return (Vec::new(), true);
+    }
+    let kept = usize::from(count).min(MAX_PARAMETER_TYPES);
+    let types = (0..kept).map_while(|_| cursor.u32().ok());
+    (types.collect(), false)
 }
 
 fn function_call(body: &[u8], length: u64, keep: Option<usize>) -> (Subject, bool) {

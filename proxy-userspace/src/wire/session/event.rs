@@ -126,7 +126,7 @@ pub struct Prepared {
     pub name: Bytes,
     /// Its text.
     pub text: Text,
-    /// The parameter types that were named, as OIDs; 0 is unspecified.
+    /// The parameter types that were named, as OIDs, the first of them; 0 is unspecified.
     pub parameter_types: Vec<u32>,
 }
 

@@ -8,8 +8,10 @@ use crate::wire::frame::{FRONTEND_SMALL, Header};
 
 /// What Bind and FunctionCall need before their values: two counts and 65,535 format codes.
 const MAX_FORMATS_BYTES: usize = 2 + 2 * 65_535 + 2;
-/// What Parse has behind its text at most: a count and 65,535 type OIDs.
-const MAX_TYPES_BYTES: usize = 2 + 4 * 65_535;
+/// How many of a Parse's parameter types are kept.
+pub(super) const MAX_PARAMETER_TYPES: usize = 256;
+/// What is kept behind a Parse's text: a count and the first type OIDs.
+const MAX_TYPES_BYTES: usize = 2 + 4 * MAX_PARAMETER_TYPES;
 
 /// How much is kept of a message's fields.
 #[derive(Clone, Copy, Debug)]

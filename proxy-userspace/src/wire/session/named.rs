@@ -5,6 +5,7 @@
 //! CLOSE) is forgotten rather than named for what it may not be.
 
 mod portal;
+mod skipped;
 mod statement;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use super::event::Prepared;
 
 pub(super) use portal::Portal;
+pub(super) use skipped::Skipped;
 
 /// The server's prepared statements.
 pub(super) type Statements = Named<Arc<Prepared>>;

@@ -1,6 +1,7 @@
 //! The client's messages that the server has not answered, in the order sent.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::event::{Outcome, Subject, Violation};
 use super::request::Sent;
@@ -98,7 +99,7 @@ impl Queue {
         sent
     }
 
-    /// Appends a message. Values that do not fit are dropped; what does not fit of a text was not even collected
+    /// Appends a message. Values and types that do not fit are dropped; what does not fit of a text was not even collected
     /// ([`Queue::room`]).
     pub(super) fn push(&mut self, mut sent: Sent) {
         if let (Sent::CopyData(bytes), Some(Sent::CopyData(before))) = (&sent, self.sent.back_mut())
@@ -107,14 +108,9 @@ impl Queue {
             return;
         }
         if let Sent::Message(finished) = &mut sent
-            && let Subject::Bind { parameters, .. }
-            | Subject::FunctionCall {
-                arguments: parameters,
-                ..
-            } = &mut finished.subject
-            && parameters.kept_bytes() > self.room()
+            && finished.subject.kept_bytes() > self.room()
         {
-            *parameters = parameters.without_values();
+            drop_values(&mut finished.subject);
         }
         if let Sent::Broken(violation) = &sent {
             self.broken = Some(*violation);
@@ -125,5 +121,22 @@ impl Queue {
 
     fn forget(&mut self, sent: Option<&Sent>) {
         self.kept_bytes -= sent.map_or(0, Sent::kept_bytes);
+    }
+}
+
+/// Leaves of what is kept only the text.
+fn drop_values(subject: &mut Subject) {
+    match subject {
+        Subject::Bind { parameters, .. }
+        | Subject::FunctionCall {
+            arguments: parameters,
+            ..
+        } => *parameters = parameters.without_values(),
+        Subject::Parse { prepared } => {
+            if let Some(prepared) = Arc::get_mut(prepared) {
+                prepared.parameter_types = Vec::new();
+            }
+        }
+        _ => {}
     }
 }

@@ -10,9 +10,6 @@ use crate::audit::redaction::{self, Withheld};
 use crate::wire::session::{Prepared, Subject, Target, Text};
 use crate::wire::text::{as_printable, hex};
 
-/// How many of a Parse's parameter types a record holds.
-const MAX_PARAMETER_TYPES: usize = 256;
-
 /// What the client asked for, by kind.
 #[derive(Default, Serialize)]
 pub(super) struct Asked<'a> {
@@ -59,10 +56,7 @@ impl<'a> Asked<'a> {
             Subject::Parse { prepared } => Self {
                 statement: Some(Some(as_printable(&prepared.name))),
                 parse: Some(prepared.number),
-                parameter_types: prepared
-                    .parameter_types
-                    .get(..MAX_PARAMETER_TYPES)
-                    .or(Some(&prepared.parameter_types)),
+                parameter_types: Some(&prepared.parameter_types),
                 ..Self::named("parse").with_text(statement, &prepared.text)
             },
             Subject::Bind {

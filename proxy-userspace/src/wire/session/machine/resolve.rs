@@ -1,15 +1,11 @@
 //! What a message was about: the statement behind a name, at the moment the server looked the name up.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::wire::session::event::{Finished, Prepared, Subject, Target, Verdict};
-use crate::wire::session::named::{Portal, Portals, Statements};
-
-/// Names of a batch's skipped messages that are remembered, each of statements and portals.
-const MAX_SKIPPED: usize = 256;
+use crate::wire::session::named::{Portal, Portals, Skipped, Statements};
 
 /// The server's names, and those a failed batch would have made.
 #[derive(Clone, Debug, Default)]
@@ -17,19 +13,15 @@ pub(super) struct Names {
     statements: Statements,
     portals: Portals,
     /// What messages that failed or were not run would have made: what is skipped behind them meant these.
-    unmade_statements: HashMap<Bytes, Arc<Prepared>>,
-    unmade_portals: HashMap<Bytes, Portal>,
+    unmade_statements: Skipped<Arc<Prepared>>,
+    unmade_portals: Skipped<Portal>,
 }
 
 impl Names {
     /// ReadyForQuery: nothing refers to what a failed batch did not make.
     pub(super) fn batch_is_over(&mut self) {
-        if !self.unmade_statements.is_empty() {
-            self.unmade_statements.clear();
-        }
-        if !self.unmade_portals.is_empty() {
-            self.unmade_portals.clear();
-        }
+        self.unmade_statements.clear();
+        self.unmade_portals.clear();
     }
 
     /// The transaction has ended, and its portals with it.
@@ -96,10 +88,8 @@ impl Names {
         if verdict == Verdict::Failed && prepared.name.is_empty() && !malformed {
             self.statements.remove(b"");
         }
-        if self.unmade_statements.len() < MAX_SKIPPED {
-            self.unmade_statements
-                .insert(prepared.name.clone(), Arc::clone(prepared));
-        }
+        self.unmade_statements
+            .insert(&prepared.name, Arc::clone(prepared));
     }
 
     fn bound(&mut self, subject: &mut Subject, verdict: Verdict) {
@@ -123,8 +113,8 @@ impl Names {
         };
         if verdict == Verdict::Completed {
             self.portals.insert(portal, made);
-        } else if self.unmade_portals.len() < MAX_SKIPPED {
-            self.unmade_portals.insert(portal.clone(), made);
+        } else {
+            self.unmade_portals.insert(portal, made);
         }
     }
 
@@ -141,7 +131,7 @@ impl Names {
             return;
         };
         let unmade = match verdict {
-            Verdict::NotRun | Verdict::Unanswered => self.unmade_portals.get(portal),
+            Verdict::NotRun | Verdict::Unanswered => self.unmade_portals.find(portal),
             _ => None,
         };
         match unmade.or_else(|| self.portals.find(portal)) {
@@ -157,7 +147,7 @@ impl Names {
 
     fn statement(&self, name: &Bytes, verdict: Verdict) -> Option<Arc<Prepared>> {
         let unmade = match verdict {
-            Verdict::NotRun | Verdict::Unanswered => self.unmade_statements.get(name),
+            Verdict::NotRun | Verdict::Unanswered => self.unmade_statements.find(name),
             _ => None,
         };
         unmade.or_else(|| self.statements.find(name)).cloned()

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::transcript::{CAPTURE, LOGIN, describe, feed, from_client, from_server, message};
 use crate::wire::session::answer::MAX_COPIES;
+use crate::wire::session::fields::MAX_PARAMETER_TYPES;
 use crate::wire::session::held::MAX_HELD;
 use crate::wire::session::queue::{FULL_PENDING, MAX_PENDING, MAX_PENDING_BYTES};
 use crate::wire::session::tags::MAX_TAGS;
@@ -190,4 +191,65 @@ fn an_error_message_is_cut_and_a_long_row_is_not_kept() {
     let error = outcome.error.as_ref().unwrap();
     assert_eq!(error.sqlstate.as_deref(), Some("22000"));
     assert_eq!(error.message.len(), 2048);
+}
+
+/// A Parse without a name that names so many parameter types, the first of them 0, and has bytes behind them.
+fn parse(types: u16, behind: &[u8]) -> Vec<u8> {
+    let mut body = b"\0select 1\0".to_vec();
+    body.extend(types.to_be_bytes());
+    body.extend((0..u32::from(types)).flat_map(u32::to_be_bytes));
+    body.extend(behind);
+    message(b'P', &body)
+}
+
+fn types_of(finished: &Finished) -> &[u32] {
+    match &finished.subject {
+        Subject::Parse { prepared } => &prepared.parameter_types,
+        other => panic!("no parse: {other:?}"),
+    }
+}
+
+#[test]
+fn of_very_many_parameter_types_the_first_are_kept_and_all_are_counted() {
+    let many = u16::MAX;
+    let most = u16::try_from(MAX_PARAMETER_TYPES).unwrap();
+    let cases: [(u16, &[u8], usize, bool); 6] = [
+        (0, b"", 0, false),
+        (most, b"", MAX_PARAMETER_TYPES, false),
+        (most + 1, b"", MAX_PARAMETER_TYPES, false),
+        (many, b"", MAX_PARAMETER_TYPES, false),
+        (many, b"x", 0, true),
+        (1, b"\0\0\0\0", 0, true),
+    ];
+    for (types, behind, kept, malformed) in cases {
+        for chunk in [usize::MAX, 1000] {
+            let mut session = session(CAPTURE);
+            let mut events = Vec::new();
+            for bytes in parse(types, behind).chunks(chunk) {
+                session.client_sent(bytes, Instant::now(), &mut |event| events.push(event));
+            }
+            session.end(Instant::now(), &mut |event| events.push(event));
+            let finished = &finished(events)[0];
+            let expected: Vec<u32> = (0..).take(kept).collect();
+            assert_eq!(types_of(finished), expected, "{types} {behind:?}");
+            assert_eq!(finished.malformed, malformed, "{types} {behind:?}");
+        }
+    }
+}
+
+#[test]
+fn types_sent_too_far_ahead_are_dropped() {
+    let mut session = session(CAPTURE);
+    let parse = parse(256, b"");
+    let fit = MAX_PENDING_BYTES / (4 * MAX_PARAMETER_TYPES);
+    let mut events = Vec::new();
+    for _ in 0..2 * fit {
+        session.client_sent(&parse, Instant::now(), &mut |event| events.push(event));
+    }
+    session.end(Instant::now(), &mut |event| events.push(event));
+    let finished = finished(events);
+    assert_eq!(types_of(&finished[0]).len(), MAX_PARAMETER_TYPES);
+    assert_eq!(types_of(&finished[fit]).len(), 0);
+    let kept = finished.iter().map(|one| one.subject.kept_bytes());
+    assert!(kept.sum::<usize>() <= MAX_PENDING_BYTES);
 }
