@@ -177,12 +177,12 @@ impl Statement {
                 prepared,
                 parameters,
                 ..
-            }
-            | Subject::Execute {
+            } => of_prepared(prepared) + values_weight(parameters),
+            Subject::Execute {
                 prepared,
                 parameters,
                 ..
-            } => of_prepared(prepared) + values_weight(parameters),
+            } => of_prepared(prepared) + parameters.as_deref().map_or(0, values_weight),
             Subject::FunctionCall { arguments, .. } => values_weight(arguments),
             Subject::Describe(_) | Subject::Close(_) | Subject::Sync => 0,
         };

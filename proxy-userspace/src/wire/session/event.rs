@@ -75,7 +75,7 @@ pub enum Subject {
         /// `prepared` may be missing because more was prepared than is remembered.
         forgotten: bool,
         /// The values.
-        parameters: Parameters,
+        parameters: Arc<Parameters>,
     },
     /// Describe.
     Describe(Target),
@@ -89,8 +89,8 @@ pub enum Subject {
         prepared: Option<Arc<Prepared>>,
         /// `prepared` may be missing because more was prepared or bound than is remembered.
         forgotten: bool,
-        /// The values bound to it.
-        parameters: Parameters,
+        /// The values bound to it; none where that Bind was not seen.
+        parameters: Option<Arc<Parameters>>,
         /// The most rows asked for; 0 is all.
         max_rows: u32,
     },

@@ -109,7 +109,7 @@ impl Names {
             statement: statement.clone(),
             prepared: prepared.clone(),
             forgotten: *forgotten,
-            parameters: parameters.clone(),
+            parameters: Arc::clone(parameters),
         };
         if verdict == Verdict::Completed {
             self.portals.insert(portal, made);
@@ -139,7 +139,7 @@ impl Names {
                 *statement = Some(found.statement.clone());
                 prepared.clone_from(&found.prepared);
                 *forgotten = found.forgotten;
-                parameters.clone_from(&found.parameters);
+                *parameters = Some(Arc::clone(&found.parameters));
             }
             None => *forgotten = self.portals.may_have_forgotten(portal),
         }

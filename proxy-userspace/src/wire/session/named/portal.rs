@@ -13,7 +13,7 @@ pub(in crate::wire::session) struct Portal {
     pub(in crate::wire::session) statement: Bytes,
     pub(in crate::wire::session) prepared: Option<Arc<Prepared>>,
     pub(in crate::wire::session) forgotten: bool,
-    pub(in crate::wire::session) parameters: Parameters,
+    pub(in crate::wire::session) parameters: Arc<Parameters>,
 }
 
 impl Nameable for Portal {
@@ -26,7 +26,7 @@ impl Nameable for Portal {
     }
 
     fn without_bytes(mut self) -> Self {
-        self.parameters = self.parameters.without_values();
+        self.parameters = Arc::new(self.parameters.without_values());
         self
     }
 }

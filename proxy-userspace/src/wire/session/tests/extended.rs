@@ -1,6 +1,9 @@
 //! Extended-query batches: order, Sync, errors and skipping.
 
-use super::transcript::play;
+use std::sync::Arc;
+
+use super::transcript::{CAPTURE, LOGIN, feed, play};
+use crate::wire::session::{Event, Session, Subject};
 
 #[test]
 fn a_batch_has_an_event_for_each_message_and_the_status_of_its_sync() {
@@ -274,4 +277,27 @@ fn a_fatal_error_at_sync_undoes_the_batch() {
         told,
         ["Parse =a: Completed", "Sync: Failed (FATAL 57P01 bye)"]
     );
+}
+
+#[test]
+fn executes_share_the_values_of_their_portal() {
+    let mut session = Session::new(CAPTURE);
+    let mut shared = Vec::new();
+    let lines = ["> P \"\" a", "> B p \"\" 1,2", "> E p 1", "> E p 1", "> S"];
+    let answers = ["< 1", "< 2", "< s", "< s", "< Z T"];
+    for line in LOGIN.iter().chain(&lines).chain(&answers) {
+        feed(&mut session, line, usize::MAX, &mut |event| {
+            let Event::Finished(finished) = event else {
+                return;
+            };
+            match finished.subject {
+                Subject::Bind { parameters, .. } => shared.push(parameters),
+                Subject::Execute { parameters, .. } => shared.extend(parameters),
+                _ => {}
+            }
+        });
+    }
+    assert_eq!(shared.len(), 3);
+    assert_eq!(shared[0].count, 2);
+    assert!(shared.iter().all(|one| Arc::ptr_eq(one, &shared[0])));
 }
