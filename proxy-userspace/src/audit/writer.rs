@@ -31,6 +31,10 @@ const LAST_ATTEMPTS: Duration = Duration::from_secs(5);
 /// No record is added to a batch of this size, in bytes of JSON: beyond it larger writes are no faster.
 const BATCH_BYTES: usize = 256 * 1024;
 
+/// A datagram of this size can be sent once there is memory for it. One of several MiB never can, whatever the buffer, and the
+/// kernel has the same word for both, ENOBUFS (`unix_dgram_sendmsg`: what pages do not hold has to be one piece).
+const CERTAIN_DATAGRAM_BYTES: usize = 1 << 20;
+
 /// How long the writer leaves the queue alone behind a batch that was not full: statements come one by one, and waking
 /// up for each costs the sessions more than the record does.
 const LINGER: Duration = Duration::from_millis(1);
@@ -83,11 +87,13 @@ enum Failure {
 }
 
 impl Failure {
-    fn of(error: &io::Error) -> Self {
-        if error.raw_os_error() == Some(libc::EMSGSIZE) {
-            Self::OfTheRecord
-        } else {
-            Self::OfTheSink
+    /// Of an attempt to write a line of so many bytes.
+    fn of(error: &io::Error, line_bytes: usize) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EMSGSIZE) => Self::OfTheRecord,
+            // A socket that has no buffer for a short one may have it later.
+            Some(libc::ENOBUFS) if line_bytes > CERTAIN_DATAGRAM_BYTES => Self::OfTheRecord,
+            _ => Self::OfTheSink,
         }
     }
 }
@@ -169,7 +175,7 @@ impl Writing {
         let mut pause = FIRST_PAUSE;
         while let Err((error, progress)) = self.try_write() {
             self.counts.failures.fetch_add(1, Ordering::Relaxed);
-            if Failure::of(&error) == Failure::OfTheRecord {
+            if Failure::of(&error, self.batch.next_line_bytes()) == Failure::OfTheRecord {
                 error!(%error, "the audit sink will never take this record; it is lost");
                 self.gap = None;
                 self.batch.lose_one(&self.counts);

@@ -59,6 +59,12 @@ impl Batch {
         self.taken < self.next_line()
     }
 
+    /// The size of the first line that the sink has not begun; 0 if there is none.
+    pub(super) fn next_line_bytes(&self) -> usize {
+        let first = self.waiting.front();
+        first.map_or(0, |line| line.end - line.start)
+    }
+
     /// Where the first line begins that the sink has not begun.
     fn next_line(&self) -> usize {
         let first = self.waiting.front();
@@ -151,6 +157,7 @@ mod tests {
         let whole = batch.next().to_vec();
         assert_eq!(newlines(&whole), 3);
         let first_line = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        assert_eq!(batch.next_line_bytes(), first_line);
         assert_eq!(batch.advance(first_line), 1);
         assert!(!batch.is_inside_a_line());
         assert_eq!(batch.advance(1), 1);
@@ -163,6 +170,7 @@ mod tests {
         assert_eq!([&whole[..=first_line], &rest, &last].concat(), whole);
         assert_eq!(batch.advance(last.len()), 1);
         assert!(batch.next().is_empty());
+        assert_eq!(batch.next_line_bytes(), 0);
     }
 
     #[test]

@@ -146,3 +146,21 @@ fn a_sink_that_works_again_while_pgusher_stops_gets_what_waits() {
     assert_eq!(types(&path), ["coverage", "coverage"]);
     assert_eq!(counts.dropped.load(Ordering::Relaxed), 0);
 }
+
+#[test]
+fn a_record_is_lost_for_its_length_alone() {
+    let cases = [
+        (libc::EMSGSIZE, 1000, Failure::OfTheRecord),
+        (
+            libc::ENOBUFS,
+            CERTAIN_DATAGRAM_BYTES + 1,
+            Failure::OfTheRecord,
+        ),
+        (libc::ENOBUFS, CERTAIN_DATAGRAM_BYTES, Failure::OfTheSink),
+        (libc::ENOSPC, usize::MAX, Failure::OfTheSink),
+    ];
+    for (errno, bytes, expected) in cases {
+        let error = io::Error::from_raw_os_error(errno);
+        assert!(Failure::of(&error, bytes) == expected, "{error} {bytes}");
+    }
+}
