@@ -79,8 +79,9 @@ impl Sink {
         })
     }
 
-    /// Called at the start of a line, before a batch of them: a file that was moved away or removed is opened again under its name.
-    pub(super) fn refresh(&mut self) -> io::Result<()> {
+    /// Called at the start of a line, before a batch of them, and when a line cannot be finished: a file that was moved away or
+    /// removed is opened again under its name. Tells whether it was.
+    pub(super) fn refresh(&mut self) -> io::Result<bool> {
         if let Self::File {
             path,
             file,
@@ -94,9 +95,10 @@ impl Sink {
             if !same {
                 *file = open_file(path)?;
                 *is_as_found = true;
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Writes from lines (each with its newline); returns how much was taken. The journal takes one line at a time.

@@ -3,7 +3,7 @@
 //! What is queued goes out together, in one write where the sink takes it. When the sink fails, a record under `block`
 //! is tried again until it is taken, however long that is, and keeps those queued around it; records under `drop` are
 //! counted as lost, and a gap record follows once the sink works again. A line that was written in part is finished
-//! first in either case, so that no two records ever share a line.
+//! first in either case, so that no two records ever share a line; or written anew, where its file is gone.
 
 mod batch;
 
@@ -220,7 +220,7 @@ impl Writing {
         let mut progress = false;
         let mut is_fresh = false;
         while !self.batch.next().is_empty() {
-            // A line is finished where it was begun; the next one may go to another file.
+            // A line is finished where it was begun, if that can be; the next one may go to another file.
             if !is_fresh && !self.batch.is_inside_a_line() {
                 self.sink.refresh().map_err(|error| (error, progress))?;
                 is_fresh = true;
@@ -229,11 +229,21 @@ impl Writing {
                 Ok(0) => return Err((io::ErrorKind::WriteZero.into(), progress)),
                 Ok(taken) => self.took(taken),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Nobody makes room for a file that is not there any more.
+                Err(_) if self.batch.is_inside_a_line() && self.has_moved_on() => {
+                    self.batch.begin_line_again();
+                }
                 Err(error) => return Err((error, progress)),
             }
             progress = true;
         }
         Ok(())
+    }
+
+    /// Whether the sink is another file than before, now that it has been looked for.
+    fn has_moved_on(&mut self) -> bool {
+        // What keeps it from being opened is met again by the next attempt.
+        self.sink.refresh().unwrap_or(false)
     }
 
     fn took(&mut self, bytes: usize) {

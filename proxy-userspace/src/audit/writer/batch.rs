@@ -18,6 +18,8 @@ pub(super) struct Batch {
     bytes: Vec<u8>,
     /// How many of `bytes` the sink has taken.
     taken: usize,
+    /// Where the line begins that the sink began last.
+    begun: usize,
     /// The lines that the sink has not begun, in order.
     waiting: VecDeque<Line>,
 }
@@ -76,14 +78,18 @@ impl Batch {
     pub(super) fn advance(&mut self, count: usize) -> u64 {
         let mut begun = 0;
         self.taken = self.taken.saturating_add(count).min(self.bytes.len());
-        while self
-            .waiting
-            .pop_front_if(|line| line.start < self.taken)
-            .is_some()
-        {
+        while let Some(line) = self.waiting.pop_front_if(|line| line.start < self.taken) {
+            self.begun = line.start;
             begun += 1;
         }
         begun
+    }
+
+    /// The sink is another one: the line that it has taken in part comes again from its first byte on.
+    pub(super) fn begin_line_again(&mut self) {
+        if self.is_inside_a_line() {
+            self.taken = self.begun;
+        }
     }
 
     /// What a failing sink means for what waits: one record that may not be lost keeps the others.
@@ -117,14 +123,20 @@ impl Batch {
         }
     }
 
-    /// Forgets what the sink has taken; of the memory, no more than `keep` bytes are kept.
+    /// Forgets the lines that the sink has taken whole; of the memory, no more than `keep` bytes are kept.
     pub(super) fn forget_taken(&mut self, keep: usize) {
-        self.bytes.drain(..self.taken);
+        let gone = if self.is_inside_a_line() {
+            self.begun
+        } else {
+            self.taken
+        };
+        self.bytes.drain(..gone);
         for line in &mut self.waiting {
-            line.start -= self.taken;
-            line.end -= self.taken;
+            line.start -= gone;
+            line.end -= gone;
         }
-        self.taken = 0;
+        self.taken -= gone;
+        self.begun = 0;
         self.bytes.shrink_to(keep);
     }
 }
@@ -193,6 +205,22 @@ mod tests {
         assert_eq!(batch.next(), rest);
         assert_eq!(batch.advance(rest.len()), 0);
         assert_eq!(newlines(batch.next()), 1);
+    }
+
+    #[test]
+    fn a_begun_line_can_come_again_whole_but_is_counted_once() {
+        let mut batch = batch(&[Block, Drop]);
+        let whole = batch.next().to_vec();
+        let first = batch.next_line_bytes();
+        assert_eq!(batch.advance(first + 3), 2);
+        batch.forget_taken(0);
+        assert_eq!(batch.next(), &whole[first + 3..]);
+        batch.begin_line_again();
+        assert!(batch.is_inside_a_line());
+        assert_eq!(batch.next(), &whole[first..]);
+        assert_eq!(batch.advance(whole.len() - first), 0);
+        batch.begin_line_again();
+        assert!(batch.next().is_empty());
     }
 
     #[test]

@@ -164,3 +164,24 @@ fn a_record_is_lost_for_its_length_alone() {
         assert!(Failure::of(&error, bytes) == expected, "{error} {bytes}");
     }
 }
+
+#[test]
+fn a_line_whose_file_is_gone_is_written_again_where_the_next_ones_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let sink = Sink::File {
+        path: path.clone(),
+        file: full.unwrap(),
+        is_as_found: false,
+    };
+    let counts = Arc::<Counts>::default();
+    let mut writing = Writing::new(sink, Arc::clone(&counts));
+    for _ in 0..2 {
+        writing.add(Queued::new(record(), OverflowPolicy::Block, None, &counts));
+    }
+    writing.took(10);
+    assert!(writing.try_write().is_ok());
+    assert_eq!(types(&path), ["coverage", "coverage"]);
+    assert_eq!(counts.written.load(Ordering::Relaxed), 2);
+}
