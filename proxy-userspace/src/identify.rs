@@ -81,8 +81,8 @@ const HOST_SETTINGS: &str = "/etc";
 const MAX_CONCURRENT_READS: usize = 64;
 /// For how many processes databases of names are asked at once, beyond this host's files; those that hang are among them.
 const MAX_CONCURRENT_QUESTIONS: usize = 16;
-/// How long a connection waits for a place among either: of a burst the last wait for the first, and only reads that hang
-/// keep theirs for so long.
+/// How long a connection waits for a place among those that read: of a burst the last wait for the first, and only reads
+/// that hang keep theirs for so long. For a place to ask it waits as long as for the answer.
 const PLACE_LIMIT: Duration = Duration::from_millis(100);
 
 /// Identifies processes, a bounded number at a time.
@@ -125,7 +125,7 @@ impl Identifier {
         let file = self.enrich(&mut identity, found);
         let groups = identity.groups.as_ref();
         let groups = groups.map(|groups| groups.value().clone());
-        let names = self.names(origin, groups, in_files.unwrap_or_default());
+        let names = self.names(origin, groups, in_files);
         let (names, digest) = tokio::join!(names, self.digest(file));
         identity.name(names);
         if let Some((sha256, verity)) = digest {
@@ -225,23 +225,39 @@ impl Identifier {
 
     /// Looks up the names that the files did not tell. A process that holds up what is read of it does not hide whose it
     /// is, and a database that hangs hides nothing else: asking has places and a time of its own.
-    async fn names(&self, origin: &Origin, groups: Option<Vec<u32>>, in_files: Names) -> Names {
+    async fn names(
+        &self,
+        origin: &Origin,
+        groups: Option<Vec<u32>>,
+        in_files: Option<Names>,
+    ) -> Names {
+        let (host, origin) = (Arc::clone(&self.host), *origin);
+        let in_files = if let Some(names) = in_files {
+            names
+        } else {
+            let (host, groups) = (Arc::clone(&host), groups.clone());
+            let looking = tokio::task::spawn_blocking(move || {
+                Names::in_files(&host.databases, &origin, groups.as_deref())
+            });
+            looking.await.unwrap_or_default()
+        };
         if in_files.is_whole {
             return in_files;
         }
-        let Some(permit) = place(&self.askers, origin).await else {
-            return in_files;
+        let asking = async {
+            // Held by whoever asks, until there is an answer.
+            let place = Arc::clone(&self.askers).acquire_owned().await.ok()?;
+            let asking = tokio::task::spawn_blocking(move || {
+                let names = Names::of(&host.databases, host.ask, &origin, groups.as_deref());
+                drop(place);
+                names
+            });
+            asking.await.ok()
         };
-        let (host, uid, origin) = (Arc::clone(&self.host), origin.uid(), *origin);
-        let asking = tokio::task::spawn_blocking(move || {
-            let names = Names::of(&host.databases, host.ask, &origin, groups.as_deref());
-            drop(permit);
-            names
-        });
         match tokio::time::timeout(NAMES_LIMIT, asking).await {
             Ok(names) => names.unwrap_or(in_files),
             Err(_) => {
-                debug!(uid, "looking up names takes too long");
+                debug!(uid = origin.uid(), "looking up names takes too long");
                 in_files
             }
         }

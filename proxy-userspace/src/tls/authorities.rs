@@ -26,6 +26,13 @@ pub(super) struct Authorities {
     exact: Vec<CertificateDer<'static>>,
 }
 
+/// What the certificates are for that an authority may issue.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose {
+    Servers,
+    Clients,
+}
+
 #[derive(Debug)]
 struct Issuer {
     certificate: CertificateDer<'static>,
@@ -34,15 +41,15 @@ struct Issuer {
 }
 
 impl Authorities {
-    /// Reads all certificates of a file.
+    /// Reads all certificates of a file, to verify peers of one kind.
     ///
     /// # Errors
     /// [`FileError`], also where one cannot be understood.
-    pub(super) fn read(path: &Path) -> Result<Self, FileError> {
+    pub(super) fn read(path: &Path, purpose: Purpose) -> Result<Self, FileError> {
         let exact = files::certificates(path)?;
         let mut authorities = Self::none();
         for certificate in &exact {
-            let added = authorities.add(certificate);
+            let added = authorities.add(certificate, purpose);
             added.map_err(|source| FileError::Untrustworthy {
                 path: path.to_path_buf(),
                 source,
@@ -65,7 +72,7 @@ impl Authorities {
         let mut authorities = Self::none();
         for certificate in rustls_native_certs::load_native_certs().certs {
             // What of it cannot be used is nobody's fault here.
-            let _ = authorities.add(&certificate);
+            let _ = authorities.add(&certificate, Purpose::Servers);
         }
         (!authorities.issuers.is_empty()).then_some(authorities)
     }
@@ -79,10 +86,14 @@ impl Authorities {
     }
 
     /// Adds a certificate to the issuers, if it may be one.
-    fn add(&mut self, certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+    fn add(
+        &mut self,
+        certificate: &CertificateDer<'_>,
+        purpose: Purpose,
+    ) -> Result<(), rustls::Error> {
         let bad = rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding);
         let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| bad)?;
-        if !may_issue(&parsed) {
+        if !may_issue(&parsed) || !is_for(&parsed, purpose) {
             return Ok(());
         }
         let certificate = certificate.clone().into_owned();
@@ -120,6 +131,18 @@ impl Authorities {
 impl Issuer {
     fn is_valid(&self, now: UnixTime) -> bool {
         i64::try_from(now.as_secs()).is_ok_and(|now| self.validity.contains(&now))
+    }
+}
+
+/// Whether an authority's extended key usage, if it has one, allows it (`check_purpose_ssl_client`, `_ssl_server` there).
+fn is_for(certificate: &X509Certificate<'_>, purpose: Purpose) -> bool {
+    match certificate.extended_key_usage() {
+        Ok(Some(usage)) => match purpose {
+            Purpose::Servers => usage.value.server_auth,
+            Purpose::Clients => usage.value.client_auth,
+        },
+        Ok(None) => true,
+        Err(_) => false,
     }
 }
 

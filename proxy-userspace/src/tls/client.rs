@@ -12,7 +12,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
-use super::authorities::Authorities;
+use super::authorities::{Authorities, Purpose};
 use super::certificates::Verifier;
 use super::client_verifier::ClientVerifier;
 use super::distinguished::shown;
@@ -89,7 +89,7 @@ pub(super) fn verifier(
     else {
         return Ok(None);
     };
-    let authorities = Authorities::read(authority)
+    let authorities = Authorities::read(authority, Purpose::Clients)
         .map_err(|error| TlsError::new("client_ca", error.to_string()))?;
     let is_mandatory = wanted == ClientCertificates::Require;
     let verifier = ClientVerifier::new(authorities, is_mandatory);

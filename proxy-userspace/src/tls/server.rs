@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::SingleCertAndKey;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::authorities::Authorities;
+use super::authorities::{Authorities, Purpose};
 use super::certificates::{certified, mismatch};
 use super::verify::{Level, Verifier, explain};
 use super::{ALPN, TlsError, files, provider};
@@ -201,7 +201,9 @@ impl ServerTls {
 fn trusted(authority: &ServerAuthority) -> Result<Authorities, TlsError> {
     let refuse = |error: &dyn ToString| TlsError::new("server_ca", error.to_string());
     match authority {
-        ServerAuthority::File(path) => Authorities::read(path).map_err(|error| refuse(&error)),
+        ServerAuthority::File(path) => {
+            Authorities::read(path, Purpose::Servers).map_err(|error| refuse(&error))
+        }
         ServerAuthority::System => Authorities::of_system()
             .ok_or_else(|| refuse(&"this system has no trusted authorities")),
     }

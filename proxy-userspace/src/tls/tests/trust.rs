@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use rcgen::{CustomExtension, DistinguishedName, DnType, Issuer};
+use rcgen::{CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier as _;
 
-use super::super::authorities::Authorities;
+use super::super::authorities::{Authorities, Purpose};
 use super::super::client_verifier::ClientVerifier;
 use super::*;
 
@@ -94,11 +94,13 @@ fn a_client_cannot_vouch_for_others_by_a_certificate_of_its_own() {
     let files = Files::new();
     let alice = Holder::new("alice", IsCa::ExplicitNoCa);
     let root = Holder::new("root", IsCa::Ca(BasicConstraints::Unconstrained));
+    let mut of_servers = Holder::new("servers", IsCa::Ca(BasicConstraints::Unconstrained));
+    of_servers.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let admin = Holder::new("admin", IsCa::NoCa);
     let own = alice.itself();
-    let trusted = [own.pem(), root.itself().pem()].concat();
+    let trusted = [own.pem(), root.itself().pem(), of_servers.itself().pem()].concat();
     let path = files.write("clients.crt", &trusted, 0o644);
-    let verifier = ClientVerifier::new(Authorities::read(&path).unwrap(), true);
+    let verifier = ClientVerifier::new(Authorities::read(&path, Purpose::Clients).unwrap(), true);
     let is_good = |certificate: &rcgen::Certificate| {
         let certificate: &CertificateDer<'_> = certificate.der();
         let verified = verifier.verify_client_cert(certificate, &[], UnixTime::now());
@@ -106,6 +108,7 @@ fn a_client_cannot_vouch_for_others_by_a_certificate_of_its_own() {
     };
     assert!(is_good(&own) && is_good(&root.issues(&admin)));
     assert!(!is_good(&alice.issues(&admin)) && !is_good(&admin.itself()));
+    assert!(!is_good(&of_servers.issues(&admin)));
     assert_eq!(verifier.root_hint_subjects().len(), 1);
 }
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::event::Prepared;
 
-pub(super) use portal::Portal;
+pub(super) use portal::{Portal, Unmade};
 pub(super) use skipped::Skipped;
 
 /// The server's prepared statements.

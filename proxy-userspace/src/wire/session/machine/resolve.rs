@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::wire::session::event::{Finished, Prepared, Subject, Target, Verdict};
-use crate::wire::session::named::{Portal, Portals, Skipped, Statements};
+use crate::wire::session::named::{Portal, Portals, Skipped, Statements, Unmade};
 
 /// The server's names, and those a failed batch would have made.
 #[derive(Clone, Debug, Default)]
@@ -14,7 +14,7 @@ pub(super) struct Names {
     portals: Portals,
     /// What messages that failed or were not run would have made: what is skipped behind them meant these.
     unmade_statements: Skipped<Arc<Prepared>>,
-    unmade_portals: Skipped<Portal>,
+    unmade_portals: Skipped<Unmade>,
 }
 
 impl Names {
@@ -114,7 +114,7 @@ impl Names {
         if verdict == Verdict::Completed {
             self.portals.insert(portal, made);
         } else {
-            self.unmade_portals.insert(portal, made);
+            self.unmade_portals.insert(portal, Unmade(made));
         }
     }
 
@@ -131,7 +131,9 @@ impl Names {
             return;
         };
         let unmade = match verdict {
-            Verdict::NotRun | Verdict::Unanswered => self.unmade_portals.find(portal),
+            Verdict::NotRun | Verdict::Unanswered => {
+                self.unmade_portals.find(portal).map(|unmade| &unmade.0)
+            }
             _ => None,
         };
         match unmade.or_else(|| self.portals.find(portal)) {
