@@ -177,12 +177,12 @@ impl Statement {
                 prepared,
                 parameters,
                 ..
-            } => of_prepared(prepared) + values_weight(parameters),
-            Subject::Execute {
+            }
+            | Subject::Execute {
                 prepared,
                 parameters,
                 ..
-            } => of_prepared(prepared) + parameters.as_deref().map_or(0, values_weight),
+            } => of_prepared(prepared) + values_weight(parameters),
             Subject::FunctionCall { arguments, .. } => values_weight(arguments),
             Subject::Describe(_) | Subject::Close(_) | Subject::Sync => 0,
         };
@@ -195,7 +195,7 @@ impl Statement {
 }
 
 fn values_weight(parameters: &Parameters) -> usize {
-    let values = parameters.values.iter().flatten();
+    let values = parameters.values.as_deref().unwrap_or_default().iter();
     let kept: usize = values
         .map(|value| 48 + value.kept.as_ref().map_or(0, Bytes::len))
         .sum();

@@ -33,7 +33,7 @@ impl Serialize for List<'_> {
         let mut list = serializer.serialize_seq(Some(values.len()))?;
         for (index, value) in values.iter().enumerate() {
             // One format is for all, none is text for all.
-            let format = match parameters.formats.as_slice() {
+            let format = match &*parameters.formats {
                 [] => None,
                 [all] => Some(all),
                 each => each.get(index),
@@ -98,8 +98,8 @@ mod tests {
     fn written(formats: &[i16], values: Option<Vec<Value>>) -> Json {
         let parameters = Parameters {
             count: 3,
-            formats: formats.to_vec(),
-            values,
+            formats: formats.into(),
+            values: values.map(Into::into),
         };
         serde_json::to_value(Values(&parameters)).unwrap()
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Capture;
-use super::event::{Prepared, Subject, Target, Violation};
+use super::event::{Parameters, Prepared, Subject, Target, Violation};
 use super::fields::{Fields, Keep, MAX_PARAMETER_TYPES, Pieces};
 use super::request::Sent;
 use super::values::{self, ResultFormats};
@@ -150,7 +150,7 @@ impl Maker {
                     statement: owned(fields.second_name),
                     prepared: None,
                     forgotten: false,
-                    parameters: Arc::new(parameters),
+                    parameters,
                 };
                 (subject, refused || !fields.are_ended)
             }
@@ -234,7 +234,7 @@ fn execute(portal: Bytes, max_rows: u32) -> Subject {
         statement: None,
         prepared: None,
         forgotten: false,
-        parameters: None,
+        parameters: Parameters::default(),
         max_rows,
     }
 }

@@ -75,7 +75,7 @@ pub enum Subject {
         /// `prepared` may be missing because more was prepared than is remembered.
         forgotten: bool,
         /// The values.
-        parameters: Arc<Parameters>,
+        parameters: Parameters,
     },
     /// Describe.
     Describe(Target),
@@ -89,8 +89,8 @@ pub enum Subject {
         prepared: Option<Arc<Prepared>>,
         /// `prepared` may be missing because more was prepared or bound than is remembered.
         forgotten: bool,
-        /// The values bound to it; none where that Bind was not seen.
-        parameters: Option<Arc<Parameters>>,
+        /// The values bound to it.
+        parameters: Parameters,
         /// The most rows asked for; 0 is all.
         max_rows: u32,
     },
@@ -149,15 +149,15 @@ impl Text {
     }
 }
 
-/// Values of a Bind or FunctionCall.
+/// Values of a Bind or FunctionCall. Copies share them: each Execute of a portal has one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     /// How many there are.
     pub count: usize,
     /// Their formats as sent: none is all text, one is for all, else one each; 0 is text, 1 is binary.
-    pub formats: Vec<i16>,
+    pub formats: Arc<[i16]>,
     /// The values from the first on, as many as fit the limit; the last may be cut. `None` where none are kept.
-    pub values: Option<Vec<Value>>,
+    pub values: Option<Arc<[Value]>>,
 }
 
 /// One value.

@@ -127,8 +127,11 @@ impl Queue {
 /// Leaves of what is kept only the text.
 fn drop_values(subject: &mut Subject) {
     match subject {
-        Subject::Bind { parameters, .. } => *parameters = Arc::new(parameters.without_values()),
-        Subject::FunctionCall { arguments, .. } => *arguments = arguments.without_values(),
+        Subject::Bind { parameters, .. }
+        | Subject::FunctionCall {
+            arguments: parameters,
+            ..
+        } => *parameters = parameters.without_values(),
         Subject::Parse { prepared } => {
             if let Some(prepared) = Arc::get_mut(prepared) {
                 prepared.parameter_types = Vec::new();

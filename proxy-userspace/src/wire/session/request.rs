@@ -70,10 +70,8 @@ impl Subject {
         match self {
             Self::Query { text } => text.kept.len(),
             Self::Parse { prepared } => kept_in(prepared),
-            Self::Bind { parameters, .. } => parameters.kept_bytes(),
-            Self::Execute { parameters, .. } => {
-                let parameters = parameters.as_ref();
-                parameters.map_or(0, |parameters| parameters.kept_bytes())
+            Self::Bind { parameters, .. } | Self::Execute { parameters, .. } => {
+                parameters.kept_bytes()
             }
             Self::FunctionCall { arguments, .. } => arguments.kept_bytes(),
             Self::Describe(_) | Self::Close(_) | Self::Sync => 0,

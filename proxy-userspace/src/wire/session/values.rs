@@ -1,5 +1,7 @@
 //! Values of Bind and FunctionCall: as many of them as the limit takes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::event::{Parameters, Value};
@@ -10,15 +12,15 @@ impl Parameters {
     pub(super) fn kept_bytes(&self) -> usize {
         let of_value =
             |value: &Value| size_of::<Value>() + value.kept.as_ref().map_or(0, Bytes::len);
-        let of_values = |values: &Vec<Value>| values.iter().map(of_value).sum::<usize>();
-        self.values.as_ref().map_or(0, of_values) + self.formats.len() * size_of::<i16>()
+        let of_values = |values: &[Value]| values.iter().map(of_value).sum::<usize>();
+        self.values.as_deref().map_or(0, of_values) + self.formats.len() * size_of::<i16>()
     }
 
     /// The same without its values.
     pub(super) fn without_values(&self) -> Self {
         Self {
             count: self.count,
-            formats: Vec::new(),
+            formats: Arc::default(),
             values: None,
         }
     }
@@ -67,7 +69,7 @@ fn read_fields(
         let pairs = raw_formats.chunks_exact(size_of::<i16>());
         let format = |raw: &[u8]| raw.first_chunk().map(|raw| i16::from_be_bytes(*raw));
         parameters.formats = pairs.filter_map(format).collect();
-        parameters.values = Some(keep_values(cursor, count, limit));
+        parameters.values = Some(keep_values(cursor, count, limit).into());
     }
     for _ in 0..count {
         cursor.value()?;
@@ -153,7 +155,7 @@ mod tests {
         let (parameters, malformed) = all(&body, Some(1000));
         assert!(!malformed);
         assert_eq!(parameters.count, 4);
-        assert_eq!(parameters.formats, [1]);
+        assert_eq!(*parameters.formats, [1]);
         let kept = |text: &'static str, length| Value {
             kept: Some(Bytes::from(text)),
             length,
@@ -162,14 +164,14 @@ mod tests {
             kept: None,
             length: 0,
         };
-        let expected = vec![kept("abcdef", 6), null.clone(), kept("gh", 2), null];
-        assert_eq!(parameters.values, Some(expected));
+        let expected = [kept("abcdef", 6), null.clone(), kept("gh", 2), null];
+        assert_eq!(parameters.values.as_deref(), Some(&expected[..]));
         let (cut, malformed) = all(&body, Some(4 + 5));
         assert!(!malformed);
-        assert_eq!(cut.values, Some(vec![kept("abcde", 6)]));
+        assert_eq!(cut.values.as_deref(), Some(&[kept("abcde", 6)][..]));
         assert_eq!(
-            all(&body, Some(4 + 6)).0.values,
-            Some(vec![kept("abcdef", 6)])
+            all(&body, Some(4 + 6)).0.values.as_deref(),
+            Some(&[kept("abcdef", 6)][..])
         );
         assert_eq!(all(&body, None).0.values, None);
     }
@@ -203,7 +205,7 @@ mod tests {
         );
         assert!(!malformed);
         assert_eq!(parameters.count, 1);
-        let value = parameters.values.unwrap().remove(0);
+        let value = parameters.values.unwrap()[0].clone();
         assert_eq!(
             (value.kept.unwrap().as_ref(), value.length),
             (b"ab".as_slice(), 6)

@@ -7,15 +7,8 @@ use serde::Serialize;
 use super::Statement;
 use crate::audit::record::values::Values;
 use crate::audit::redaction::{self, Withheld};
-use crate::wire::session::{Parameters, Prepared, Subject, Target, Text};
+use crate::wire::session::{Prepared, Subject, Target, Text};
 use crate::wire::text::{as_printable, hex};
-
-/// Those of a portal whose Bind was not seen.
-static NO_PARAMETERS: Parameters = Parameters {
-    count: 0,
-    formats: Vec::new(),
-    values: None,
-};
 
 /// What the client asked for, by kind.
 #[derive(Default, Serialize)]
@@ -99,7 +92,7 @@ impl<'a> Asked<'a> {
                 Self {
                     statement: Some(name.as_ref().map(|name| as_printable(name))),
                     portal: Some(as_printable(portal)),
-                    parameters: Some(Values(parameters.as_deref().unwrap_or(&NO_PARAMETERS))),
+                    parameters: Some(Values(parameters)),
                     // A negative limit is none (src/backend/tcop/postgres.c, exec_execute_message).
                     max_rows: Some(i32::try_from(*max_rows).map_or(0, i32::unsigned_abs)),
                     ..asked

@@ -200,7 +200,7 @@ fn messages_of_the_extended_protocol_have_the_fields_that_belong_to_them() {
             statement: Bytes::from_static(b"s1"),
             prepared: Some(prepared("select $1")),
             forgotten: false,
-            parameters: Arc::new(two_parameters()),
+            parameters: two_parameters(),
         },
         &json!({
             "statement": "s1", "portal": "p1", "prepared": "seen", "parse": 7,
@@ -214,7 +214,7 @@ fn messages_of_the_extended_protocol_have_the_fields_that_belong_to_them() {
             statement: Some(Bytes::from_static(b"s1")),
             prepared: Some(prepared("select $1")),
             forgotten: false,
-            parameters: Some(Arc::new(two_parameters())),
+            parameters: two_parameters(),
             max_rows: 10,
         },
         &json!({
@@ -250,7 +250,7 @@ fn an_execute_whose_text_is_not_known_says_so() {
             statement,
             prepared: None,
             forgotten,
-            parameters: None,
+            parameters: Parameters::default(),
             max_rows,
         };
         has("execute", subject, &own);
@@ -345,7 +345,7 @@ fn a_record_weighs_at_least_what_it_keeps() {
             statement: Some(Bytes::new()),
             prepared: Some(prepared(long)),
             forgotten: false,
-            parameters: None,
+            parameters: Parameters::default(),
             max_rows: 0,
         },
     ];

@@ -109,7 +109,7 @@ impl Names {
             statement: statement.clone(),
             prepared: prepared.clone(),
             forgotten: *forgotten,
-            parameters: Arc::clone(parameters),
+            parameters: parameters.clone(),
         };
         if verdict == Verdict::Completed {
             self.portals.insert(portal, made);
@@ -141,7 +141,7 @@ impl Names {
                 *statement = Some(found.statement.clone());
                 prepared.clone_from(&found.prepared);
                 *forgotten = found.forgotten;
-                *parameters = Some(Arc::clone(&found.parameters));
+                parameters.clone_from(&found.parameters);
             }
             None => *forgotten = self.portals.may_have_forgotten(portal),
         }

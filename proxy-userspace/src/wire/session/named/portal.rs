@@ -13,7 +13,7 @@ pub(in crate::wire::session) struct Portal {
     pub(in crate::wire::session) statement: Bytes,
     pub(in crate::wire::session) prepared: Option<Arc<Prepared>>,
     pub(in crate::wire::session) forgotten: bool,
-    pub(in crate::wire::session) parameters: Arc<Parameters>,
+    pub(in crate::wire::session) parameters: Parameters,
 }
 
 /// One that a failed or skipped Bind would have made: nothing else may keep its statement.
@@ -46,7 +46,7 @@ impl Nameable for Portal {
     }
 
     fn without_bytes(mut self) -> Self {
-        self.parameters = Arc::new(self.parameters.without_values());
+        self.parameters = self.parameters.without_values();
         self
     }
 }
@@ -73,7 +73,7 @@ mod tests {
             statement: Bytes::new(),
             prepared: Some(Arc::new(prepared)),
             forgotten: false,
-            parameters: Arc::default(),
+            parameters: Parameters::default(),
         });
         assert_eq!(unmade.kept_bytes(), 8 + 4);
         assert_eq!(unmade.without_bytes().kept_bytes(), 0);

@@ -26,7 +26,7 @@ fn no_error_quotes_a_password_that_was_taken_out_of_its_statement() {
         statement: Some(Bytes::new()),
         prepared: Some(prepared(sql)),
         forgotten: false,
-        parameters: None,
+        parameters: Parameters::default(),
         max_rows: 0,
     };
     let bind = |sql| Subject::Bind {
@@ -34,7 +34,7 @@ fn no_error_quotes_a_password_that_was_taken_out_of_its_statement() {
         statement: Bytes::new(),
         prepared: Some(prepared(sql)),
         forgotten: false,
-        parameters: Arc::default(),
+        parameters: Parameters::default(),
     };
     let sql = "alter user app set password 's3cret'";
     let subjects = [
