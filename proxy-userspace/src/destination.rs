@@ -66,8 +66,12 @@ impl SocketPath {
     }
 }
 
-/// A directory's path on this host as servers' names have it, with links resolved as far as it exists.
+/// A directory's path on this host as servers' names have it, with links resolved as far as it exists. A name in the
+/// abstract name space (`@name`) has none.
 pub fn without_links(directory: &str) -> String {
+    if !directory.starts_with('/') {
+        return directory.to_owned();
+    }
     let path = Path::new(directory);
     let resolved = path.ancestors().find_map(|above| {
         let real = above.canonicalize().ok()?;

@@ -124,7 +124,7 @@ impl Identifier {
         let in_files = found.names.take();
         let file = self.enrich(&mut identity, found);
         let groups = identity.groups.as_ref();
-        let groups = groups.map(|groups| groups.value().clone());
+        let groups = groups.map(|groups| groups.value().as_slice());
         let names = self.names(origin, groups, in_files);
         let (names, digest) = tokio::join!(names, self.digest(file));
         identity.name(names);
@@ -169,7 +169,7 @@ impl Identifier {
 
     /// Reads /proc for as long as that may take.
     async fn read(&self, origin: &Origin) -> Enrichment {
-        let Some(permit) = place(&self.readers, origin).await else {
+        let Some(permit) = self.permit(origin).await else {
             return Enrichment::default();
         };
         let found = Arc::new(Mutex::new(Enrichment::default()));
@@ -228,14 +228,14 @@ impl Identifier {
     async fn names(
         &self,
         origin: &Origin,
-        groups: Option<Vec<u32>>,
+        groups: Option<&[u32]>,
         in_files: Option<Names>,
     ) -> Names {
         let (host, origin) = (Arc::clone(&self.host), *origin);
         let in_files = if let Some(names) = in_files {
             names
         } else {
-            let (host, groups) = (Arc::clone(&host), groups.clone());
+            let (host, groups) = (Arc::clone(&host), groups.map(<[u32]>::to_vec));
             let looking = tokio::task::spawn_blocking(move || {
                 Names::in_files(&host.databases, &origin, groups.as_deref())
             });
@@ -247,6 +247,7 @@ impl Identifier {
         let asking = async {
             // Held by whoever asks, until there is an answer.
             let place = Arc::clone(&self.askers).acquire_owned().await.ok()?;
+            let groups = groups.map(<[u32]>::to_vec);
             let asking = tokio::task::spawn_blocking(move || {
                 let names = Names::of(&host.databases, host.ask, &origin, groups.as_deref());
                 drop(place);
@@ -273,17 +274,19 @@ impl Identifier {
         let graded = |digest: String| Fact::new(digest, file.grade);
         Some((sha256.map(graded), file.verity.map(graded)))
     }
-}
 
-/// Waits for one of the places, for as long as a burst may take.
-async fn place(places: &Arc<Semaphore>, origin: &Origin) -> Option<OwnedSemaphorePermit> {
-    let place = Arc::clone(places).acquire_owned();
-    match tokio::time::timeout(PLACE_LIMIT, place).await {
-        Ok(place) => place.ok(),
-        Err(_) => {
-            let pid = origin.tgid();
-            debug!(pid, "too many wait already; the identity lacks facts");
-            None
+    async fn permit(&self, origin: &Origin) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.readers).acquire_owned();
+        match tokio::time::timeout(PLACE_LIMIT, place).await {
+            Ok(place) => place.ok(),
+            Err(_) => {
+                let pid = origin.tgid();
+                debug!(
+                    pid,
+                    "too many reads hang; the identity lacks what they tell"
+                );
+                None
+            }
         }
     }
 }

@@ -283,11 +283,7 @@ fn asked(arguments: &ExplainArguments, config: &Config) -> Result<Vec<Inquiry>> 
 /// Every address of a host; of a directory, as libpq takes it for one, the server's socket in it.
 fn servers(host: &str, port: u16) -> Result<Vec<Destination>> {
     if host.starts_with(['/', '@']) {
-        let directory = match host.starts_with('/') {
-            true => without_links(host),
-            false => host.to_owned(),
-        };
-        let path = format!("{directory}/.s.PGSQL.{port}");
+        let path = format!("{}/.s.PGSQL.{port}", without_links(host));
         return Ok(vec![path.parse().map_err(anyhow::Error::msg)?]);
     }
     let addresses = (host, port)

@@ -108,10 +108,7 @@ impl TryFrom<String> for Network {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         if text.starts_with(['/', '@']) {
             let directory = text.strip_suffix('/').unwrap_or(&text);
-            return Ok(Self::Directory(match directory.starts_with('/') {
-                true => without_links(directory),
-                false => directory.to_owned(),
-            }));
+            return Ok(Self::Directory(without_links(directory)));
         }
         let network = text.parse::<IpNet>().ok();
         network

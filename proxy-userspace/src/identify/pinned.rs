@@ -41,19 +41,27 @@ impl ProcessId {
     /// # Errors
     /// The operating system's reason.
     pub fn hang_up(self) -> io::Result<()> {
+        if let Some(pidfd) = self.open()? {
+            pidfd_send_signal(pidfd, Signal::HUP)?;
+        }
+        Ok(())
+    }
+
+    /// A descriptor of this very process, that can be read once it has ended; none if it has.
+    ///
+    /// # Errors
+    /// The operating system's reason.
+    pub fn open(self) -> io::Result<Option<OwnedFd>> {
         let number = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
         let Some(number) = number else {
-            return Ok(());
+            return Ok(None);
         };
-        let pidfd = match pidfd_open(number, PidfdFlags::empty()) {
-            Err(Errno::SRCH) => return Ok(()),
+        let pidfd = match pidfd_open(number, PidfdFlags::NONBLOCK) {
+            Err(Errno::SRCH) => return Ok(None),
             opened => opened?,
         };
         // The number was its own when it was opened, if it still is.
-        if !self.is_running() {
-            return Ok(());
-        }
-        Ok(pidfd_send_signal(pidfd, Signal::HUP)?)
+        Ok(self.is_running().then_some(pidfd))
     }
 
     /// Whether this very process still runs.

@@ -7,6 +7,7 @@ use cedar_policy::{
 };
 
 use super::obligations::Annotations;
+use super::scope::Name;
 use super::source::{Mistake, PolicyError, Source};
 use crate::config::ServerGroups;
 
@@ -106,10 +107,11 @@ const EVADABLE: &str = "a forbid of an executable stops nobody: a copy of the fi
 /// What is to be said of names that no server group has: nothing is ever in those.
 fn unknown_groups(policy: &Policy, groups: &ServerGroups) -> impl Iterator<Item = String> {
     let named = policy.entity_literals().into_iter();
-    let named = named.filter(|uid| uid.type_name().to_string() == "ServerGroup");
-    let ids = named.map(|uid| uid.id().unescaped().to_owned());
-    ids.filter(|id| !groups.has(id))
-        .map(|id| format!("the settings have no [[server_group]] \"{id}\", so no server is in it"))
+    let named = named.map(|uid| Name::of(&uid));
+    let unknown = named.filter(|name| name.kind == "ServerGroup" && !groups.has(&name.id));
+    unknown.map(|Name { id, .. }| {
+        format!("the settings have no [[server_group]] \"{id}\", so no server is in it")
+    })
 }
 
 /// Whether whoever is forbidden can get out of it by himself.

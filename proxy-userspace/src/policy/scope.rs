@@ -17,9 +17,9 @@ pub(super) struct Scope {
 
 /// An entity's type and id.
 #[derive(Clone, Debug)]
-struct Name {
-    kind: String,
-    id: String,
+pub(super) struct Name {
+    pub(super) kind: String,
+    pub(super) id: String,
 }
 
 /// What a question's principal and server are, and are members of, as far as any policy names it.
@@ -69,7 +69,7 @@ impl Scope {
 }
 
 impl Name {
-    fn of(uid: &EntityUid) -> Self {
+    pub(super) fn of(uid: &EntityUid) -> Self {
         Self {
             kind: uid.type_name().to_string(),
             id: uid.id().unescaped().to_owned(),

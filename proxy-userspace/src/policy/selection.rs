@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cedar_policy::{Effect, Policy, PolicySet};
 
-use super::scope::{Around, Scope};
+use super::scope::{Around, Name, Scope};
 use super::subject::{Doubt, Membership};
 
 /// How many selections are kept as sets; where there are more, all are made anew.
@@ -31,15 +31,15 @@ pub(super) struct Selection {
 pub(super) struct Scoped {
     pub(super) policy: Policy,
     scope: Scope,
-    /// The entities it names, by type and id.
-    named: Vec<(String, String)>,
+    /// The entities it names.
+    named: Vec<Name>,
 }
 
 impl Scoped {
     /// Those of the groups it names of which it is not known whether the process is in them.
     fn in_doubt(&self, doubts: &[Doubt]) -> Vec<Membership> {
         let named = self.named.iter();
-        let doubted = named.filter_map(|(kind, id)| {
+        let doubted = named.filter_map(|Name { kind, id }| {
             let doubt = doubts.iter().find(|doubt| doubt.is_about(kind, id))?;
             let (kind, id) = (doubt.kind(), id.clone());
             Some(Membership { kind, id })
@@ -50,17 +50,10 @@ impl Scoped {
 
 impl Selection {
     pub(super) fn of(set: PolicySet) -> Self {
-        let scoped = set.policies().map(|policy| {
-            let literals = policy.entity_literals().into_iter();
-            let named = literals.map(|uid| {
-                let id = uid.id().unescaped().to_owned();
-                (uid.type_name().to_string(), id)
-            });
-            Scoped {
-                policy: policy.clone(),
-                scope: Scope::of(policy),
-                named: named.collect(),
-            }
+        let scoped = set.policies().map(|policy| Scoped {
+            policy: policy.clone(),
+            scope: Scope::of(policy),
+            named: policy.entity_literals().iter().map(Name::of).collect(),
         });
         Self {
             scoped: scoped.collect(),

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
@@ -280,18 +279,8 @@ async fn ended(process: ProcessId) {
 }
 
 async fn ended_as_told(process: ProcessId) -> io::Result<()> {
-    let number = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
-    let Some(number) = number else {
-        return Ok(());
-    };
-    let pidfd = match pidfd_open(number, PidfdFlags::NONBLOCK) {
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        opened => opened?,
-    };
-    if !process.is_running() {
-        return Ok(());
+    if let Some(pidfd) = process.open()? {
+        let _ended = watch_descriptor(pidfd)?.readable().await?;
     }
-    // It can be read once the process has ended.
-    let _ended = watch_descriptor(pidfd)?.readable().await?;
     Ok(())
 }

@@ -49,10 +49,7 @@ impl Verifier {
         certificate: &CertificateDer<'_>,
     ) -> Option<SubjectPublicKeyInfoDer<'static>> {
         match self.level {
-            Level::Nothing => {
-                let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-                Some(parsed.public_key().raw.to_vec().into())
-            }
+            Level::Nothing => key_if(certificate, |_| true),
             Level::Authority(_) | Level::Name(_) => key_of_version_1(certificate),
         }
     }
@@ -95,9 +92,16 @@ struct OldVersion;
 pub(super) fn key_of_version_1(
     certificate: &CertificateDer<'_>,
 ) -> Option<SubjectPublicKeyInfoDer<'static>> {
+    key_if(certificate, |parsed| parsed.version() == X509Version::V1)
+}
+
+/// The public key of a certificate of this kind.
+fn key_if(
+    certificate: &CertificateDer<'_>,
+    is_of_the_kind: impl FnOnce(&X509Certificate<'_>) -> bool,
+) -> Option<SubjectPublicKeyInfoDer<'static>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let is_old = parsed.version() == X509Version::V1;
-    is_old.then(move || parsed.public_key().raw.to_vec().into())
+    is_of_the_kind(&parsed).then(|| parsed.public_key().raw.to_vec().into())
 }
 
 /// Whether libpq takes a certificate for one that names the server (`pq_verify_peer_name_matches_certificate_name` in

@@ -35,6 +35,18 @@ pub(super) trait Nameable {
 
     /// The same without them.
     fn without_bytes(self) -> Self;
+
+    /// The same if there is room for its bytes; without them otherwise.
+    fn within(self, room: usize) -> Self
+    where
+        Self: Sized,
+    {
+        if self.kept_bytes() <= room {
+            self
+        } else {
+            self.without_bytes()
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -91,12 +103,7 @@ impl<T: Nameable> Named<T> {
             self.forgot = true;
             return;
         }
-        let has_room = self.kept_bytes + thing.kept_bytes() <= T::MOST_BYTES;
-        let thing = if has_room {
-            thing
-        } else {
-            thing.without_bytes()
-        };
+        let thing = thing.within(T::MOST_BYTES - self.kept_bytes);
         self.kept_bytes += thing.kept_bytes();
         let entry = Entry {
             thing,

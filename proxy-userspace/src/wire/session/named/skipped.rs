@@ -41,12 +41,7 @@ impl<T: Nameable> Skipped<T> {
         if self.things.len() >= MAX_SKIPPED {
             return;
         }
-        let has_room = self.kept_bytes + thing.kept_bytes() <= MAX_SKIPPED_BYTES;
-        let thing = if has_room {
-            thing
-        } else {
-            thing.without_bytes()
-        };
+        let thing = thing.within(MAX_SKIPPED_BYTES - self.kept_bytes);
         self.kept_bytes += thing.kept_bytes();
         self.things.insert(name.clone(), thing);
     }
